@@ -1,0 +1,20 @@
+"""Image quality scores with reasons: RL2R (VisualQuality-R1) training, scoring and evaluation."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import UserError
+    from .score.rating import Rating, compare
+    from .score.scorer import Scorer
+
+__all__ = ["Rating", "Scorer", "UserError", "compare"]
+
+_HOMES = {"Rating": "score.rating", "Scorer": "score.scorer", "UserError": "errors", "compare": "score.rating"}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names on first use: PyTorch and transformers take seconds to import."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

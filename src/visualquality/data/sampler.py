@@ -1,0 +1,72 @@
+"""Batches of one data set: the preference of two images (Eq. 2) is known only where one panel rated both."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import Sampler
+
+from ..errors import UserError
+from .split import stable_hash
+
+
+class OneDatasetBatches(Sampler[int]):
+    """Row indices for an unshuffled loader: each `batch_size` in turn are distinct rows of one data set.
+
+    datasets: for each row, the name of its data set. repeat: how often each chunk of `batch_size` indices
+    is yielded, one right after the other. shuffle: False takes data sets and rows in the order they are
+    given.
+
+    An epoch visits every row. A data set's rows are shuffled and cut into chunks; a last chunk that is not
+    full is filled with the first rows of the same shuffle, which are then in two chunks of that epoch. The
+    chunks of all data sets are shuffled together. The order is a pure function of `datasets`, seed and
+    epoch: the same on every process and machine, and in a resumed run.
+
+    Departs from TRL's `RepeatSampler`, which cuts one shuffle of all rows (mixing data sets), drops the
+    rows that do not fill a last chunk, draws each epoch from a generator's running state (lost when
+    resuming), and yields each index `mini_repeat_count` times side by side: here an index is an image, not
+    a response.
+
+    Raises UserError for a data set with fewer rows than `batch_size`; ValueError for no rows or numbers
+    below 1.
+    """
+
+    def __init__(self, datasets: Sequence[str], batch_size: int, *, seed: int, repeat: int = 1, shuffle: bool = True):
+        if not datasets or batch_size < 1 or repeat < 1:
+            raise ValueError("rows, batch_size and repeat are each at least 1")
+        self.rows: dict[str, list[int]] = defaultdict(list)
+        for index, name in enumerate(datasets):
+            self.rows[name].append(index)
+        for name, rows in self.rows.items():
+            if len(rows) < batch_size:
+                raise UserError(
+                    f"data set {name!r} has {len(rows)} images, and a batch compares {batch_size} of one: "
+                    f"add images, leave it out, or make batches of at most {len(rows)}"
+                )
+        self.batch_size, self.seed, self.repeat, self.shuffle = batch_size, seed, repeat, shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration; an iteration under way keeps its own."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Indices in an epoch, repeats counted: the same in every epoch."""
+        chunks = sum(-(-len(rows) // self.batch_size) for rows in self.rows.values())
+        return chunks * self.batch_size * self.repeat
+
+    def __iter__(self) -> Iterator[int]:
+        chunks = [chunk for name in self.rows for chunk in self._chunks(name)]
+        order = self._order(len(chunks), "chunks")
+        return iter([index for i in order for _ in range(self.repeat) for index in chunks[i]])
+
+    def _chunks(self, name: str) -> list[list[int]]:
+        rows, size = self.rows[name], self.batch_size
+        shuffled = [rows[i] for i in self._order(len(rows), f"rows of {name}")]
+        filled = shuffled + shuffled[: -len(rows) % size]
+        return [filled[start : start + size] for start in range(0, len(filled), size)]
+
+    def _order(self, count: int, what: str) -> list[int]:
+        """0 to count - 1, by a hash: unlike a generator's, this order is no matter of a library's version."""
+        if not self.shuffle:
+            return list(range(count))
+        return sorted(range(count), key=lambda i: stable_hash(self.seed, f"{self.epoch}\0{what}\0{i}"))

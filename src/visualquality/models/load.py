@@ -1,0 +1,147 @@
+"""From a name or a folder to a model and its processor."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from ..errors import UserError
+from .nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, NanoProcessor
+from .qwen import QWEN_VL, ImageOnlyQwenVLProcessor
+
+EMBEDDED = Path(__file__).parent / "nano" / "weights"
+EMBEDDED_NAMES = ("nano", "nano-base")
+ADAPTER = "adapter_config.json"
+
+
+@dataclass
+class VisionLanguageModel:
+    """A model with its processor.
+
+    `processor` pads on the left. `name` is what the user called it.
+    """
+
+    name: str
+    model: PreTrainedModel
+    processor: ProcessorMixin
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the weights: a hash of every parameter and buffer, whatever file they came from."""
+        return weights_digest(self.model.state_dict())
+
+
+def load(
+    name: str, *, device: str | None = None, dtype: str = "auto", max_pixels: int | None = None
+) -> VisionLanguageModel:
+    """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
+
+    `device`: "cuda" where there is one, else "cpu". `dtype`: "auto" is bfloat16 on CUDA and float32 on a CPU, where
+    bfloat16 is slower. `max_pixels`: a bound on the pixels that the model sees of one image; larger ones are resized.
+    A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
+    Raises UserError where there is no such model or it cannot look at images.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    torch_dtype = _dtype(dtype, device)
+    if name in EMBEDDED_NAMES:
+        model, processor = _embedded(name, torch_dtype)
+    elif (Path(name) / ADAPTER).is_file():
+        model, processor = _with_adapter(Path(name), torch_dtype)
+    else:
+        model, processor = _pretrained(name, torch_dtype)
+    processor.tokenizer.padding_side = "left"
+    if max_pixels is not None:
+        _bound_pixels(processor, max_pixels)
+    _move(model, device=device)
+    return VisionLanguageModel(name, model.eval(), processor)
+
+
+def _move(model: Any, **where: Any) -> None:
+    """`model.to`, whose signature a decorator hides from type checkers."""
+    model.to(**where)
+
+
+def _dtype(dtype: str, device: str) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"dtype is {dtype!r}; choose one of auto, float32, bfloat16, float16")
+    return getattr(torch, dtype)
+
+
+def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The tower is one file, shared; each of the two models adds its projector and decoder."""
+    model = NanoForConditionalGeneration(NanoConfig.from_pretrained(EMBEDDED))
+    state = {f"model.vision.tower.{k}": v for k, v in load_file(EMBEDDED / "tower.safetensors").items()}
+    state |= load_file(EMBEDDED / f"{name}.safetensors")
+    model.load_state_dict(state | {"lm_head.weight": state["model.language_model.embed_tokens.weight"]})
+    _move(model, dtype=dtype)
+    return model, NanoProcessor.from_pretrained(EMBEDDED)
+
+
+def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        known = ", ".join(EMBEDDED_NAMES)
+        raise UserError(
+            f"no model {name!r}: give {known}, a folder that exists, or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct"
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+        processor = _processor(name, config.model_type)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+    except OSError as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"the model {name!r} could not be read or fetched: {first}") from error
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{name!r} is not a vision-language model that this can load: {str(error).splitlines()[0]}"
+        ) from error
+    return model, processor
+
+
+def _processor(name: str, model_type: str) -> ProcessorMixin:
+    if model_type == NanoConfig.model_type:
+        return NanoProcessor.from_pretrained(name)
+    if model_type in QWEN_VL:
+        return ImageOnlyQwenVLProcessor.from_pretrained(name)
+    processor = AutoProcessor.from_pretrained(name)
+    if not isinstance(processor, ProcessorMixin):
+        raise UserError(f"{name!r} ({model_type}) has no processor for images here; its processor may need torchvision")
+    return processor
+
+
+def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
+    from peft import PeftModel
+
+    base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
+    if not base:
+        raise UserError(f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)")
+    model, processor = _embedded(base, dtype) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
+    return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
+
+
+def _bound_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
+    images = processor.image_processor
+    if isinstance(images, NanoImageProcessor):
+        images.max_pixels = max_pixels
+    else:
+        shortest = min(images.size["shortest_edge"], max_pixels)
+        images.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """A hash of names, shapes and values (in float32), the same on every device."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

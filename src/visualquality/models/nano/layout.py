@@ -1,0 +1,23 @@
+"""How many tokens an image of a given size becomes, and where they look."""
+
+GLOBAL_TOKENS = 5  # one for each stage of the tower: mean and standard deviation over the whole image
+
+
+def cells(height: int, width: int, cell: int, max_cells: int) -> tuple[int, int]:
+    """Rows and columns of spatial tokens for an image of (height, width) tower strides, at native aspect.
+
+    >>> cells(16, 16, cell=4, max_cells=59), cells(1, 256, cell=4, max_cells=59)
+    ((4, 4), (1, 59))
+    """
+    rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
+    return min(rows, max_cells // min(columns, max_cells)), min(columns, max_cells)
+
+
+def image_tokens(height: int, width: int, cell: int, max_cells: int) -> int:
+    """Number of tokens of one image: the global ones and the spatial ones.
+
+    >>> image_tokens(16, 16, cell=4, max_cells=59)
+    21
+    """
+    rows, columns = cells(height, width, cell, max_cells)
+    return GLOBAL_TOKENS + rows * columns

@@ -1,0 +1,225 @@
+"""`nano` as a Hugging Face model: it goes through exactly the code that a 7 B model goes through.
+
+Pixels arrive as Qwen2-VL's do: flat patches (here 32 x 32) with a grid (1, rows, columns) for each image. The tower
+turns an image into *statistics*: mean and standard deviation of each of five stages over the whole image (3552
+numbers), and of four stages over each cell of about 128 px (992 numbers a cell). They are what a frozen tower is
+remembered by (`vision_features`), so that training need not run it again.
+"""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForImageTextToText, Cache, GenerationMixin, LlamaModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from .configuration import NanoConfig
+from .layout import cells
+from .tower import HEAD_CHANNELS, STRIDE, TAP_CHANNELS, Tower
+
+STAGE_WIDTHS = tuple(2 * channels for channels in (*TAP_CHANNELS, HEAD_CHANNELS))
+GLOBAL_WIDTH = sum(STAGE_WIDTHS)
+CELL_WIDTH = 2 * sum(TAP_CHANNELS)
+
+
+class Projector(nn.Module):
+    """Statistics -> hidden states: standardise, then two layers."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        # Mean and standard deviation over the training images; set once, before training.
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.up = nn.Linear(inputs, outputs)
+        self.down = nn.Linear(outputs, outputs)
+
+    def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
+        x = (x.to(self.up.weight.dtype) - self.mean) / self.scale
+        return self.down(F.gelu(self.up(x)))
+
+
+class Vision(nn.Module):
+    """Pixels -> statistics -> image tokens."""
+
+    def __init__(self, config: NanoConfig):
+        super().__init__()
+        hidden = config.text_config.hidden_size
+        self.cell, self.max_cells = config.cell, config.max_cells
+        self.tower = Tower()
+        self.stages = nn.ModuleList(Projector(width, hidden) for width in STAGE_WIDTHS)
+        self.cells = Projector(CELL_WIDTH, hidden)
+
+    def statistics(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
+        """One image's statistics, flat: first the five stages, then the cells row by row."""
+        maps = self.tower(image[None])
+        whole = [torch.cat([m.mean((2, 3)), m.std((2, 3), correction=0)], 1) for m in maps]
+        rows, columns = cells(image.shape[1] // STRIDE, image.shape[2] // STRIDE, self.cell, self.max_cells)
+        local = []
+        for m in maps[:-1]:
+            mean = F.adaptive_avg_pool2d(m, (rows, columns))
+            square = F.adaptive_avg_pool2d(m.square(), (rows, columns))
+            local += [mean, (square - mean.square()).clamp(min=0).sqrt()]
+        by_cell = torch.cat(local, 1)[0].flatten(1).T
+        return torch.cat([torch.cat(whole, 1)[0], by_cell.flatten()])
+
+    def encode(
+        self, pixel_values: Float[Tensor, "patches d"], image_grid_thw: Int[Tensor, "images 3"]
+    ) -> list[Float[Tensor, " m"]]:
+        """Each image's statistics. One image at a time: batches of large maps are slower on a CPU."""
+        sizes = image_grid_thw.prod(1).tolist()
+        result = []
+        for patches, (_, rows, columns) in zip(pixel_values.split(sizes), image_grid_thw.tolist(), strict=True):
+            image = patches.view(rows, columns, 3, STRIDE, STRIDE).permute(2, 0, 3, 1, 4)
+            image = image.reshape(3, rows * STRIDE, columns * STRIDE).to(self.tower.stem.weight.dtype)
+            result.append(self.statistics(image))
+        return result
+
+    def forward(self, features: list[Float[Tensor, " m"]]) -> Float[Tensor, "tokens hidden"]:
+        whole = torch.stack([f[:GLOBAL_WIDTH] for f in features]).split(STAGE_WIDTHS, 1)
+        stages = torch.stack([stage(x) for stage, x in zip(self.stages, whole, strict=True)], 1)
+        by_cell = [f[GLOBAL_WIDTH:].view(-1, CELL_WIDTH) for f in features]
+        local = self.cells(torch.cat(by_cell)).split([len(x) for x in by_cell])
+        return torch.cat([x for pair in zip(stages, local, strict=True) for x in pair])
+
+
+class NanoPreTrainedModel(PreTrainedModel):
+    config_class = NanoConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _no_split_modules = ("LlamaDecoderLayer",)
+
+
+class NanoModel(NanoPreTrainedModel):
+    def __init__(self, config: NanoConfig):
+        super().__init__(config)
+        self.vision = Vision(config)
+        self.language_model = LlamaModel._from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        pixel_values: Float[Tensor, "patches d"] | None = None,
+        image_grid_thw: Int[Tensor, "images 3"] | None = None,
+        vision_features: Float[Tensor, " m"] | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Either `pixel_values` or `vision_features` (the statistics of all images, one after another)."""
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        features = None
+        if vision_features is not None:
+            features = list(vision_features.split(self.feature_sizes(image_grid_thw)))
+        elif pixel_values is not None:
+            features = self.vision.encode(pixel_values, image_grid_thw)
+        if features is not None:
+            tokens = self.vision(features).to(inputs_embeds.dtype)
+            where = input_ids == self.config.image_token_id
+            if int(where.sum()) != len(tokens):
+                raise ValueError(f"the prompt has {int(where.sum())} image tokens and the images give {len(tokens)}")
+            inputs_embeds = inputs_embeds.masked_scatter(where[..., None], tokens)
+        return self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+    def feature_sizes(self, image_grid_thw: Int[Tensor, "images 3"]) -> list[int]:
+        """Number of statistics of each image."""
+        grids = [cells(h, w, self.config.cell, self.config.max_cells) for _, h, w in image_grid_thw.tolist()]
+        return [GLOBAL_WIDTH + rows * columns * CELL_WIDTH for rows, columns in grids]
+
+
+class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: NanoConfig):
+        super().__init__(config)
+        self.model = NanoModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    @torch.no_grad()
+    def frozen_vision_features(
+        self, pixel_values: Float[Tensor, "patches d"], image_grid_thw: Int[Tensor, "images 3"]
+    ) -> list[Float[Tensor, " m"]]:
+        """What a frozen tower gives for each image; pass them back, concatenated, as `vision_features`."""
+        return self.model.vision.encode(pixel_values, image_grid_thw)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        pixel_values: Float[Tensor, "patches d"] | None = None,
+        image_grid_thw: Int[Tensor, "images 3"] | None = None,
+        vision_features: Float[Tensor, " m"] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        loss_kwargs = {k: kwargs.pop(k) for k in ("num_items_in_batch",) if k in kwargs}
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            vision_features=vision_features,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **loss_kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs):
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):  # the images are in the cache by then
+            inputs["pixel_values"] = inputs["vision_features"] = None
+        return inputs
+
+
+AutoModelForImageTextToText.register(NanoConfig, NanoForConditionalGeneration)

@@ -1,0 +1,152 @@
+"""What a model is asked, and what it answered: the prompts, and the strict reading of a response.
+
+A response is read or it is not: nothing is repaired, guessed or drawn at random.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from visualquality.errors import UserError
+
+LOWEST, HIGHEST = 1.0, 5.0  # the scale that every prompt asks for, both ends included
+
+PromptName = Literal["paper", "released"]
+
+_QUESTIONS: dict[str, str] = {
+    "paper": (
+        "Rate the overall image visual quality. The rating should be a float between 1 and 5, "
+        "with 1 representing very poor quality and 5 representing excellent quality."
+    ),
+    "released": (
+        "What is your overall rating on the quality of this picture? The rating should be a float between 1 "
+        "and 5, rounded to two decimal places, with 1 representing very poor quality and 5 representing "
+        "excellent quality."
+    ),
+}
+_TASK = "You are doing the image quality assessment task. Here is the question:"
+_THINK_THEN_ANSWER = (
+    "First output the thinking process in <think> </think> tags and then output the final answer "
+    "with only one score in <answer> </answer> tags."
+)
+_ANSWER_ONLY = "Please only output the final answer with only one score in <answer> </answer> tags."
+
+
+def prompt_text(name: PromptName, reasoning: bool = True) -> str:
+    """The text that goes with an image.
+
+    Args:
+        name: "paper" is Table 1 of the paper; "released" is the question that the published weights were
+            trained with.
+        reasoning: ask for the thinking process before the answer; if False, for the answer alone.
+
+    Raises:
+        UserError: no prompt has this name.
+
+    >>> prompt_text("paper").startswith("You are doing the image quality assessment task.")
+    True
+    """
+    if name not in _QUESTIONS:
+        raise UserError(f"There is no prompt named {name!r}: choose one of {', '.join(_QUESTIONS)}.")
+    return f"{_TASK} {_QUESTIONS[name]} {_THINK_THEN_ANSWER if reasoning else _ANSWER_ONLY}"
+
+
+class Problem(StrEnum):
+    """Why a response has no score. The values are stable and go into result files."""
+
+    NO_ANSWER = "no_answer"
+    """No `<answer>` tag, in a response that ended by itself."""
+    CUT_OFF = "cut_off"
+    """The text ends before the answer does: a tag is still open, or the model ran out of tokens."""
+    NOT_A_NUMBER = "not_a_number"
+    """An answer that is not one plain decimal number."""
+    ANSWERS_DISAGREE = "answers_disagree"
+    """Several answers with different numbers."""
+    OUT_OF_RANGE = "out_of_range"
+    """A number outside [1, 5]."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response of a model, read. Exactly one of `score` and `problem` is None."""
+
+    score: float | None
+    """Quality in [1, 5], higher is better."""
+    reasoning: str | None
+    """The text within <think>, or after it if the tag was never closed; None without the tag."""
+    problem: Problem | None
+    """Why there is no score."""
+
+
+def read(text: str, *, truncated: bool = False) -> Response:
+    """Read the score and the reasoning of a response. Never raises, in time linear in the text.
+
+    Every `<answer>…</answer>` counts, wherever it is, and several must agree as numbers. The number must be
+    all there is between the tags but for white space, in ASCII digits with at most one point and digits on
+    both sides of it: "3", "3.45" and "03.50" are read; "3.", ".5", "+3", "3,45", "3/5", "3e0", "nan" and
+    "three" are not. Tags are those of the prompt, in lower case.
+
+    Args:
+        text: the response, without special tokens.
+        truncated: the model ran out of tokens. A complete answer is read all the same; without one the
+            problem is "cut_off" instead of "no_answer".
+
+    >>> read("<think>A little soft.</think><answer>3.45</answer>")
+    Response(score=3.45, reasoning='A little soft.', problem=None)
+    >>> read("<think>A little soft.</think><answer>about 3</answer>").problem
+    <Problem.NOT_A_NUMBER: 'not_a_number'>
+    """
+    outcome = _score(text, truncated)
+    if isinstance(outcome, Problem):
+        return Response(None, _reasoning(text), outcome)
+    return Response(outcome, _reasoning(text), None)
+
+
+def well_formed(text: str) -> bool:
+    """Whether a response earns the format reward.
+
+    It must be `<think>…</think><answer>…</answer>` with each tag once and only white space before, between
+    and after the two, and `read` must find a score in it: an answer that cannot be read earns nothing for its
+    form either.
+
+    >>> well_formed("<think>Sharp.</think> <answer>4.50</answer>"), well_formed("<answer>4.50</answer>")
+    (True, False)
+    """
+    once = all(text.count(tag) == 1 for tag in ("<think>", "</think>", "<answer>", "</answer>"))
+    return once and _FORM.fullmatch(text) is not None and read(text).score is not None
+
+
+# Linear, because it is only tried on a text that has each tag once.
+_FORM = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
+# The sign is there only so that -1 is reported as out of range; \d would take the digits of every script.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
+def _score(text: str, truncated: bool) -> float | Problem:
+    pieces = text.split("<answer>")[1:]
+    if not pieces:
+        still_thinking = "<think>" in text and "</think>" not in text
+        return Problem.CUT_OFF if truncated or still_thinking else Problem.NO_ANSWER
+    if "</answer>" not in pieces[-1]:
+        return Problem.CUT_OFF
+    numbers = set()
+    for piece in pieces:
+        content, closed, _ = piece.partition("</answer>")
+        content = content.strip()
+        # Not closed before the next <answer> opens: the answer holds a tag.
+        if not closed or not _NUMBER.fullmatch(content):
+            return Problem.NOT_A_NUMBER
+        numbers.add(float(content))
+    if len(numbers) > 1:
+        return Problem.ANSWERS_DISAGREE
+    score = numbers.pop()
+    return score if LOWEST <= score <= HIGHEST else Problem.OUT_OF_RANGE
+
+
+def _reasoning(text: str) -> str | None:
+    _, opened, after = text.partition("<think>")
+    if not opened:
+        return None
+    inside, closed, _ = after.partition("</think>")
+    return (inside if closed else after.partition("<answer>")[0]).strip()

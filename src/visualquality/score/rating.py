@@ -1,0 +1,120 @@
+"""What is said of one image: a score, its uncertainty and its reason, or why there is none."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from visualquality.errors import UserError
+
+if TYPE_CHECKING:
+    from visualquality.response import Response
+
+GAMMA = 1e-6  # γ of Eq. 1: keeps the denominator from zero
+
+
+@dataclass(frozen=True)
+class Rating:
+    """The rating of one image.
+
+    Attributes:
+        image: the key of the image, as the user named it.
+        score: mean of the readable samples, rounded to 4 decimals, in [1, 5]; None just where `problem` says why.
+        std: unbiased standard deviation of the readable samples, in the unit of the score; None for fewer than 2.
+        samples: (K,) scores in the order they were drawn, None for an answer that could not be read.
+        reasoning: the words of the readable sample nearest to the mean, or None.
+        problem: why there is no score, or None.
+        model, mode, seed: what made it.
+        seconds: the time it took, or its share of the time of a batch.
+
+    NaN and infinity are refused (`ValueError`): no rating holds a number that was not read.
+    """
+
+    image: str
+    score: float | None
+    std: float | None
+    samples: tuple[float | None, ...]
+    reasoning: str | None
+    problem: str | None
+    model: str
+    mode: str
+    seed: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.score, self.std, self.seconds, *self.samples)
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            raise ValueError(f"{self.image}: a rating holds finite numbers or None, not {numbers}")
+        if (self.score is None) == (self.problem is None):
+            raise ValueError(f"{self.image}: a rating has a score or a problem, not {self.score} and {self.problem}")
+
+    @classmethod
+    def from_samples(
+        cls,
+        image: str,
+        responses: "Sequence[Response]",
+        *,
+        model: str,
+        mode: str,
+        seed: int,
+        seconds: float,
+    ) -> "Rating":
+        """The rating that K `responses` (score or None, reasoning, problem) make together."""
+        samples = tuple(response.score for response in responses)
+        readable = [(response.score, response) for response in responses if response.score is not None]
+        made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed, "seconds": seconds}
+        if not readable:
+            common = Counter(str(response.problem) for response in responses).most_common(1)
+            problem = f"no readable answer in {len(samples)} samples"
+            problem += f": {common[0][0]}" if common else ""
+            return cls(image, None, None, samples, None, _printable(problem), **made_by)
+        scores = [score for score, _ in readable]
+        mean = fmean(scores)
+        # Rounded, so that equal distances tie in spite of binary fractions: min then takes the first.
+        _, nearest = min(readable, key=lambda pair: round(abs(pair[0] - mean), 9))
+        std = stdev(scores) if len(scores) > 1 else None
+        return cls(image, round(mean, 4), std, samples, _printable(nearest.reasoning), None, **made_by)
+
+    @classmethod
+    def failed(cls, image: str, problem: str, *, model: str, mode: str, seed: int, seconds: float = 0.0) -> "Rating":
+        """The rating of an image that could not be scored at all, such as a file that is not an image."""
+        return cls(image, None, None, (), None, _printable(problem), model, mode, seed, seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe, in the order of the fields; `samples` is a list."""
+        return {**vars(self), "samples": list(self.samples)}
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> "Rating":
+        """The inverse of `to_dict`. Raises `UserError` naming an absent or unknown field, or wrong value."""
+        names = {field.name for field in fields(cls)}
+        if wrong := sorted(names ^ row.keys()):
+            raise UserError(
+                f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
+            )
+        try:
+            return cls(**{**row, "samples": tuple(row["samples"])})
+        except (TypeError, ValueError) as fault:
+            raise UserError(f"the rating of {row['image']!r} holds a wrong value: {fault}") from fault
+
+
+def _printable(text: str | None) -> str | None:
+    """Text that every file can hold: a server may cut a character in two, leaving half a surrogate pair."""
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def compare(a: Rating, b: Rating) -> float:
+    """Probability in [0, 1] that image `a` is of better quality than `b`, under Thurstone's model.
+
+    Φ((mean_a - mean_b) / √(var_a + var_b + γ)): Eq. 1 of the paper with the mean of a in place of one of its
+    samples, the variances being those of the predicted samples. One sample alone (std None) counts as
+    variance 0, so that the result is then near 0, ½ or 1. Raises `UserError` where one of the two has no
+    score.
+    """
+    if a.score is None or b.score is None:
+        without = a if a.score is None else b
+        raise UserError(f"{without.image} has no score to compare: {without.problem}")
+    variance = (a.std or 0.0) ** 2 + (b.std or 0.0) ** 2 + GAMMA
+    return 0.5 * math.erfc((b.score - a.score) / math.sqrt(2 * variance))

@@ -1,0 +1,163 @@
+"""What a recipe will cost, before it runs."""
+
+import re
+from dataclasses import dataclass
+
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from ..errors import UserError
+from ..models.load import EMBEDDED_NAMES, load
+from .examples import Example
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps, comparisons and memory of a run. Memory is an estimate, in bytes a device, without sharding."""
+
+    images: dict[str, int]
+    batch: int
+    steps: int
+    responses_a_step: int
+    comparisons_a_step: int
+    parameters: int
+    parameters_from: str
+    weights: int
+    reference: int
+    optimizer: int
+    activations: int
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.reference + self.optimizer + self.activations
+
+
+def global_batch(recipe: Recipe) -> int:
+    """Images that are compared with one another in a step."""
+    return recipe.optimizer.images_per_device * recipe.optimizer.accumulation * recipe.devices
+
+
+def steps(recipe: Recipe, counts: dict[str, int]) -> int:
+    """Updates in the whole run: each data set's batches, the last one filled up."""
+    if recipe.optimizer.steps is not None:
+        return recipe.optimizer.steps
+    batch = global_batch(recipe)
+    return int(recipe.optimizer.epochs * sum(-(-n // batch) for n in counts.values()))  # type: ignore[operator]
+
+
+def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
+    """The cost of `recipe` on these examples.
+
+    Raises UserError where a data set is smaller than a batch.
+    """
+    counts = {name: sum(e.dataset == i for e in examples) for i, name in enumerate(names)}
+    batch = global_batch(recipe)
+    for name, count in counts.items():
+        if recipe.method == "rl2r" and count < batch:
+            raise UserError(
+                f"data set {name!r} has {count} images and a batch compares {batch}: "
+                "lower optimizer.images_per_device, optimizer.accumulation or devices"
+            )
+    rl2r = recipe.method == "rl2r"
+    responses = batch * recipe.rl2r.responses if rl2r else batch
+    comparisons = responses * (batch - 1) if rl2r and recipe.rl2r.reward != "absolute" else 0
+    size = model_size(recipe.model)
+    width = 2 if recipe.lora else 4  # bytes a weight: LoRA trains on a frozen bfloat16 base
+    trained = size.lora(recipe.lora.rank) if recipe.lora else size.parameters
+    has_reference = rl2r and recipe.rl2r.kl_weight > 0 and not recipe.lora
+    tokens = recipe.optimizer.images_per_device * (
+        size.prompt_tokens(recipe.max_pixels) + (recipe.rl2r.responses if rl2r else 1) * recipe.rl2r.max_new_tokens
+    )
+    kept = 2 if recipe.gradient_checkpointing else 34  # hidden-sized vectors kept a layer and token (Korthikanti 2022)
+    activations = tokens * (size.layers * size.hidden * kept * 2 + size.vocabulary * 8)
+    return Plan(
+        images=counts,
+        batch=batch,
+        steps=steps(recipe, counts),
+        responses_a_step=responses,
+        comparisons_a_step=comparisons,
+        parameters=size.parameters,
+        parameters_from=size.source,
+        weights=size.parameters * width,
+        reference=size.parameters * width if has_reference else 0,
+        optimizer=trained * 12,  # gradient and AdamW's two moments, float32
+        activations=activations,
+    )
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    source: str
+
+    def lora(self, rank: int) -> int:
+        """Weights of adapters on the seven projections of every layer, taking each as hidden x 2 hidden on average."""
+        return self.layers * 7 * 3 * self.hidden * rank
+
+    def prompt_tokens(self, max_pixels: int | None) -> int:
+        """Text, and one token for each 28 x 28 pixels (Qwen-VL; less for nano)."""
+        return 128 + (max_pixels or 1280 * 28 * 28) // (28 * 28)
+
+
+def model_size(name: str) -> ModelSize:
+    """Size of a model from its configuration; where that cannot be had, from the "7B" in its name, and it says so.
+
+    Raises UserError where neither tells.
+    """
+    import torch
+
+    if name in EMBEDDED_NAMES:
+        model = load(name, device="cpu").model
+        return _measured(model, "counted")
+    try:
+        config = AutoConfig.from_pretrained(name)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+        return _measured(model, "counted")
+    except (OSError, ValueError) as error:
+        billions = re.search(r"(\d+(?:\.\d+)?)B\b", name)
+        if billions is None:
+            raise UserError(f"the size of {name!r} is unknown: its configuration cannot be read here") from error
+        number = float(billions[1])
+        # Typical of dense models of this size: 12 layers' width squared makes a layer.
+        hidden = 3584 if number > 5 else 2048
+        return ModelSize(int(number * 1e9), 28 if number > 5 else 36, hidden, 152_064, f"the {billions[0]} in its name")
+
+
+def _measured(model: PreTrainedModel, source: str) -> ModelSize:
+    text = model.config.get_text_config()
+    count = sum(p.numel() for p in model.parameters())
+    return ModelSize(count, text.num_hidden_layers, text.hidden_size, text.vocab_size, source)
+
+
+def plan_table(recipe: Recipe, cost: Plan) -> Table:
+    """The plan for people."""
+    giga = 2**30
+    devices = recipe.devices
+    rows = [
+        (
+            "method",
+            f"{recipe.method}, {recipe.model}" + (f", LoRA rank {recipe.lora.rank}" if recipe.lora else ""),
+        ),
+        ("images", ", ".join(f"{name} {count}" for name, count in cost.images.items())),
+        ("batch", f"{cost.batch} images on {devices} device{'s' * (devices > 1)}"),
+        ("steps", str(cost.steps)),
+        ("responses a step", str(cost.responses_a_step)),
+        ("comparisons a step", f"{cost.comparisons_a_step:,}"),
+        ("parameters", f"{cost.parameters / 1e6:,.1f} M ({cost.parameters_from})"),
+        ("memory a device (estimate)", f"{cost.memory / giga:.1f} GiB"),
+        ("  weights, reference", f"{cost.weights / giga:.1f} + {cost.reference / giga:.1f} GiB"),
+        ("  gradients and AdamW", f"{cost.optimizer / giga:.1f} GiB"),
+        ("  activations", f"{cost.activations / giga:.1f} GiB"),
+    ]
+    if devices > 1:
+        states = cost.weights + cost.reference + cost.optimizer
+        rows.append(("memory, ZeRO-3 sharded", f"{(states / devices + cost.activations) / giga:.1f} GiB a device"))
+    table = Table(show_header=False, title="plan")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,151 @@
+"""A training recipe: one YAML file, strictly typed. Unknown keys are refused."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import UserError
+from ..rl2r import Variant
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSource(Section):
+    """One manifest. `columns` and `images` are for files whose columns have other names (see `Manifest.read`).
+
+    `mos_range`: the ends of this data set's scale; its MOS are taken linearly to [1, 5]. Needed only where scores are
+    compared with numbers (method sft, reward absolute): ranking rewards need no common scale.
+    """
+
+    manifest: Path
+    split: Literal["train", "val", "test"] | None = None
+    columns: dict[str, str] | None = None
+    images: Path | None = None
+    mos_range: tuple[float, float] | None = None
+
+
+class RL2R(Section):
+    """Settings of Eq. 1-6; the defaults are the paper's."""
+
+    responses: int = Field(6, ge=2, description="K")
+    reward: Variant = "fidelity"
+    format_weight: float = Field(1.0, ge=0, description="weight of the format reward, added to the ranking reward")
+    kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5")
+    clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5")
+    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(256, ge=8)
+
+
+class SFT(Section):
+    """Supervised warm-up: the target is the manifest's `reasoning`, where it has one, and its MOS."""
+
+    score_noise: float = Field(0.0, ge=0, description="standard deviation, in MOS units, added anew at each visit")
+
+
+class Optimizer(Section):
+    """AdamW, linear to 0. Exactly one of `epochs` and `steps`."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    images_per_device: int = Field(8, ge=1)
+    accumulation: int = Field(1, ge=1, description="batches of `images_per_device` per update; all are compared")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Optimizer":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+
+class LoRA(Section):
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    targets: str = Field(
+        r".*language_model.*\.(q|k|v|o|gate|up|down)_proj", description="regular expression of module names"
+    )
+
+
+class Recipe(Section):
+    """Everything that a training run depends on."""
+
+    method: Literal["rl2r", "sft"] = "rl2r"
+    model: str = "nano"
+    data: tuple[DataSource, ...] = Field(min_length=1)
+    output: Path
+    prompt: Literal["paper", "released"] = "paper"
+    reasoning: bool = True
+    seed: int = 0
+    rl2r: RL2R = RL2R()
+    sft: SFT = SFT()
+    optimizer: Optimizer
+    lora: LoRA | None = None
+    freeze_vision: bool = False
+    max_pixels: int | None = Field(None, ge=28 * 28)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    devices: int = Field(1, ge=1, description="processes that the run is meant for; --dry-run plans with it")
+    checkpoint_every: int = Field(50, ge=1, description="steps")
+    keep_checkpoints: int = Field(2, ge=1)
+    tensorboard: bool = False
+
+
+def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe in `path` with overrides `a.b=value` (the value is YAML).
+
+    Relative paths in a recipe are relative to the recipe's folder, except `output`, which is relative to where you are.
+    Raises UserError that names the file and each wrong field.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no recipe {path}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} is empty or not a mapping; a recipe begins like `method: rl2r`")
+    for override in overrides:
+        _override(tree, override)
+    tree.setdefault("output", f"runs/{path.stem}")
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{path}: {faults}") from error
+    base = path.resolve().parent
+    data = tuple(
+        source.model_copy(
+            update={
+                "manifest": base / source.manifest.expanduser(),
+                "images": None if source.images is None else base / source.images.expanduser(),
+            }
+        )
+        for source in recipe.data
+    )
+    return recipe.model_copy(update={"data": data})
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: write it as field=value, for instance optimizer.steps=100")
+    *parents, leaf = name.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node[int(parent)] if isinstance(node, list) and parent.isdigit() else node.setdefault(parent, {})
+        if not isinstance(node, (dict, list)):
+            raise UserError(f"--set {override}: {parent} has no fields of its own")
+    parsed = yaml.safe_load(value)
+    if isinstance(node, list):
+        node[int(leaf)] = parsed
+        return
+    if leaf in ("epochs", "steps") and parents == ["optimizer"]:  # they exclude each other: the override wins
+        node.pop({"epochs": "steps", "steps": "epochs"}[leaf], None)
+    node[leaf] = parsed

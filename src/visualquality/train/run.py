@@ -1,0 +1,174 @@
+"""From a recipe to a trained model."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from peft import LoraConfig
+from rich.console import Console
+from transformers import PrinterCallback
+from trl import GRPOConfig, SFTConfig
+
+from ..errors import UserError
+from ..models.load import VisionLanguageModel, load
+from ..models.nano import NanoForConditionalGeneration
+from .examples import Example, read_examples
+from .recipe import Recipe
+from .resume import last_checkpoint, rewind
+from .sft import SupervisedTrainer
+from .trainer import RL2RTrainer
+from .watch import LiveProgress, MetricsFile
+
+FINAL = "final"
+
+
+def train(recipe: Recipe, *, resume: bool = False, console: Console | None = None) -> Path:
+    """Run a recipe and return the folder of the trained model, `output/final`.
+
+    `output` gets `recipe.yaml`, `metrics.jsonl`, `samples.jsonl` (RL2R), checkpoints, and `final`. With `resume` an
+    interrupted run goes on from its last checkpoint, to the same weights as if it had not been interrupted.
+    Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.
+    """
+    output = recipe.output
+    checkpoint = _claim(recipe, output, resume)
+    examples, names = read_examples(recipe)
+    return train_examples(recipe, examples, names, checkpoint=checkpoint, console=console)
+
+
+def train_examples(
+    recipe: Recipe,
+    examples: list[Example],
+    names: list[str],
+    *,
+    checkpoint: Path | None = None,
+    console: Console | None = None,
+    vlm: VisionLanguageModel | None = None,
+) -> Path:
+    """`train` on examples that are already read; `vlm` is loaded as the recipe says unless it is given."""
+    output = recipe.output
+    output.mkdir(parents=True, exist_ok=True)
+    vlm = vlm or load_policy(recipe)
+    step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    metrics, samples = output / "metrics.jsonl", output / "samples.jsonl"
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
+        for log in (metrics, samples):
+            rewind(log, step)
+    callbacks = [MetricsFile(metrics), LiveProgress(console or Console(stderr=True))]
+    kwargs: dict[str, Any] = {"callbacks": callbacks, "peft_config": _lora(recipe)}
+    common = _arguments(recipe)
+    trainer: RL2RTrainer | SupervisedTrainer
+    if recipe.method == "rl2r":
+        args = _grpo_config(recipe, common)
+        trainer = RL2RTrainer(vlm, examples, names, recipe, args, samples, **kwargs)
+    else:
+        sft = SFTConfig(**common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
+        trainer = SupervisedTrainer(vlm, examples, recipe, args=sft, **kwargs)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model(str(output / FINAL))
+    return output / FINAL
+
+
+def load_policy(recipe: Recipe) -> VisionLanguageModel:
+    """The model to train. On CUDA full training keeps float32 weights under bfloat16 autocast: at a learning rate of
+    1e-6 an update would be lost in a bfloat16 weight. LoRA and DeepSpeed (which keeps its own copy) start in bfloat16.
+    """
+    dtype = recipe.dtype
+    if dtype == "auto":
+        small = recipe.lora is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+        dtype = "bfloat16" if small and torch.cuda.is_available() else "float32"
+    vlm = load(recipe.model, device="cpu", dtype=dtype, max_pixels=recipe.max_pixels)
+    vlm.model.config._name_or_path = recipe.model
+    if recipe.freeze_vision:
+        freeze_vision(vlm)
+    vlm.model.train()
+    return vlm
+
+
+def freeze_vision(vlm: VisionLanguageModel) -> None:
+    """No gradient for the tower: nano's EfficientNet, or the whole vision transformer of a Qwen-VL."""
+    core = vlm.model.model
+    tower = core.vision.tower if isinstance(vlm.model, NanoForConditionalGeneration) else getattr(core, "visual", None)
+    if tower is None:
+        raise UserError(f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false")
+    tower.requires_grad_(False)
+
+
+def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from; makes sure that `output` is this run's."""
+    # What does not change the weights may change between a run and its resumption.
+    resolved = recipe.model_dump(mode="json", exclude={"output", "checkpoint_every", "keep_checkpoints", "tensorboard"})
+    record = output / "recipe.yaml"
+    if resume:
+        checkpoint = last_checkpoint(output)
+        if checkpoint is None:
+            raise UserError(f"nothing to resume: {output} holds no complete checkpoint")
+        before = yaml.safe_load(record.read_text(encoding="utf-8"))
+        changed = [key for key in resolved if before.get(key) != resolved[key]]
+        if changed:
+            raise UserError(
+                f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"
+            )
+        return checkpoint
+    if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
+        raise UserError(f"{output} already holds a run: go on with --resume, or give another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    record.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    return None
+
+
+def _lora(recipe: Recipe) -> LoraConfig | None:
+    if recipe.lora is None:
+        return None
+    lora = recipe.lora
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM")
+
+
+def _arguments(recipe: Recipe) -> dict[str, Any]:
+    optimizer = recipe.optimizer
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(recipe.output),
+        "seed": recipe.seed,
+        "learning_rate": optimizer.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": optimizer.warmup,
+        "weight_decay": optimizer.weight_decay,
+        "max_grad_norm": optimizer.max_grad_norm,
+        "num_train_epochs": optimizer.epochs or 1,
+        "max_steps": optimizer.steps or -1,
+        "per_device_train_batch_size": optimizer.images_per_device,
+        "gradient_accumulation_steps": optimizer.accumulation,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "save_strategy": "steps",
+        "save_steps": recipe.checkpoint_every,
+        "save_total_limit": recipe.keep_checkpoints,
+        "logging_steps": 1,
+        "report_to": ["tensorboard"] if recipe.tensorboard else [],
+        "use_cpu": not cuda,
+        "bf16": cuda,
+        "ddp_backend": "gloo" if not cuda and "WORLD_SIZE" in os.environ else None,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
+
+
+def _grpo_config(recipe: Recipe, common: dict[str, Any]) -> GRPOConfig:
+    """TRL counts responses where we count images, so that its own checks of divisibility hold.
+
+    beta is 0 for TRL because `RL2RTrainer` keeps the reference itself.
+    """
+    k = recipe.rl2r.responses
+    return GRPOConfig(
+        **(common | {"per_device_train_batch_size": recipe.optimizer.images_per_device * k}),
+        num_generations=k,
+        max_completion_length=recipe.rl2r.max_new_tokens,
+        temperature=recipe.rl2r.temperature,
+        beta=0.0,
+        loss_type="grpo",
+        disable_dropout=True,
+    )

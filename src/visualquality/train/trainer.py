@@ -1,0 +1,275 @@
+"""RL2R on TRL's `GRPOTrainer`.
+
+TRL carries the loop: optimizer, schedule, LoRA, mixed precision, several devices, checkpoints, logging. What RL2R
+needs is overridden here, and read from top to bottom it is the method: batches of one data set, K responses for each
+image from a prompt that is encoded once, rewards from all devices' scores (Eq. 1-3), advantages (Eq. 4), packed
+objective (Eq. 5-6).
+
+Where this departs from the paper: the answer of an unreadable response is never replaced by a number (its fidelity and
+format reward are 0); comparisons see the images of all devices; each batch is used for one update, so that the ratio of
+Eq. 5 is 1 and the clip idle, as in the authors' code.
+"""
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
+
+from .. import response, rl2r
+from ..data.sampler import OneDatasetBatches
+from ..models.encode import collate, pad_right
+from ..models.generate import Completion, decode, eos_token_ids, random_streams, sample_completions
+from ..models.load import VisionLanguageModel
+from .examples import Example, PromptEncoder
+from .packed import packed_log_probabilities
+from .recipe import Recipe
+from .resume import load_weights
+
+
+class RL2RTrainer(GRPOTrainer):
+    """Trains `vlm` on `examples` as `recipe` says. `samples` is the file that each step's responses are appended to."""
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        examples: list[Example],
+        names: list[str],
+        recipe: Recipe,
+        args: GRPOConfig,
+        samples: Path,
+        **kwargs: Any,
+    ):
+        self.settings, self.recipe, self.samples = recipe.rl2r, recipe, samples
+        self.examples, self.dataset_names = examples, names
+        question = response.prompt_text(recipe.prompt, recipe.reasoning)
+        self.encode = PromptEncoder(vlm, question, remember=recipe.freeze_vision)
+        self.vlm = vlm
+        # Copied before TRL patches the policy's forward: a copy of the patched one would call the policy's.
+        frozen = self.settings.kl_weight > 0 and recipe.lora is None
+        reference = copy.deepcopy(vlm.model).requires_grad_(False).eval() if frozen else None
+        super().__init__(
+            model=vlm.model,
+            reward_funcs=[_not_called],  # type: ignore[list-item]  # list[float] is a list[float | None]
+            args=args,
+            train_dataset=Dataset.from_dict({"prompt": [question] * len(examples), "row": range(len(examples))}),
+            processing_class=vlm.processor,
+            **kwargs,
+        )
+        self.eos = eos_token_ids(vlm.model, vlm.processor)
+        self.reference = self._place(reference)
+
+    def _place(self, reference: PreTrainedModel | None) -> Any:
+        """The frozen copy of the starting policy, on its device; under LoRA there is none (see below)."""
+        if reference is None:
+            return None
+        if self.is_deepspeed_enabled:
+            return prepare_deepspeed(reference, self.accelerator)
+        if self.is_fsdp_enabled:
+            return prepare_fsdp(reference, self.accelerator)
+        return self.accelerator.prepare_model(reference, evaluation_mode=True)
+
+    # Batches: each row is an image (TRL's rows are responses), and all that are compared are of one data set.
+
+    def _images_per_device(self) -> int:
+        return self.recipe.optimizer.images_per_device * self.args.gradient_accumulation_steps
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> OneDatasetBatches:
+        return OneDatasetBatches(
+            [self.dataset_names[e.dataset] for e in self.examples],
+            self._images_per_device() * self.accelerator.num_processes,
+            seed=self.recipe.seed,
+            repeat=self.args.gradient_accumulation_steps,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._get_dataloader(
+            dataset=self.train_dataset,  # type: ignore[arg-type]  # always the Dataset of __init__
+            description="Training",
+            batch_size=self._images_per_device(),
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        turn = self._step % self.args.gradient_accumulation_steps
+        if turn == 0:
+            self._micro_batches = self._roll_out([self.examples[row["row"]] for row in generation_batch])
+        return self._micro_batches[turn]
+
+    # A step.
+
+    @torch.no_grad()
+    def _roll_out(self, examples: list[Example]) -> list[dict[str, Any]]:
+        """K responses for each image, their rewards and advantages; a dictionary for each `images_per_device`."""
+        started = time.perf_counter()
+        policy = self.accelerator.unwrap_model(self.model)
+        policy.eval()  # without dropout, and with a cache, which gradient checkpointing forbids in training mode
+        size = self.recipe.optimizer.images_per_device
+        batches = [self._sample(policy, examples[i : i + size]) for i in range(0, len(examples), size)]
+        generated = time.perf_counter()
+        for batch in batches:
+            batch["reference"] = self._reference_log_probabilities(batch)
+        policy.train()
+        texts = [text for batch in batches for text in batch.pop("texts")]
+        truncated = [flag for batch in batches for flag in batch.pop("truncated")]
+        advantages = self._advantages(examples, texts, truncated)
+        for batch, part in zip(batches, advantages.split(size), strict=True):
+            batch["advantages"] = part
+        self._watch("seconds/generate", generated - started)
+        self._watch("seconds/rollout", time.perf_counter() - started)
+        return batches
+
+    def _sample(self, policy: PreTrainedModel, examples: list[Example]) -> dict[str, Any]:
+        """K responses for each image, and what the update needs of them."""
+        pad = self._tokenizer.pad_token_id
+        prompts = collate(self.encode([e.path for e in examples]), pad)
+        prompts = {k: v.to(self.accelerator.device) for k, v in prompts.items()}
+        uniforms = random_streams(
+            self.recipe.seed,
+            [f"{self.state.global_step}/{e.key}" for e in examples],
+            self.settings.responses,
+            self.settings.max_new_tokens,
+        )
+        with self.accelerator.autocast():
+            groups = sample_completions(
+                policy,
+                prompts,
+                uniforms=uniforms,
+                temperature=self.settings.temperature,
+                eos_token_ids=self.eos,
+            )
+        flat: list[Completion] = [completion for group in groups for completion in group]
+        shape = (len(examples), self.settings.responses, -1)
+        ids = pad_right([torch.tensor(c.ids) for c in flat], pad).view(shape)
+        mask = pad_right([torch.ones(len(c.ids), dtype=torch.long) for c in flat], 0).view(shape)
+        return {
+            "prompts": prompts,
+            "completion_ids": ids.to(self.accelerator.device),
+            "completion_mask": mask.to(self.accelerator.device),
+            "texts": [decode(self.vlm.processor, c) for c in flat],
+            "truncated": [c.truncated for c in flat],
+        }
+
+    def _log_probabilities(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        core: Any = self.accelerator.unwrap_model(self.model)
+        core = core.get_base_model() if isinstance(core, PeftModel) else core
+        with self.accelerator.autocast():
+            return packed_log_probabilities(
+                model, core, batch["prompts"], batch["completion_ids"], self.settings.temperature
+            )
+
+    def _reference_log_probabilities(self, batch: dict[str, Any]) -> Tensor | None:
+        if self.settings.kl_weight == 0:
+            return None
+        if self.reference is not None:
+            return self._log_probabilities(self.reference, batch)
+        policy = self.accelerator.unwrap_model(self.model)
+        with policy.disable_adapter():  # LoRA: without its adapter the policy is the one it started from
+            return self._log_probabilities(policy, batch)
+
+    def _advantages(self, examples: list[Example], texts: list[str], truncated: list[bool]) -> Tensor:
+        """Eq. 1-4 on the responses of all processes; the part of this process is returned, (images, K)."""
+        k = self.settings.responses
+        read = [response.read(t, truncated=c) for t, c in zip(texts, truncated, strict=True)]
+        nan = float("nan")
+        scores = torch.tensor([nan if r.score is None else r.score for r in read], dtype=torch.float64).view(-1, k)
+        if self.recipe.reasoning:
+            formed = torch.tensor([response.well_formed(t) for t in texts]).view(-1, k)
+        else:
+            formed = ~scores.isnan()
+        rows = gather_object(
+            [(e, s, f) for e, s, f in zip(examples, scores.tolist(), formed.tolist(), strict=True)]
+        )  # rank order, which is the order of the sampler: the same on every process
+        everyone = [row[0] for row in rows]
+        scores = torch.tensor([row[1] for row in rows], dtype=torch.float64)
+        formed = torch.tensor([row[2] for row in rows])
+        mos = torch.tensor([e.mos for e in everyone], dtype=torch.float64)
+        datasets = torch.tensor([e.dataset for e in everyone])
+        ranking = rl2r.reward(scores, mos, datasets, self.settings.reward)
+        rewards = ranking + self.settings.format_weight * rl2r.format_reward(formed)
+        self._watch_rewards(scores, ranking, formed, rewards, self.dataset_names[everyone[0].dataset])
+        self._write_samples(everyone, scores, rewards, gather_object(texts))
+        own = slice(self.accelerator.process_index * len(examples), None)
+        return rl2r.advantage(rewards)[own][: len(examples)].float().to(self.accelerator.device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """Eq. 5 with Eq. 6."""
+        log_p = self._log_probabilities(model, inputs).flatten(0, 1)
+        reference = inputs["reference"]
+        result = rl2r.policy_objective(
+            log_p,
+            log_p.detach(),
+            None if reference is None else reference.flatten(0, 1),
+            inputs["advantages"].flatten(),
+            inputs["completion_mask"].flatten(0, 1),
+            epsilon=self.settings.clip,
+            beta=self.settings.kl_weight,
+        )
+        self._watch("kl", self.accelerator.gather(result.kl).mean().item())
+        lengths = inputs["completion_mask"].sum(-1).float()
+        self._watch("completion_tokens", self.accelerator.gather(lengths.mean()).mean().item())
+        return result.loss / self.current_gradient_accumulation_steps
+
+    # What a person watches.
+
+    def _watch(self, name: str, value: float) -> None:
+        self._metrics["train"][name].append(value)
+
+    def _watch_rewards(self, scores: Tensor, ranking: Tensor, formed: Tensor, rewards: Tensor, dataset: str) -> None:
+        mean, variance = rl2r.sample_moments(scores)
+        self._watch("reward", rewards.mean().item())
+        self._watch(f"reward/{self.settings.reward}", ranking.mean().item())
+        self._watch("reward/format", formed.double().mean().item())
+        self._watch("reward_std", rewards.std(1).mean().item())
+        self._watch("readable", 1 - scores.isnan().double().mean().item())
+        self._watch("score_mean", mean.nanmean().item())
+        self._watch("score_std", variance.sqrt().nanmean().item())
+        self._last_dataset = dataset
+
+    def _write_samples(self, examples: list[Example], scores: Tensor, rewards: Tensor, texts: list[str]) -> None:
+        """One line a step: every score and reward, and the words of the first image's responses."""
+        if not self.accelerator.is_main_process:
+            return
+        k = self.settings.responses
+        record = {
+            "step": self.state.global_step + 1,
+            "dataset": self.dataset_names[examples[0].dataset],
+            "images": [e.path.name for e in examples],
+            "mos": [round(e.mos, 6) for e in examples],
+            "scores": [[None if s != s else s for s in row] for row in scores.tolist()],
+            "rewards": [[round(r, 6) for r in row] for row in rewards.tolist()],
+            "texts": texts[:k],
+        }
+        with self.samples.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    # Resuming: transformers loads a checkpoint of a full Qwen2.5-VL without a word, and without its weights.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = model or self.model
+        if isinstance(model, PeftModel) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(model, resume_from_checkpoint)
+
+
+def _not_called(**kwargs: Any) -> list[float]:
+    """TRL wants a reward function; RL2R's rewards are those of a batch, see `_advantages`."""
+    raise AssertionError("rewards are computed by RL2RTrainer._advantages")

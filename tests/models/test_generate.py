@@ -1,0 +1,107 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES
+
+from visualquality.models.encode import collate, encode_prompt
+from visualquality.models.generate import (
+    decode,
+    draw,
+    eos_token_ids,
+    image_placeholders,
+    random_streams,
+    sample_completions,
+)
+from visualquality.models.load import load
+
+
+def sample(vlm, prompts, keys, k, length=12, temperature=1.0, eos=None):
+    return sample_completions(
+        vlm.model,
+        collate(prompts, vlm.processor.tokenizer.pad_token_id),
+        uniforms=random_streams(0, keys, k, length),
+        temperature=temperature,
+        eos_token_ids=eos or eos_token_ids(vlm.model, vlm.processor),
+    )
+
+
+@pytest.fixture(params=FAMILIES)
+def vlm(request, model_folder):
+    return load(str(model_folder(request.param)), device="cpu")
+
+
+def test_greedy_is_what_hugging_face_generates(vlm, pictures):
+    """Unequal prompts, padded, and each family's own positions."""
+    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures[:3]]
+    batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
+    assert len({len(p["input_ids"]) for p in prompts}) > 1
+    ours = sample(vlm, prompts, ["a", "b", "c"], 1, temperature=0.0)
+    theirs = vlm.model.generate(
+        **batch,
+        max_new_tokens=12,
+        do_sample=False,
+        pad_token_id=vlm.processor.tokenizer.pad_token_id,
+        suppress_tokens=image_placeholders(vlm.model),
+    )[:, batch["input_ids"].shape[1] :]
+    for (completion,), row in zip(ours, theirs.tolist(), strict=True):
+        assert list(completion.ids) == row[: len(completion.ids)]
+
+
+def test_a_response_does_not_depend_on_its_batch_or_on_k(vlm, pictures):
+    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures]
+    keys = ["a", "b", "c", "d"]
+    together = sample(vlm, prompts, keys, 3)
+    alone = sample(vlm, prompts[2:3], keys[2:3], 5)
+    assert [c.ids for c in together[2]] == [c.ids for c in alone[0][:3]]
+    assert len({c.ids for group in together for c in group}) > 6  # they are samples, not copies
+
+
+def test_responses_end_at_their_own_end_and_say_when_cut_off(model_folder, pictures):
+    vlm = load(str(model_folder("nano")), device="cpu")
+    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures]
+    ends = [2, *range(4, 90)]  # so many ends that responses stop at different times
+    groups = sample(vlm, prompts, ["a", "b", "c", "d"], 4, length=16, eos=ends)
+    lengths = {len(c.ids) for group in groups for c in group}
+    assert len(lengths) > 3
+    for completion in (c for group in groups for c in group):
+        assert completion.truncated == (completion.ids[-1] not in ends)
+        assert not set(completion.ids[:-1]) & set(ends)
+        assert not completion.truncated or len(completion.ids) == 16
+    free = sample(vlm, prompts, ["a", "b", "c", "d"], 4, length=16, eos=[2])
+    for early, late in zip((c for g in groups for c in g), (c for g in free for c in g), strict=True):
+        assert late.ids[: len(early.ids)] == early.ids  # dropping finished rows does not disturb the others
+    assert isinstance(decode(vlm.processor, groups[0][0]), str)
+
+
+def test_placeholders_of_images_are_never_drawn(model_folder, pictures):
+    vlm = load(str(model_folder("qwen2_5_vl")), device="cpu")
+    with torch.no_grad():
+        vlm.model.lm_head.weight[image_placeholders(vlm.model)] *= 50
+    prompts = [encode_prompt(vlm.processor, image, "Rate.") for image in pictures]
+    drawn = {t for group in sample(vlm, prompts, list("abcd"), 6) for c in group for t in c.ids}
+    assert not drawn & set(image_placeholders(vlm.model))
+
+
+def test_draw_follows_the_distribution():
+    logits = torch.tensor([[0.2, 1.5, -1.0, 0.0]])
+    uniform = torch.from_numpy(np.linspace(0, 1, 200_000, endpoint=False))
+    token = draw(logits.expand(200_000, -1), uniform, 0.7)
+    shares = torch.bincount(token, minlength=4) / 200_000
+    torch.testing.assert_close(shares, (logits[0] / 0.7).softmax(0), atol=1e-4, rtol=0)
+    impossible = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
+    assert draw(impossible, torch.tensor([0.0], dtype=torch.float64), 1.0).tolist() == [1]
+
+
+def test_streams_depend_on_seed_key_and_number_alone():
+    code = (
+        "from visualquality.models.generate import random_streams as r; print(r(3, ['x', 'y'], 2, 2)[1, 1].tolist())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = random_streams(3, ["x", "y"], 2, 2)
+    assert other.stdout.strip() == str(here[1, 1].tolist())
+    np.testing.assert_array_equal(random_streams(3, ["y"], 5, 2)[0, :2], here[1])
+    rows = [random_streams(s, [key], 2, 3) for s in (0, 1) for key in ("x", "y")]
+    assert len({row.tobytes() for block in rows for row in block[0]}) == 8

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+from conftest import FAMILIES
+from peft import LoraConfig, get_peft_model
+
+from visualquality.errors import UserError
+from visualquality.models.encode import encode_prompt
+from visualquality.models.load import load
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_and_looks_at_the_image(family, model_folder, pictures):
+    vlm = load(str(model_folder(family)), device="cpu")
+    assert vlm.processor.tokenizer.padding_side == "left"
+    assert vlm.model.dtype == torch.float32
+    assert not vlm.model.training
+    tall, wide = (encode_prompt(vlm.processor, image, "Rate.") for image in pictures[:2])
+    assert tall["input_ids"].ndim == 1
+    assert tall["image_grid_thw"].tolist() != wide["image_grid_thw"].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pixels_can_be_bounded(family, model_folder, pictures):
+    bounded = load(str(model_folder(family)), device="cpu", max_pixels=56 * 56)
+    free = load(str(model_folder(family)), device="cpu")
+    image = pictures[0].resize((112, 84))
+    lengths = [len(encode_prompt(v.processor, image, "Rate.")["pixel_values"]) for v in (bounded, free)]
+    assert lengths[0] < lengths[1]
+
+
+@pytest.mark.parametrize("name", ["nanoo", "./nowhere", "/no/such/folder"])
+def test_unknown_names_are_told_what_there_is(name):
+    with pytest.raises(UserError, match="nano, nano-base, a folder"):
+        load(name)
+
+
+def test_a_hub_name_that_cannot_be_fetched_is_one_sentence():
+    with pytest.raises(UserError, match="someone/some-model"):
+        load("someone/some-model")
+
+
+def test_a_folder_without_a_vision_language_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load(str(tmp_path))
+
+
+def test_an_adapter_is_merged_into_the_base_it_names(model_folder, tmp_path):
+    base = load(str(model_folder("nano")), device="cpu")
+    before = base.digest
+    lora = LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj", init_lora_weights=False)
+    adapted = get_peft_model(base.model, lora)
+    adapted.peft_config["default"].base_model_name_or_path = str(model_folder("nano"))
+    adapted.save_pretrained(tmp_path)
+    merged = load(str(tmp_path), device="cpu")
+    assert merged.digest != before
+    again = adapted.merge_and_unload()
+    for (name, ours), theirs in zip(merged.model.state_dict().items(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_digest_tells_weights_apart(model_folder):
+    vlm = load(str(model_folder("nano")), device="cpu")
+    digest = vlm.digest
+    other = load(str(model_folder("nano")), device="cpu")
+    assert other.digest == digest
+    other = load(str(model_folder("nano")), device="cpu")
+    with torch.no_grad():
+        other.model.model.vision.stages[0].up.bias[0] += 1e-3
+    assert other.digest != digest

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+from torch import nn
+
+from visualquality.models.encode import collate, encode_prompt
+from visualquality.models.load import load
+from visualquality.models.nano.layout import image_tokens
+from visualquality.models.nano.modeling import CELL_WIDTH, GLOBAL_WIDTH
+from visualquality.models.nano.processor import NanoImageProcessor, target_size
+from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms, pad_same
+
+
+@pytest.fixture(scope="module")
+def nano(model_folder):
+    return load(str(model_folder("nano")), device="cpu")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 20000), (512, 512), (4000, 3000), (33, 95), (640, 427)])
+def test_every_size_fits_the_grid_and_the_token_budget(size):
+    width, height = target_size(*size, 512 * 512)
+    assert width % 32 == height % 32 == 0
+    assert width * height <= 1.2 * 512 * 512
+    tokens = image_tokens(height // 32, width // 32, cell=4, max_cells=59)
+    assert 6 <= tokens <= 64
+
+
+def test_aspect_is_kept_and_small_images_are_not_enlarged():
+    assert target_size(640, 480, 512 * 512) == (576, 448)
+    assert target_size(128, 96, 512 * 512) == (128, 96)
+
+
+def test_patches_hold_the_pixels_in_place():
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    patches, grid = NanoImageProcessor().patches(Image.fromarray(pixels))
+    assert grid == (1, 2, 3)
+    second_row_first = patches.reshape(2, 3, 3, 32, 32)[1, 0].transpose(1, 2, 0)
+    np.testing.assert_allclose(second_row_first * 128 + 127, pixels[32:, :32], atol=1e-4)
+
+
+def test_prompt_has_one_token_for_each_that_vision_gives(nano):
+    for size in ((96, 96), (96, 32), (500, 20)):
+        encoded = encode_prompt(nano.processor, picture(0, size), "Rate it.")
+        placed = int((encoded["input_ids"] == nano.model.config.image_token_id).sum())
+        features = nano.model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
+        assert placed == len(nano.model.model.vision(features))
+
+
+def test_wrong_number_of_image_tokens_is_an_error(nano):
+    encoded = encode_prompt(nano.processor, picture(0), "Rate it.")
+    encoded["input_ids"] = encoded["input_ids"][2:]
+    encoded["input_ids"][encoded["input_ids"] == nano.model.config.image_token_id] = 5
+    with pytest.raises(ValueError, match="image tokens"):
+        nano.model(**collate([encoded], 0))
+
+
+def test_remembered_features_give_the_same_logits(nano, pictures):
+    prompts = [encode_prompt(nano.processor, image, "Rate it.") for image in pictures]
+    batch = collate(prompts, 0)
+    remembered = dict(batch)
+    features = nano.model.frozen_vision_features(remembered.pop("pixel_values"), batch["image_grid_thw"])
+    assert [len(f) for f in features] == nano.model.model.feature_sizes(batch["image_grid_thw"])
+    assert (len(features[0]) - GLOBAL_WIDTH) % CELL_WIDTH == 0
+    with torch.no_grad():
+        torch.testing.assert_close(
+            nano.model(**remembered, vision_features=torch.cat(features)).logits, nano.model(**batch).logits
+        )
+
+
+def test_the_image_matters_and_its_neighbours_in_the_batch_do_not(nano, pictures):
+    prompts = [encode_prompt(nano.processor, image, "Rate it.") for image in pictures]
+    with torch.no_grad():
+        together = nano.model(**collate(prompts, 0)).logits[:, -1]
+        for prompt, logits in zip(prompts, together, strict=True):
+            torch.testing.assert_close(nano.model(**collate([prompt], 0)).logits[0, -1], logits, atol=1e-5, rtol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+def test_saved_and_loaded_is_the_same(nano, tmp_path):
+    nano.model.save_pretrained(tmp_path)
+    nano.processor.save_pretrained(tmp_path)
+    again = load(str(tmp_path), device="cpu")
+    assert again.digest == nano.digest
+    assert again.processor.image_processor.max_pixels == nano.processor.image_processor.max_pixels
+
+
+def test_folding_batch_norms_keeps_the_function():
+    """Against the unfolded network written out: convolution, batch norm, ReLU6."""
+    torch.manual_seed(0)
+    tower = Tower().double().eval()
+    shapes = {name: p.shape for name, p in tower.state_dict().items()}
+    weights, norms = {}, {}
+
+    def norm(name: str, channels: int) -> None:
+        norms[name] = nn.BatchNorm2d(channels, eps=1e-3).double().eval()
+        for tensor in (norms[name].weight, norms[name].running_var):
+            tensor.data.uniform_(0.5, 1.5)
+        for tensor in (norms[name].bias, norms[name].running_mean):
+            tensor.data.normal_(0, 0.1)
+        weights.update({f"{name}.{k}": v for k, v in norms[name].state_dict().items()})
+
+    convs = {"_conv_stem": ("stem", "_bn0"), "_conv_head": ("head", "_bn1")}
+    for i in range(sum(stage[0] for stage in STAGES)):
+        if i:
+            convs[f"_blocks.{i}._expand_conv"] = (f"blocks.{i}.expand", f"_blocks.{i}._bn0")
+        convs[f"_blocks.{i}._depthwise_conv"] = (f"blocks.{i}.depthwise", f"_blocks.{i}._bn1")
+        convs[f"_blocks.{i}._project_conv"] = (f"blocks.{i}.project", f"_blocks.{i}._bn2")
+    for old, (new, bn) in convs.items():
+        shape = shapes[f"{new}.weight"]
+        weights[f"{old}.weight"] = torch.randn(shape, dtype=torch.float64) / shape[1:].numel() ** 0.5
+        norm(bn, shape[0])
+    tower.load_state_dict(fold_batch_norms(weights))
+    x = torch.randn(1, 3, 64, 32, dtype=torch.float64)
+    for old, (new, bn) in convs.items():
+        conv: Conv = tower.get_submodule(new)
+        inputs = torch.randn(1, conv.in_channels * 1, 8, 6, dtype=torch.float64) if new != "stem" else x
+        padded = pad_same(inputs, conv.kernel_size[0], conv.stride[0])
+        plain = nn.functional.conv2d(padded, weights[f"{old}.weight"], None, conv.stride, 0, 1, conv.groups)
+        torch.testing.assert_close(conv(inputs), norms[bn](plain))
+    assert [tuple(m.shape[1:]) for m in tower(x)] == [(24, 16, 8), (40, 8, 4), (112, 4, 2), (320, 2, 1), (1280, 2, 1)]

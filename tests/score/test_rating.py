@@ -1,0 +1,82 @@
+"""Ratings: what was read, and nothing else."""
+
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from visualquality.errors import UserError
+from visualquality.score.rating import Rating, compare
+
+BY = {"model": "nano", "mode": "reasoning", "seed": 0, "seconds": 0.5}
+
+
+def response(score, reasoning=None, problem=None):
+    return SimpleNamespace(score=score, reasoning=reasoning, problem=problem)
+
+
+def rated(image: str, *scores: float) -> Rating:
+    return Rating.from_samples(image, [response(score) for score in scores], **BY)
+
+
+def test_a_rating_is_the_mean_std_and_nearest_words_of_what_could_be_read():
+    rating = Rating.from_samples(
+        "a.png",
+        [
+            response(4.7, "best"),
+            response(None, "lost", "no_answer"),
+            response(3.1, "first"),
+            response(3.2, "last"),
+        ],
+        **BY,
+    )
+    assert rating.score == 3.6667
+    assert rating.std == pytest.approx(math.sqrt(sum((x - 11 / 3) ** 2 for x in (4.7, 3.1, 3.2)) / 2))
+    assert rating.samples == (4.7, None, 3.1, 3.2)
+    assert (rating.reasoning, rating.problem) == ("last", None)
+    for one, other in ((3.1, 3.2), (3.2, 3.1), (1.1, 1.4), (2.3, 2.2)):  # equally far, but not in binary
+        answers = [response(one, "first"), response(other, "second")]
+        assert Rating.from_samples("a", answers, **BY).reasoning == "first"
+    assert rated("a", 3.0).std is None
+
+
+def test_no_readable_answer_is_no_score_and_says_why():
+    rating = Rating.from_samples("a", [response(None, "x", p) for p in ("cut_off", "no_answer", "no_answer")], **BY)
+    assert (rating.score, rating.std, rating.samples, rating.reasoning) == (None, None, (None,) * 3, None)
+    assert rating.problem == "no readable answer in 3 samples: no_answer"
+    assert Rating.failed("a", "not an image", **BY).problem == "not an image"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": math.nan},
+        {"std": math.inf},
+        {"samples": (1.0, math.nan)},
+        {"seconds": math.nan},
+        {"score": None},
+    ],
+)
+def test_a_rating_cannot_hold_a_made_up_number(change):
+    with pytest.raises(ValueError, match="a rating h"):
+        replace(rated("a", 3.0, 4.0), **change)
+    with pytest.raises(UserError, match="wrong value"):
+        Rating.from_dict(json.loads(json.dumps({**rated("a", 3.0, 4.0).to_dict(), **change})))
+
+
+def test_comparing_is_thurstones_probability():
+    a, b = rated("a", 4.0, 3.0), rated("b", 2.0, 3.0, 4.0)  # variances ½ and 1
+    assert compare(a, b) == pytest.approx(0.6584543, abs=1e-6)  # Φ(0.5 / √1.5)
+    assert compare(a, b) + compare(b, a) == pytest.approx(1)
+    assert compare(a, a) == 0.5
+    assert compare(rated("c", 3.01), rated("d", 3.0)) > 0.999999
+    with pytest.raises(UserError, match=r"x.png has no score.*not an image"):
+        compare(a, Rating.failed("x.png", "not an image", **BY))
+
+
+def test_half_a_character_from_a_server_does_not_reach_a_file():
+    rating = Rating.from_samples("a", [response(3.0, "soft \ud83d")], **BY)
+    assert rating.reasoning == "soft ?"
+    assert Rating.from_dict(json.loads(json.dumps(rating.to_dict()))) == rating

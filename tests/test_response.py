@@ -1,0 +1,156 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visualquality.errors import UserError
+from visualquality.response import Problem, Response, prompt_text, read, well_formed
+
+TABLE_1 = (
+    "You are doing the image quality assessment task. Here is the question: Rate the overall image visual quality. "
+    "The rating should be a float between 1 and 5, with 1 representing very poor quality and 5 representing excellent "
+    "quality. First output the thinking process in <think> </think> tags and then output the final answer with only "
+    "one score in <answer> </answer> tags."
+)
+RELEASED = (
+    "You are doing the image quality assessment task. Here is the question: What is your overall rating on the quality "
+    "of this picture? The rating should be a float between 1 and 5, rounded to two decimal places, with 1 representing "
+    "very poor quality and 5 representing excellent quality. Please only output the final answer with only one score "
+    "in <answer> </answer> tags."
+)
+PIECES = ["<think>", "</think>", "<answer>", "</answer>", "3.5", "3.50", "4", "9", "-1", " ", "\n", "nan", "x", "١"]
+NO_NUMBERS = [
+    "", " ", "3.", ".5", "+3.4", "3,45", "3.45/5", "3 4", "3.4.5", "about 3", "3.45 (good)", "three", "1e0", "0x3",
+    "nan", "inf", "-inf", "1_0", "٣", "３", "²", "3\x00", "--3", "3-4", "<b>3</b>", "<answer>3", "**3.45**", "(3)",
+]  # fmt: skip
+texts = st.one_of(st.text(), st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join))
+
+
+def test_prompts_to_the_letter():
+    assert prompt_text("paper") == TABLE_1
+    assert prompt_text("released", reasoning=False) == RELEASED
+    # each question and each ending is the same in both forms
+    question, think_then_answer = TABLE_1.split(" First")
+    released_question, answer_only = RELEASED.split(" Please")
+    assert prompt_text("paper", reasoning=False) == f"{question} Please{answer_only}"
+    assert prompt_text("released") == f"{released_question} First{think_then_answer}"
+    with pytest.raises(UserError, match="paper, released"):
+        prompt_text("papers")
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [("3", 3), ("3.45", 3.45), ("1", 1), ("5.00", 5), ("1.0000001", 1.0000001), ("\n 4.2\t", 4.2), ("03.50", 3.5)],
+)
+def test_numbers_that_are_read(answer, score):
+    assert read(f"<answer>{answer}</answer>") == Response(score, None, None)
+
+
+@pytest.mark.parametrize("answer", NO_NUMBERS)
+def test_answers_that_are_no_number(answer):
+    assert read(f"<answer>{answer}</answer>").problem == Problem.NOT_A_NUMBER
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", Problem.NO_ANSWER),
+        ("3.45", Problem.NO_ANSWER),
+        ("<think>Sharp.</think> 3.45", Problem.NO_ANSWER),
+        ("3.45</answer>", Problem.NO_ANSWER),
+        ("<ANSWER>3.45</ANSWER>", Problem.NO_ANSWER),
+        ("< answer>3.45</answer>", Problem.NO_ANSWER),
+        ("<think>Sharp, I would say 3.4", Problem.CUT_OFF),
+        ("<think>Sharp.</think><answer>3.4", Problem.CUT_OFF),
+        ("<answer>3.4</answ", Problem.CUT_OFF),
+        ("<answer>3.45</answer><answer>4", Problem.CUT_OFF),
+        ("<answer><answer>3</answer></answer>", Problem.NOT_A_NUMBER),
+        ("<answer>3</answer><answer>good</answer>", Problem.NOT_A_NUMBER),
+        ("<answer>3</answer> or <answer>4</answer>", Problem.ANSWERS_DISAGREE),
+        ("<think><answer>2</answer></think><answer>4</answer>", Problem.ANSWERS_DISAGREE),
+        ("<answer>3</answer><answer>9</answer>", Problem.ANSWERS_DISAGREE),
+        ("<answer>9</answer><answer>9.0</answer>", Problem.OUT_OF_RANGE),
+        ("<answer>0.99</answer>", Problem.OUT_OF_RANGE),
+        ("<answer>5.01</answer>", Problem.OUT_OF_RANGE),
+        ("<answer>-3</answer>", Problem.OUT_OF_RANGE),
+        ("<answer>85</answer>", Problem.OUT_OF_RANGE),
+        (f"<answer>{'9' * 500}</answer>", Problem.OUT_OF_RANGE),  # float() makes it inf
+    ],
+)
+def test_problems(text, problem):
+    assert read(text).problem is problem
+
+
+def test_truncation_only_explains_a_missing_answer():
+    assert read("It is rather", truncated=True).problem is Problem.CUT_OFF
+    assert read("<think>Soft.</think>", truncated=True).problem is Problem.CUT_OFF
+    assert read("<answer>3.45</answer> and so", truncated=True).score == 3.45
+    assert read("<answer>9</answer> and so", truncated=True).problem is Problem.OUT_OF_RANGE
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [
+        ("<think>\n Soft.\nNoisy. </think><answer>3</answer>", "Soft.\nNoisy."),
+        ("<think>Soft.</think><answer>bad</answer>", "Soft."),
+        ("<think>Soft and", "Soft and"),
+        ("<think>Soft. <answer>3</answer>", "Soft."),
+        ("<think></think><answer>3</answer>", ""),
+        ("Soft. <answer>3</answer>", None),
+    ],
+)
+def test_reasoning_is_kept(text, reasoning):
+    assert read(text).reasoning == reasoning
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>Soft.</think><answer>3.45</answer>", True),
+        (" \n<think>\nSoft.\n</think>\n\n<answer> 3.45 </answer>\n", True),
+        ("<think></think><answer>3</answer>", True),
+        ("<answer>3.45</answer>", False),
+        ("<answer>3.45</answer><think>Soft.</think>", False),
+        ("Well. <think>Soft.</think><answer>3.45</answer>", False),
+        ("<think>Soft.</think> so <answer>3.45</answer>", False),
+        ("<think>Soft.</think><answer>3.45</answer>.", False),
+        ("<think>Soft.</think><answer>3.45</answer><answer>3.45</answer>", False),
+        ("<think>a</think><think>b</think><answer>3.45</answer>", False),
+        ("<think>a<answer>3.45</answer></think>", False),
+        ("<think>a</think><answer>3.45", False),
+        ("<think>a</think><answer>good</answer>", False),
+        ("<think>a</think><answer>7</answer>", False),
+    ],
+)
+def test_form(text, expected):
+    assert well_formed(text) is expected
+
+
+@given(texts, st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_any_text_is_read_or_has_a_problem(text, truncated):
+    response = read(text, truncated=truncated)
+    assert (response.score is None) != (response.problem is None)
+    assert response.score is None or 1 <= response.score <= 5
+    assert read(text, truncated=truncated) == response
+    assert not well_formed(text) or response.score is not None
+    json.dumps(dataclasses.asdict(response))
+
+
+@given(st.text().filter(lambda text: "<" not in text), st.floats(1, 5))
+@settings(deadline=None, max_examples=50)
+def test_round_trip(reasoning, quality):
+    text = f"<think>{reasoning}</think><answer>{quality:.2f}</answer>"
+    assert read(text) == Response(float(f"{quality:.2f}"), reasoning.strip(), None)
+    assert read(text + text).score == read(text).score
+    assert well_formed(text)
+
+
+@pytest.mark.parametrize("unit", ["<answer>", "<answer>3</answer>", "<think>", "9", "3.", " ", "</answer><answer>"])
+def test_a_huge_response_is_read_in_linear_time(unit):
+    """Anything quadratic would take hours here."""
+    text = f"<think>{unit * 200_000}</think><answer>{unit * 200_000}</answer>"
+    read(text)
+    well_formed(text)
