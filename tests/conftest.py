@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+
 from small_models import small_nano, small_qwen
 
 FAMILIES = ("nano", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")

@@ -1,4 +1,4 @@
-"""Small random models of each family, architecture-identical to the real ones, saved to disk as the hub would have them."""
+"""Small random models of each family, architecture-identical to the real ones, saved to disk as the hub has them."""
 
 from importlib import resources
 from pathlib import Path

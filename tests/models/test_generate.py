@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
 
+from conftest import FAMILIES
 from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.generate import (
     decode,
@@ -96,9 +96,7 @@ def test_draw_follows_the_distribution():
 
 
 def test_streams_depend_on_seed_key_and_number_alone():
-    code = (
-        "from visualquality.models.generate import random_streams as r; print(r(3, ['x', 'y'], 2, 2)[1, 1].tolist())"
-    )
+    code = "from visualquality.models.generate import random_streams as r; print(r(3, ['x', 'y'], 2, 2)[1, 1].tolist())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     here = random_streams(3, ["x", "y"], 2, 2)
     assert other.stdout.strip() == str(here[1, 1].tolist())

@@ -2,9 +2,9 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES
 from peft import LoraConfig, get_peft_model
 
+from conftest import FAMILIES
 from visualquality.errors import UserError
 from visualquality.models.encode import encode_prompt
 from visualquality.models.load import load

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import picture
 from PIL import Image
 from torch import nn
 
+from conftest import picture
 from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.load import load
 from visualquality.models.nano.layout import image_tokens

@@ -49,22 +49,14 @@ THEME = {
 LIGHT = {name: light for name, (light, _) in THEME.items()}
 STROKES = [(LIGHT["blue"], "-"), (LIGHT["violet"], "--"), (LIGHT["green"], ":"), (LIGHT["orange"], "-.")]
 STYLE: dict[str, Any] = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.edgecolor": LIGHT["muted"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelcolor": LIGHT["muted"],
-    "grid.color": LIGHT["rule"],
-    "grid.linewidth": 0.6,
-    "xtick.color": LIGHT["muted"],
-    "ytick.color": LIGHT["muted"],
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), LIGHT["muted"]),
     "text.color": LIGHT["text"],
-    "text.parse_math": False,  # the name of a metric may hold a dollar sign
+    "grid.color": LIGHT["rule"],
+    "axes.grid": True,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "font.size": 8.5,
-    "legend.frameon": False,
+    "text.parse_math": False,  # the name of a metric may hold a dollar sign
+    "savefig.transparent": True,
     "svg.fonttype": "none",  # text stays text, in the font of the page
     "svg.hashsalt": "visualquality",  # ids would be random
 }
@@ -74,15 +66,8 @@ STYLE: dict[str, Any] = {
 class Prediction:
     """What a model says of one image whose true score is known.
 
-    Attributes:
-        image: the file, for the thumbnail and the name.
-        mos: the true score, on the scale of its data set.
-        score: the predicted score in [1, 5], or None where `problem` says why.
-        std: standard deviation of the samples behind `score`, or None for fewer than two.
-        reasoning: the model's words, or None.
-        problem: why there is no score, or None.
-
-    NaN and infinity are refused (`ValueError`).
+    `mos` is on the scale of its data set; `score` is in [1, 5], or None where `problem` says why; `std` is of the
+    samples behind `score`, or None for fewer than two. NaN and infinity are refused (`ValueError`).
     """
 
     image: Path
@@ -203,15 +188,12 @@ def _number(value: Any) -> float:
 
 def _pair(before: Sequence[Prediction], after: Sequence[Prediction]) -> Pairs:
     """(before, after) of each image, from the lowest true score to the highest."""
-    old, new = ({p.image: p for p in predictions} for predictions in (before, after))
+    old, new = ({(p.mos, str(p.image)): p for p in predictions} for predictions in (before, after))
     if len(old) + len(new) < len(before) + len(after):
         raise UserError("an image is predicted twice: give each image once before and once after training")
-    if alone := sorted(map(str, old.keys() ^ new.keys())):
-        raise UserError(f"{alone[0]} is predicted only before or only after training: give both")
-    for image in old:
-        if old[image].mos != new[image].mos:
-            raise UserError(f"{image} has mos {old[image].mos:g} before and {new[image].mos:g} after: give one mos")
-    return sorted(((old[image], new[image]) for image in old), key=lambda pair: (pair[0].mos, str(pair[0].image)))
+    for mos, image in sorted(old.keys() ^ new.keys()):
+        raise UserError(f"{image}, of mos {mos:g}, is predicted only before or only after training: give both")
+    return [(old[key], new[key]) for key in sorted(old)]
 
 
 def _examples(pairs: Pairs) -> Pairs:
@@ -231,8 +213,7 @@ def _thumbnail(image: Path) -> tuple[str | None, str | None]:
     except UserError as error:
         return None, str(error).replace(str(image), image.name)
     opened.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = BytesIO()
-    opened.save(buffer, "JPEG", quality=85)
+    opened.save(buffer := BytesIO(), "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), None
 
 
@@ -245,7 +226,8 @@ def _curves(metrics: Sequence[dict], window: int, labels: dict[str, str]) -> Pan
     if not drawn:
         keys = " or ".join(f"“{key}”" for key in labels)
         return Panel(None, f"Nothing to plot: no line of the metrics has a step and a number for {keys}.")
-    gaps = [f"“{key}” in {len(steps) - len(line)} of {len(steps)}" for key, line in found.items() if len(line) < len(steps)]
+    gaps = {key: len(steps) - len(line) for key, line in found.items() if len(line) < len(steps)}
+    note = ", ".join(f"“{key}” in {count} of {len(steps)}" for key, count in gaps.items())
     ends = [f"{labels[key]} {found[key][0]:.3g} at first, {found[key][-1]:.3g} at last" for key in drawn]
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(3.3, 2.3), layout="constrained")
@@ -258,13 +240,13 @@ def _curves(metrics: Sequence[dict], window: int, labels: dict[str, str]) -> Pan
         if len(labels) > 1:
             figure.legend(loc="outside upper left", ncols=3, handlelength=2.2, columnspacing=1.2)
         svg = _svg(figure, next(iter(labels)), f"Line plot over {len(steps)} training steps: {'; '.join(ends)}.")
-    return Panel(svg, f"Lines of the metrics without a number, not drawn: {', '.join(gaps)}." if gaps else "")
+    return Panel(svg, note and f"Lines of the metrics without a number, not drawn: {note}.")
 
 
 def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, window: int, **stroke: Any) -> None:
     """A line with its gaps; where there is a running mean, that boldly and the steps faintly."""
     if window == 1:
-        axes.plot(steps, values, marker="o", markersize=2.5, linewidth=1.6, **stroke)
+        axes.plot(steps, values, marker="o", markersize=2.5, linewidth=1.6, clip_on=False, **stroke)
         return
     box, known = np.ones(window), np.isfinite(values)
     total, count = np.convolve(np.where(known, values, 0), box, "same"), np.convolve(known, box, "same")
@@ -279,8 +261,8 @@ def _scatters(pairs: Pairs) -> list[Panel]:
     mos = [old.mos for old, _ in shown] or [1.0, 5.0]
     ends = [p.score + sign * (p.std or 0) for pair in shown for p in pair if p.score is not None for sign in (-1, 1)]
     limits = _widened(mos), _widened([1.0, 5.0, *ends])
-    before, after = [old for old, _ in shown], [new for _, new in shown]
-    return [_scatter("before", before, limits, "orange", "s"), _scatter("after", after, limits, "blue", "o")]
+    before = _scatter("before", [old for old, _ in shown], limits, "orange", "s")
+    return [before, _scatter("after", [new for _, new in shown], limits, "blue", "o")]
 
 
 def _widened(values: Sequence[float]) -> tuple[float, float]:
@@ -290,24 +272,23 @@ def _widened(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _scatter(name: str, predictions: Sequence[Prediction], limits: tuple[Any, Any], colour: str, marker: str) -> Panel:
-    read = [p for p in predictions if p.score is not None]
-    count = f"{len(read)} of {len(predictions)} images have a score."
+    read = [(p.mos, p.score, p.std or 0) for p in predictions if p.score is not None]  # a bar of length 0 is not seen
+    count = f"{len(read)} of these {len(predictions)} images have a score."
     if not read:
         return Panel(None, f"Nothing to plot: {count}")
-    mos, score = [p.mos for p in read], [p.score for p in read]
-    std = [p.std or 0 for p in read]  # a bar of length 0 is not seen
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(4.2, 3.1), layout="constrained")
         axes = figure.add_subplot(xlabel="true score (MOS)", ylabel="predicted score", xlim=limits[0], ylim=limits[1])
-        points = {"markersize": 3.5, "alpha": 0.8, "markeredgewidth": 0, "elinewidth": 0.7}
-        axes.errorbar(mos, score, std, fmt=marker, color=LIGHT[colour], ecolor=LIGHT["muted"], **points)
-        return Panel(_svg(figure, name, f"Scatter plot of predicted against true scores {name} training. {count}"), count)
+        mos, score, std = zip(*read, strict=True)
+        axes.errorbar(mos, score, std, fmt="none", ecolor=LIGHT["muted"], elinewidth=0.7)
+        axes.plot(mos, score, marker, color=LIGHT[colour], markersize=3.5, markeredgewidth=0, alpha=0.8)
+        svg = _svg(figure, name, f"Scatter plot of predicted against true scores {name} training. {count}")
+    return Panel(svg, count)
 
 
 def _svg(figure: Figure, name: str, alt: str) -> Markup:
     """The figure for use inside the page; `name` keeps its ids apart from those of other figures."""
-    buffer = StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer := StringIO(), format="svg")
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for colour, light in LIGHT.items():

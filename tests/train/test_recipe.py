@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from visualquality.errors import UserError
+from visualquality.train.examples import Example
+from visualquality.train.plan import plan
+from visualquality.train.recipe import read_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+MINIMAL = "model: nano\ndata:\n  - manifest: a.csv\noptimizer: {steps: 5}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_papers(tmp_path):
+    recipe = read_recipe(write(tmp_path, MINIMAL))
+    assert (recipe.rl2r.responses, recipe.rl2r.kl_weight, recipe.rl2r.clip) == (6, 0.04, 0.2)
+    assert (recipe.rl2r.temperature, recipe.rl2r.max_new_tokens, recipe.rl2r.format_weight) == (1.0, 256, 1.0)
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.images_per_device) == (1e-6, 8)
+    assert (recipe.freeze_vision, recipe.rl2r.reward) == (False, "fidelity")
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path):
+    recipe = read_recipe(write(tmp_path, MINIMAL))
+    assert recipe.data[0].manifest == tmp_path / "a.csv"
+    assert recipe.output == Path("runs/recipe")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("modle: x\n", "modle"),
+        ("rl2r: {response: 4}\n", "rl2r.response"),
+        ("rl2r: {responses: 1}\n", "rl2r.responses"),
+        ("rl2r: {reward: best}\n", "rl2r.reward"),
+        ("seed: many\n", "seed"),
+    ],
+)
+def test_every_wrong_field_is_named(tmp_path, change, named):
+    with pytest.raises(UserError, match=named):
+        read_recipe(write(tmp_path, MINIMAL + change))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        ("- a\n", "mapping"),
+        ("a: [", "not a YAML"),
+        (MINIMAL.replace("steps: 5", "steps: 5, epochs: 1"), "exactly one"),
+        (MINIMAL.replace("steps: 5", ""), "exactly one"),
+    ],
+)
+def test_what_is_no_recipe_is_said_so(tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        read_recipe(write(tmp_path, text))
+    with pytest.raises(UserError, match="no recipe"):
+        read_recipe(tmp_path / "absent.yaml")
+
+
+def test_overrides_reach_everything(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    recipe = read_recipe(
+        path, ("optimizer.epochs=2.5", "rl2r.reward=binary", "data.0.manifest=/b.csv", "lora.rank=4", "seed=7")
+    )
+    assert (recipe.optimizer.epochs, recipe.optimizer.steps) == (2.5, None)
+    assert (recipe.rl2r.reward, recipe.data[0].manifest, recipe.lora.rank, recipe.seed) == (
+        "binary",
+        Path("/b.csv"),
+        4,
+        7,
+    )
+    with pytest.raises(UserError, match="field=value"):
+        read_recipe(path, ("seed",))
+    with pytest.raises(UserError, match=r"optimizer\.speed"):
+        read_recipe(path, ("optimizer.speed=9",))
+
+
+@pytest.mark.parametrize("name", ["paper-kadid10k", "paper-kadid10k-spaq", "one-gpu-lora"])
+def test_the_shipped_recipes_read_and_plan(name):
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    sizes = {"kadid10k": 6125, "spaq": 6675} if name.endswith("spaq") else {"kadid10k": 6125}
+    examples = [
+        Example(Path("x.png"), "x", 1.0, index) for index, count in enumerate(sizes.values()) for _ in range(count)
+    ]
+    cost = plan(recipe, examples, list(sizes))
+    if name == "one-gpu-lora":
+        assert (cost.batch, cost.comparisons_a_step, cost.reference) == (32, 32 * 31 * 6, 0)
+        assert cost.memory < 24 * 2**30
+    else:
+        assert (cost.batch, cost.responses_a_step, cost.comparisons_a_step) == (128, 768, 768 * 127)
+        assert cost.steps == 10 * (48 + (53 if "spaq" in sizes else 0))
+        assert cost.weights == cost.reference > 26 * 2**30
+
+
+def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):
+    recipe = read_recipe(write(tmp_path, MINIMAL))
+    with pytest.raises(UserError, match="'few' has 3 images and a batch compares 8"):
+        plan(recipe, [Example(Path("x"), "x", 1.0, 0)] * 3, ["few"])

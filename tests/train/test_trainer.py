@@ -1,0 +1,215 @@
+"""Training on small random models.
+
+These are the contract tests of what is overridden in TRL: they fail when TRL changes underneath.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from visualquality import rl2r
+from visualquality.errors import UserError
+from visualquality.models.load import load
+from visualquality.quiet import quiet_libraries
+from visualquality.train.recipe import read_recipe
+from visualquality.train.resume import last_checkpoint, rewind
+from visualquality.train.run import train
+
+quiet_libraries()
+
+
+@pytest.fixture
+def recipe(tmp_path, model_folder, ranking_set):
+    """A function: overrides -> a recipe of four steps on a small model."""
+
+    def make(name: str = "run", family: str = "nano", **changes):
+        tree = {
+            "method": "rl2r",
+            "model": str(model_folder(family)),
+            "data": [{"manifest": str(ranking_set)}],
+            "output": str(tmp_path / name),
+            "optimizer": {"steps": 4, "images_per_device": 4, "learning_rate": 1e-3},
+            "rl2r": {"responses": 3, "max_new_tokens": 8, "kl_weight": 0.1},
+            "checkpoint_every": 2,
+            "max_pixels": 56 * 56,
+        }
+        for key, value in changes.items():
+            tree[key] = {**tree[key], **value} if isinstance(tree.get(key), dict) else value
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return read_recipe(path)
+
+    return make
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()}
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert different == []
+
+
+def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder):
+    chosen = recipe()
+    final = train(chosen)
+    metrics, samples = lines(chosen.output / "metrics.jsonl"), lines(chosen.output / "samples.jsonl")
+    assert [m["step"] for m in metrics] == [s["step"] for s in samples] == [1, 2, 3, 4]
+    for name in ("reward", "reward/fidelity", "kl", "score_std", "readable", "loss", "seconds/generate"):
+        assert all(name in m for m in metrics), name
+    assert metrics[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy starts as its reference
+    assert metrics[-1]["learning_rate"] < metrics[0]["learning_rate"]
+    assert load(str(final), device="cpu").digest  # the result loads like any model
+    for sample in samples:
+        assert len(sample["images"]) == len(sample["scores"]) == 4
+        assert len({name[:3] for name in sample["images"]}) == 1  # one data set a batch
+        assert len(sample["texts"]) == 3
+    with pytest.raises(UserError, match="already holds a run"):
+        train(chosen)
+
+
+def reward_on_a_letter(monkeypatch, letter: str = "e"):
+    """A reward that a random model can earn: how often a letter comes. Shows that the gradient has the right sign."""
+    from visualquality.train.trainer import RL2RTrainer
+
+    def advantages(self, examples, texts, truncated):
+        counts = torch.tensor([float(t.count(letter)) for t in texts]).view(len(examples), -1)
+        self._watch("letters", counts.mean().item())
+        self._watch("reward", 0.0)
+        return rl2r.advantage(counts)
+
+    monkeypatch.setattr(RL2RTrainer, "_advantages", advantages)
+
+
+def test_training_raises_what_is_rewarded_and_leaves_the_reference(recipe, monkeypatch):
+    reward_on_a_letter(monkeypatch)
+    chosen = recipe(
+        optimizer={"steps": 12, "images_per_device": 8, "learning_rate": 5e-3},
+        rl2r={"responses": 6},
+        checkpoint_every=100,
+    )
+    train(chosen)
+    metrics = lines(chosen.output / "metrics.jsonl")
+    assert metrics[-1]["letters"] > 2 * metrics[0]["letters"] + 0.5
+    assert metrics[-1]["kl"] > 0.01
+
+
+def test_accumulation_compares_all_its_images(recipe, monkeypatch):
+    seen = []
+    real = rl2r.reward
+    monkeypatch.setattr(
+        rl2r, "reward", lambda s, m, d, v: seen.append((len(s), d.unique().numel())) or real(s, m, d, v)
+    )
+    train(recipe(optimizer={"steps": 2, "images_per_device": 2, "accumulation": 4}))
+    assert seen == [(8, 1), (8, 1)]
+
+
+def test_accumulated_batches_give_the_gradient_of_one(recipe, model_folder):
+    whole = train(recipe("whole", optimizer={"steps": 1, "images_per_device": 8}))
+    parts = train(recipe("parts", optimizer={"steps": 1, "images_per_device": 2, "accumulation": 4}))
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, atol=2e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "lora"),
+    [("nano", "rl2r", False), ("nano", "sft", False), ("qwen2_5_vl", "rl2r", False), ("qwen2_5_vl", "rl2r", True)],
+)
+def test_resumed_is_uninterrupted_to_the_bit(recipe, family, method, lora, monkeypatch):
+    changes = {"family": family, "method": method, "sft": {"score_noise": 0.3}} | (
+        {"lora": {"rank": 2}} if lora else {}
+    )
+    if method == "rl2r":
+        reward_on_a_letter(monkeypatch)
+    straight = recipe("straight", **changes)
+    assert_not_trivial = train(straight)
+    stopped = recipe("stopped", **changes)
+    train(stopped)
+    # Take away what came after step 2, as if the run had been killed then.
+    import shutil
+
+    shutil.rmtree(stopped.output / "checkpoint-4")
+    shutil.rmtree(stopped.output / "final")
+    with (stopped.output / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "torn')
+    resumed = train(stopped, resume=True)
+    assert_same_weights(assert_not_trivial, resumed)
+    assert [m["step"] for m in lines(stopped.output / "metrics.jsonl")] == [1, 2, 3, 4]
+    for a, b in zip(lines(straight.output / "metrics.jsonl"), lines(stopped.output / "metrics.jsonl"), strict=True):
+        assert a["loss"] == b["loss"]
+    start = weights(Path(straight.model)) if not lora else weights(straight.output / "checkpoint-2")
+    end = weights(resumed)
+    assert any(name in end and not torch.equal(start[name], end[name]) for name in start)
+
+
+def test_resume_asks_for_the_same_recipe_and_a_checkpoint(recipe):
+    with pytest.raises(UserError, match="nothing to resume"):
+        train(recipe("none"), resume=True)
+    train(recipe("mine", method="sft"))
+    with pytest.raises(UserError, match="seed"):
+        train(recipe("mine", method="sft", seed=3), resume=True)
+
+
+def test_rewind_and_last_checkpoint(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    rewind(log, 2)
+    assert lines(log) == [{"step": 1}, {"step": 2}]
+    for step, complete in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if complete:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
+    """torchrun with gloo: the same images a batch, half on each process."""
+    one = recipe("one", optimizer={"steps": 2, "images_per_device": 4})
+    two = recipe("two", optimizer={"steps": 2, "images_per_device": 2})
+    train(one)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    run = subprocess.run(
+        [*command, "-m", "visualquality", "train", str(two.output.with_suffix(".yaml")), "--output", str(two.output)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    for a, b in zip(lines(one.output / "samples.jsonl"), lines(two.output / "samples.jsonl"), strict=True):
+        assert a["images"] == b["images"]
+        assert a["scores"] == b["scores"]
+        assert a["rewards"] == b["rewards"]
+        assert a["texts"] == b["texts"]
+    for name, value in weights(one.output / "final").items():
+        torch.testing.assert_close(weights(two.output / "final")[name], value, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_a_frozen_tower_stays_and_the_rest_learns(recipe, model_folder):
+    final = weights(train(recipe(method="sft", freeze_vision=True)))
+    start = weights(model_folder("nano"))
+    changed = {name for name in start if not torch.equal(start[name], final[name])}
+    assert not any("tower" in name for name in changed)
+    assert any("projector" in name or "stages" in name for name in changed)
+    assert any("language_model" in name for name in changed)
+
+
+def test_faults_in_the_data_are_told_before_any_work(recipe, tmp_path):
+    bad = tmp_path / "bad.csv"
+    bad.write_text("image,mos\nnone.png,3\n")
+    with pytest.raises(UserError, match=r"none\.png"):
+        train(recipe(data=[{"manifest": str(bad)}]))
