@@ -130,11 +130,9 @@ def run(name: str, model: Path, output: Path, manifests: dict[int, Path], consol
     """Stages 3 and 4: a recipe of this folder on these manifests, gone on with where it stopped."""
     if (output / "final" / "model.safetensors").exists():
         return output / "final"
-    overrides = [
-        f"model={model}",
-        f"output={output}",
-        *(f"data.{i}.manifest={p.resolve()}" for i, p in manifests.items()),
-    ]
+    where = [f"data.{i}.manifest={p.resolve()}" for i, p in manifests.items()]
+    images = [f"data.{i}.images={p.resolve().parent / 'images'}" for i, p in manifests.items() if p.name == "train.csv"]
+    overrides = [f"model={model}", f"output={output}", *where, *images]
     recipe = read_recipe(HERE / name, tuple(overrides))
     return train(recipe, resume=last_checkpoint(output) is not None, console=console)
 

@@ -234,13 +234,14 @@ class RL2RTrainer(GRPOTrainer):
 
     def _watch_rewards(self, scores: Tensor, ranking: Tensor, formed: Tensor, rewards: Tensor, dataset: str) -> None:
         mean, variance = rl2r.sample_moments(scores)
+        several = (~scores.isnan()).sum(1) > 1  # one readable answer has no spread
         self._watch("reward", rewards.mean().item())
         self._watch(f"reward/{self.settings.reward}", ranking.mean().item())
         self._watch("reward/format", formed.double().mean().item())
         self._watch("reward_std", rewards.std(1).mean().item())
         self._watch("readable", 1 - scores.isnan().double().mean().item())
         self._watch("score_mean", mean.nanmean().item())
-        self._watch("score_std", variance.sqrt().nanmean().item())
+        self._watch("score_std", variance[several].sqrt().mean().item())
         self._last_dataset = dataset
 
     def _write_samples(self, examples: list[Example], scores: Tensor, rewards: Tensor, texts: list[str]) -> None:

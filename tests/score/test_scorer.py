@@ -1,0 +1,99 @@
+"""With the embedded model, which answers readably."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from conftest import picture
+from visualquality import Scorer, UserError
+from visualquality.data.distort import distort
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return Scorer("nano", samples=3, seed=1)
+
+
+def test_a_rating_holds_what_it_promises(scorer):
+    rating = scorer(picture(0, (160, 128)))
+    assert 1 <= rating.score <= 5
+    assert rating.score == pytest.approx(np.mean([s for s in rating.samples if s is not None]), abs=1e-4)
+    assert len(rating.samples) == 3
+    assert rating.reasoning
+    assert rating.problem is None
+
+
+def test_same_image_same_seed_same_score_in_any_batch(scorer, tmp_path):
+    images = [picture(i, size) for i, size in enumerate([(160, 128), (64, 300), (224, 224), (100, 90), (96, 40)])]
+    path = tmp_path / "saved.png"
+    images[2].save(path)
+    alone = scorer(str(path))
+    array = scorer(np.asarray(images[2]))
+    together = scorer(images)
+    assert alone.samples == array.samples == together[2].samples
+    assert alone.reasoning == together[2].reasoning
+    assert Scorer("nano", samples=2, seed=1)(images[2]).samples == alone.samples[:2]
+    assert Scorer("nano", samples=3, seed=2)(images[2]).samples != alone.samples
+
+
+def test_a_bad_image_is_a_problem_and_the_others_are_scored(scorer, tmp_path):
+    (tmp_path / "not.jpg").write_text("hello")
+    good = picture(1, (96, 96))
+    ratings = scorer([good, str(tmp_path / "not.jpg"), str(tmp_path / "absent.png"), good])
+    assert [r.score is None for r in ratings] == [False, True, True, False]
+    assert "not.jpg" in ratings[1].problem
+    assert "absent.png" in ratings[2].problem
+    assert ratings[0].samples == ratings[3].samples
+
+
+def test_direct_mode_answers_without_words():
+    rating = Scorer("nano", mode="direct", samples=2)(picture(0, (128, 128)))
+    assert rating.mode == "direct"
+    assert rating.reasoning is None
+
+
+def test_worse_pictures_score_worse(scorer):
+    """On a photo-like picture, a strong distortion of four kinds is seen."""
+    import skimage
+
+    from visualquality.data.images import open_image
+
+    photo = open_image(f"{skimage.__path__[0]}/data/astronaut.png")
+    worse = [distort(photo, family, 5, 0) for family in ("gaussian_blur", "jpeg", "white_noise", "pixelate")]
+    clean, *scores = [r.score for r in scorer([photo, *worse])]
+    assert all(score < clean - 0.5 for score in scores)
+
+
+def test_an_unreadable_answer_is_a_problem_not_a_number(model_folder):
+    """An untrained model babbles: no score comes of it."""
+    rating = Scorer(str(model_folder("nano")), samples=4, max_new_tokens=8)(picture(0))
+    assert rating.score is None
+    assert rating.samples == (None,) * 4
+    assert rating.problem.startswith("no readable answer in 4 samples")
+
+
+def test_settings_tell_runs_apart(scorer):
+    header = scorer.settings()
+    assert header["model"] == "nano"
+    assert {"weights", "prompt", "mode", "samples", "seed", "version"} <= header.keys()
+    assert header != Scorer("nano", samples=3, seed=2).settings()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mode": "guess"}, {"samples": 0}, {"temperature": -1}, {"temperature": float("nan")}]
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(UserError):
+        Scorer("nano", **wrong)
+
+
+def test_odd_images_are_scored(scorer):
+    odd = [
+        Image.new("RGB", (1, 1)),
+        Image.new("L", (40, 2000), 128),
+        Image.new("RGBA", (64, 64), (255, 0, 0, 0)),
+        picture(0).filter(ImageFilter.GaussianBlur(9)).convert("CMYK"),
+        np.zeros((30, 30), dtype=np.uint8),
+    ]
+    assert all(r.score is None or 1 <= r.score <= 5 for r in scorer(odd))
+    assert sum(r.score is not None for r in scorer(odd)) >= 4
