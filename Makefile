@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test lint format clean
 
 install: $(VENV)/installed
 

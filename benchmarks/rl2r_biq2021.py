@@ -23,12 +23,12 @@ from rich.table import Table
 from visualquality.data.manifest import Manifest
 from visualquality.evaluate.correlation import agreement
 from visualquality.evaluate.report import read_metrics
+from visualquality.models.load import load
 from visualquality.quiet import quiet_libraries
 from visualquality.score.batch import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe
-from visualquality.train.resume import last_checkpoint
 from visualquality.train.run import FINAL, train
 
 mpl.use("Agg")
@@ -71,8 +71,8 @@ def run_seed(seed: int, data: Path, work: Path, base: str, console: Console) -> 
     if not (output / FINAL / "model.safetensors").exists():
         folder = (data / "biq2021").resolve()
         where = (f"data.0.manifest={folder / 'train.csv'}", f"data.0.images={folder / 'images'}")
-        overrides = (f"seed={seed}", f"output={output}", f"model={base}", *where)
-        train(read_recipe(RECIPE, overrides), resume=last_checkpoint(output) is not None, console=console)
+        overrides = (f"seed={seed}", f"model={base}", *where)
+        train(read_recipe(RECIPE, overrides, output), resume=(output / "recipe.yaml").exists(), console=console)
     return output
 
 
@@ -161,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = {
             "machine": f"{os.cpu_count()} CPU cores, no GPU, {platform.system()}, Python {platform.python_version()}",
             "command": "python benchmarks/rl2r_biq2021.py --data FOLDER --json benchmarks/results/rl2r_biq2021.json",
+            "base_weights": load(args.base, device="cpu").digest,
             "recipe": RECIPE.name,
             "base": before,
             "rows": rows,

@@ -11,6 +11,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import skimage
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,7 @@ from visualquality.evaluate.correlation import plcc, srcc
 from visualquality.evaluate.report import Prediction, SummaryRow, read_metrics, write_training_report
 from visualquality.quiet import quiet_libraries
 from visualquality.score.batch import score_all
+from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
@@ -41,8 +43,12 @@ def show_scores(console: Console) -> None:
     scorer = Scorer("nano")
     table = Table("photo", "score", "std", "reason", show_lines=True)
     for rating in scorer.rate([PHOTOS / name for name in SHOWN]):
-        table.add_row(Path(rating.image).name, f"{rating.score:.2f}", f"{rating.std:.2f}", rating.reasoning)
+        table.add_row(Path(rating.image).name, number(rating.score), number(rating.std), rating.reasoning)
     console.print(table)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def ranking_set(names: tuple[str, ...], folder: Path) -> Path:
@@ -50,25 +56,28 @@ def ranking_set(names: tuple[str, ...], folder: Path) -> Path:
     return build_set([PHOTOS / name for name in names], folder, per_reference=COPIES, seed=0, workers=2)
 
 
-def predict(model: str, rows: tuple[Row, ...], console: Console) -> list[Prediction]:
-    ratings = score_all(Scorer(model), [str(row.image) for row in rows], console=console)
+def predict(model: str, rows: tuple[Row, ...], console: Console) -> list[Rating]:
+    return list(score_all(Scorer(model), [str(row.image) for row in rows], console=console))
+
+
+def predictions(rows: tuple[Row, ...], ratings: list[Rating]) -> list[Prediction]:
     return [
         Prediction(row.image, row.mos, r.score, r.std, r.reasoning, r.problem)
         for row, r in zip(rows, ratings, strict=True)
     ]
 
 
-def summarise(name: str, predictions: list[Prediction]) -> SummaryRow:
-    read = [p for p in predictions if p.score is not None]
-    scores, mos = [p.score for p in read], [p.mos for p in read]
-    spread = [p.std for p in read if p.std is not None]
+def summarise(name: str, rows: tuple[Row, ...], ratings: list[Rating]) -> SummaryRow:
+    scored = [(r.score, row.mos) for row, r in zip(rows, ratings, strict=True) if r.score is not None]
+    scores, mos = [pair[0] for pair in scored], [pair[1] for pair in scored]
+    answers = [sample for r in ratings for sample in r.samples]
     return SummaryRow(
         name=name,
-        n=len(predictions),
+        n=len(ratings),
         srcc=srcc(scores, mos),
         plcc=plcc(scores, mos),
-        mean_std=sum(spread) / len(spread),
-        readable=len(read) / len(predictions),
+        mean_std=float(np.mean([r.std for r in ratings if r.std is not None])),
+        readable=sum(answer is not None for answer in answers) / len(answers),
     )
 
 
@@ -92,11 +101,11 @@ def main() -> None:
     before = predict("nano-base", held_out, console)
     run = output / "rl2r"
     shutil.rmtree(run, ignore_errors=True)
-    final = train(read_recipe(RECIPE, (f"output={run}", f"data.0.manifest={training.resolve()}")), console=console)
+    final = train(read_recipe(RECIPE, (f"data.0.manifest={training.resolve()}",), run), console=console)
 
     console.rule("4. Held-out photos, before and after")
     after = predict(str(final), held_out, console)
-    summary = [summarise("before RL2R", before), summarise("after RL2R", after)]
+    summary = [summarise("before RL2R", held_out, before), summarise("after RL2R", held_out, after)]
     table = Table("", "SRCC", "PLCC", "mean std over K", "readable", title=f"{len(held_out)} images of held-out photos")
     for row in summary:
         table.add_row(row.name, f"{row.srcc:.3f}", f"{row.plcc:.3f}", f"{row.mean_std:.3f}", f"{row.readable:.1%}")
@@ -106,8 +115,8 @@ def main() -> None:
         report,
         title="RL2R in some minutes",
         metrics=read_metrics(run / "metrics.jsonl"),
-        before=before,
-        after=after,
+        before=predictions(held_out, before),
+        after=predictions(held_out, after),
         summary=summary,
         notes=[
             f"Trained on {len(TRAINED_ON)} photos of scikit-image, tested on {len(HELD_OUT)} others.",

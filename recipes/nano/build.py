@@ -36,7 +36,6 @@ from visualquality.models.nano.modeling import CELL_WIDTH, GLOBAL_WIDTH, STAGE_W
 from visualquality.models.nano.tower import fold_batch_norms
 from visualquality.response import prompt_text
 from visualquality.train.recipe import read_recipe
-from visualquality.train.resume import last_checkpoint
 from visualquality.train.run import train
 from visualquality.train.sft import target_text
 
@@ -132,9 +131,8 @@ def run(name: str, model: Path, output: Path, manifests: dict[int, Path], consol
         return output / "final"
     where = [f"data.{i}.manifest={p.resolve()}" for i, p in manifests.items()]
     images = [f"data.{i}.images={p.resolve().parent / 'images'}" for i, p in manifests.items() if p.name == "train.csv"]
-    overrides = [f"model={model}", f"output={output}", *where, *images]
-    recipe = read_recipe(HERE / name, tuple(overrides))
-    return train(recipe, resume=last_checkpoint(output) is not None, console=console)
+    recipe = read_recipe(HERE / name, (f"model={model}", *where, *images), output)
+    return train(recipe, resume=(output / "recipe.yaml").exists(), console=console)
 
 
 def export(base: Path, nano: Path, console: Console) -> None:

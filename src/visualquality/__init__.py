@@ -1,5 +1,6 @@
 """Image quality scores with reasons: RL2R (VisualQuality-R1) training, scoring and evaluation."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from .score.scorer import Scorer
 
 __all__ = ["Rating", "Scorer", "UserError", "compare"]
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told who trains or scores what
 
 _HOMES = {"Rating": "score.rating", "Scorer": "score.scorer", "UserError": "errors", "compare": "score.rating"}
 

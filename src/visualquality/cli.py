@@ -1,6 +1,7 @@
 """The command line: it parses, calls and prints."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda w
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(on_stop: str = "nothing was kept") -> Iterator[None]:
     """What the user can mend is one sentence and status 2; Ctrl-C is status 130."""
     try:
         yield
@@ -40,7 +41,7 @@ def _errors() -> Iterator[None]:
         err.print(Text(f"error: {error}", style="red"))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        err.print("stopped; what is done is kept, and the same command goes on")
+        err.print(f"stopped; {on_stop}")
         raise typer.Exit(130) from None
 
 
@@ -75,7 +76,7 @@ def score(
 
     The exit status is 1 if any image could not be scored.
     """
-    with _errors():
+    with _errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
         from .data.images import find_images
         from .score.batch import score_all
         from .score.store import export, journal_path
@@ -121,13 +122,17 @@ def compare(
     mode: ModeOption = "reason",
     samples: Samples = 6,
     seed: Seed = 0,
+    prompt: Prompt = None,
+    max_pixels: MaxPixels = None,
     device: Device = None,
 ) -> None:
     """Probability that A looks better than B, by Thurstone's model on their scores."""
     with _errors():
         from .score.rating import compare as thurstone
 
-        scorer = _scorer(model=model, mode=mode, samples=samples, seed=seed, device=device)
+        scorer = _scorer(
+            model=model, mode=mode, samples=samples, seed=seed, prompt=prompt, max_pixels=max_pixels, device=device
+        )
         first, second = scorer.rate([str(a), str(b)])
         probability = thurstone(first, second)
         out.print(_ratings_table([first, second]))
@@ -141,7 +146,9 @@ def rank(
     mode: ModeOption = "reason",
     samples: Samples = 6,
     seed: Seed = 0,
+    prompt: Prompt = None,
     batch: Batch = 8,
+    max_pixels: MaxPixels = None,
     device: Device = None,
 ) -> None:
     """Order images from the best to the worst."""
@@ -150,7 +157,16 @@ def rank(
         from .score.batch import score_all
 
         images = [str(path) for path in find_images(paths)]
-        scorer = _scorer(model=model, mode=mode, samples=samples, seed=seed, batch=batch, device=device)
+        scorer = _scorer(
+            model=model,
+            mode=mode,
+            samples=samples,
+            seed=seed,
+            prompt=prompt,
+            batch=batch,
+            max_pixels=max_pixels,
+            device=device,
+        )
         ratings = list(score_all(scorer, images, console=err))
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))
@@ -176,11 +192,13 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
-    with _errors():
+    with _errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
         from .data.manifest import read_manifests
         from .evaluate.correlation import average, table
         from .evaluate.evaluate import evaluate_model, evaluate_scores
 
+        if output is not None and output.suffix != ".jsonl":
+            raise UserError(f"{output} must end in .jsonl")
         manifest = read_manifests([*data, *(more or [])])
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)
@@ -216,14 +234,13 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
 ) -> None:
     """Train a model on rated images, by RL2R or supervised."""
-    with _errors():
+    with _errors("add --resume to go on from the last checkpoint"):
         from .quiet import quiet_libraries
 
         quiet_libraries()
         from .train.recipe import read_recipe
 
-        overrides = tuple(override or ()) + (() if output is None else (f"output={output}",))
-        read = read_recipe(recipe, overrides)
+        read = read_recipe(recipe, tuple(override or ()), output)
         if dry_run:
             from .train.examples import read_examples
             from .train.plan import plan, plan_table
@@ -233,8 +250,9 @@ def train(
         from .train.run import train as run
 
         final = run(read, resume=resume, console=err)
-        out.print(f"trained model: {final}")
-        out.print(f"score with it: visualquality score --model {final} PHOTO")
+        if os.environ.get("RANK", "0") == "0":
+            out.print(f"trained model: {final}")
+            out.print(f"score with it: visualquality score --model {final} PHOTO")
 
 
 def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:

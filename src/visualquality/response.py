@@ -13,6 +13,7 @@ from visualquality.errors import UserError
 LOWEST, HIGHEST = 1.0, 5.0  # the scale that every prompt asks for, both ends included
 
 PromptName = Literal["paper", "released"]
+PROMPTS: tuple[PromptName, ...] = ("paper", "released")
 
 _QUESTIONS: dict[str, str] = {
     "paper": (

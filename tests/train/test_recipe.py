@@ -96,9 +96,10 @@ def test_the_shipped_recipes_read_and_plan(name):
         assert (cost.batch, cost.responses_a_step, cost.comparisons_a_step) == (128, 768, 768 * 127)
         assert cost.steps == 10 * (48 + (53 if "spaq" in sizes else 0))
         assert cost.weights == cost.reference > 26 * 2**30
+        assert recipe.max_pixels == 1280 * 28 * 28
 
 
 def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):
     recipe = read_recipe(write(tmp_path, MINIMAL))
-    with pytest.raises(UserError, match="'few' has 3 images and a batch compares 8"):
+    with pytest.raises(UserError, match="'few' has 3 images and a batch is 8"):
         plan(recipe, [Example(Path("x"), "x", 1.0, 0)] * 3, ["few"])

@@ -56,45 +56,52 @@ def sample_completions(
     temperature: float,
     eos_token_ids: Sequence[int],
 ) -> list[list[Completion]]:
-    """K completions of each of B prompts (`collate`d), of at most `length` tokens."""
+    """K completions of each of B prompts (`collate`d), of at most `length` tokens.
+
+    An image stays one row: its prompt is in the cache once, and a step appends K tokens, one for each response, that
+    see the prompt and their own response only.
+    """
     batch, k, length = uniforms.shape
     device = prompts["input_ids"].device
-    uniform = torch.from_numpy(uniforms.reshape(batch * k, length)).to(device)
+    uniform = torch.from_numpy(uniforms).to(device)
     eos = torch.tensor(sorted(set(eos_token_ids)), device=device)
     placeholders = image_placeholders(model)
     positions, start = prompt_positions(model, prompts)
     prefill = model(**prompts, position_ids=positions, use_cache=True, logits_to_keep=1)
     cache = prefill.past_key_values
-    cache.batch_repeat_interleave(k)
-    logits = prefill.logits[:, -1].repeat_interleave(k, 0)
-    mask = prompts["attention_mask"].repeat_interleave(k, 0)
-    start = start.repeat_interleave(k)
-    alive = torch.arange(batch * k, device=device)  # which completion each row of the cache is
-    tokens: list[list[int]] = [[] for _ in range(batch * k)]
-    ended = [False] * (batch * k)
+    logits = prefill.logits[:, -1:].expand(-1, k, -1)
+    seen = prompts["attention_mask"].bool()[:, None].expand(-1, k, -1)
+    own = torch.eye(k, dtype=torch.bool, device=device)
+    rows = torch.arange(batch, device=device)  # which image each row of the cache is
+    ended = torch.zeros(batch, k, dtype=torch.bool, device=device)
+    tokens: list[list[list[int]]] = [[[] for _ in range(k)] for _ in range(batch)]
     for step in range(length):
-        logits[:, placeholders] = -torch.inf
-        token = draw(logits, uniform[alive, step], temperature)
-        done = torch.isin(token, eos)
-        for row, value, finished in zip(alive.tolist(), token.tolist(), done.tolist(), strict=True):
-            tokens[row].append(value)
-            ended[row] = finished
-        if step + 1 == length or bool(done.all()):
+        logits = logits.clone()
+        logits[..., placeholders] = -torch.inf
+        token = draw(logits.flatten(0, 1), uniform[rows, :, step].flatten(), temperature).view(-1, k)
+        for row, values, over in zip(rows.tolist(), token.tolist(), ended[rows].tolist(), strict=True):
+            for index in range(k):
+                if not over[index]:
+                    tokens[row][index].append(values[index])
+        ended[rows] |= torch.isin(token, eos)
+        going = (~ended[rows].all(1)).nonzero()[:, 0]
+        if step + 1 == length or len(going) == 0:
             break
-        if bool(done.any()):
-            keep = (~done).nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            alive, token, mask, start = alive[keep], token[keep], mask[keep], start[keep]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        if len(going) < len(rows):
+            cache.batch_select_indices(going)
+            rows, token, seen, start = rows[going], token[going], seen[going], start[going]
+        seen = torch.cat([seen, own.expand(len(rows), -1, -1)], -1)
         logits = model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=completion_positions(positions, start + step, 1),
+            input_ids=token,
+            attention_mask=seen[:, None],
+            position_ids=completion_positions(positions, start + step, 1).expand(*positions.shape[:-2], len(rows), k),
             past_key_values=cache,
             use_cache=True,
-        ).logits[:, -1]
-    flat = [Completion(tuple(ids), not end) for ids, end in zip(tokens, ended, strict=True)]
-    return [flat[i * k : (i + 1) * k] for i in range(batch)]
+        ).logits
+    return [
+        [Completion(tuple(ids), not over) for ids, over in zip(group, flags, strict=True)]
+        for group, flags in zip(tokens, ended.tolist(), strict=True)
+    ]
 
 
 def image_placeholders(model: PreTrainedModel) -> list[int]:

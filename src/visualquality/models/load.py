@@ -10,28 +10,38 @@ import torch
 import xxhash
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    Qwen2VLImageProcessorPil,
+)
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError
+from ..response import PromptName
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, NanoProcessor
 from .qwen import QWEN_VL, ImageOnlyQwenVLProcessor
 
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
 EMBEDDED_NAMES = ("nano", "nano-base")
 ADAPTER = "adapter_config.json"
+TRAINED_WITH = "visualquality.json"  # in a trained model's folder: the prompt
 
 
 @dataclass
 class VisionLanguageModel:
     """A model with its processor.
 
-    `processor` pads on the left. `name` is what the user called it.
+    `processor` pads on the left. `name` is what the user called it. `prompt` is the one that it was trained with, where
+    its folder says so.
     """
 
     name: str
     model: PreTrainedModel
     processor: ProcessorMixin
+    prompt: PromptName | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -45,14 +55,15 @@ def load(
     """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
 
     `device`: "cuda" where there is one, else "cpu". `dtype`: "auto" is bfloat16 on CUDA and float32 on a CPU, where
-    bfloat16 is slower. `max_pixels`: a bound on the pixels that the model sees of one image; larger ones are resized.
+    bfloat16 is slower; nano is always float32, since its statistics would lose their last digits. `max_pixels`: a bound
+    on the pixels that the model sees of one image; larger ones are resized.
     A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
     Raises UserError where there is no such model or it cannot look at images.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch_dtype = _dtype(dtype, device)
     if name in EMBEDDED_NAMES:
-        model, processor = _embedded(name, torch_dtype)
+        model, processor = _embedded(name)
     elif (Path(name) / ADAPTER).is_file():
         model, processor = _with_adapter(Path(name), torch_dtype)
     else:
@@ -61,7 +72,7 @@ def load(
     if max_pixels is not None:
         _bound_pixels(processor, max_pixels)
     _move(model, device=device)
-    return VisionLanguageModel(name, model.eval(), processor)
+    return VisionLanguageModel(name, model.eval(), processor, _trained_prompt(Path(name)))
 
 
 def _move(model: Any, **where: Any) -> None:
@@ -77,13 +88,13 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def _embedded(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The tower is one file, shared; each of the two models adds its projector and decoder."""
     model = NanoForConditionalGeneration(NanoConfig.from_pretrained(EMBEDDED))
     state = {f"model.vision.tower.{k}": v for k, v in load_file(EMBEDDED / "tower.safetensors").items()}
     state |= load_file(EMBEDDED / f"{name}.safetensors")
     model.load_state_dict(state | {"lm_head.weight": state["model.language_model.embed_tokens.weight"]})
-    _move(model, dtype=dtype)
+    _move(model, dtype=torch.float32)
     return model, NanoProcessor.from_pretrained(EMBEDDED)
 
 
@@ -96,22 +107,46 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
     try:
         config = AutoConfig.from_pretrained(name)
         processor = _processor(name, config.model_type)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+        if config.model_type == NanoConfig.model_type:
+            dtype = torch.float32
+        model = load_strictly(AutoModelForImageTextToText, name, dtype=dtype, attn_implementation="sdpa")
+    except UserError:
+        raise
     except OSError as error:
         first = str(error).splitlines()[0]
         raise UserError(f"the model {name!r} could not be read or fetched: {first}") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, ImportError) as error:
         raise UserError(
             f"{name!r} is not a vision-language model that this can load: {str(error).splitlines()[0]}"
         ) from error
     return model, processor
 
 
+def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
+    """`from_pretrained` that refuses a file with a weight too few or too many.
+
+    transformers gives missing weights random values and says so in a log line only.
+    """
+    model, info = kind.from_pretrained(name, output_loading_info=True, **kwargs)
+    wrong = [str(key) for group in ("missing_keys", "mismatched_keys", "unexpected_keys") for key in info[group]]
+    if wrong:
+        others = f" and {len(wrong) - 1} more" * (len(wrong) > 1)
+        raise UserError(f"{name}: its weights do not fit its configuration ({wrong[0]}{others}): get the folder again")
+    return model
+
+
+def _trained_prompt(folder: Path) -> PromptName | None:
+    record = folder / TRAINED_WITH
+    return json.loads(record.read_text())["prompt"] if record.is_file() else None
+
+
 def _processor(name: str, model_type: str) -> ProcessorMixin:
     if model_type == NanoConfig.model_type:
         return NanoProcessor.from_pretrained(name)
     if model_type in QWEN_VL:
-        return ImageOnlyQwenVLProcessor.from_pretrained(name)
+        processor = ImageOnlyQwenVLProcessor.from_pretrained(name)
+        processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)  # whatever else is installed
+        return processor
     processor = AutoProcessor.from_pretrained(name)
     if not isinstance(processor, ProcessorMixin):
         raise UserError(f"{name!r} ({model_type}) has no processor for images here; its processor may need torchvision")
@@ -124,7 +159,9 @@ def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
     if not base:
         raise UserError(f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)")
-    model, processor = _embedded(base, dtype) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
+    model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
+    if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
+        processor = _processor(str(folder), model.config.model_type)
     return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
 
 

@@ -29,7 +29,8 @@ def score_all(
     """
     store = nullcontext() if journal is None else ResultStore(journal, scorer.settings())
     with store as opened, _progress(console) as progress:
-        before = {} if journal is None else {r.image: r for r in read_ratings(journal) if r.image in set(images)}
+        wanted = set(images)
+        before = {} if journal is None else {r.image: r for r in read_ratings(journal) if r.image in wanted}
         todo = [image for image in images if image not in before]
         if before:
             console.print(f"{len(before)} of {len(images)} images are in {journal} already")

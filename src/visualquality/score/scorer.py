@@ -30,8 +30,9 @@ class Scorer:
 
     mode: "reason" thinks in words before it answers; "direct" answers at once. Every answer is drawn at the model's own
     temperature of 1 from a random stream that depends on the image's pixels, the seed and the sample's number alone, so
-    the same image and seed give the same score whatever other images are scored with it (to within the rounding of
-    floating-point sums, which would have to fall on the boundary between two tokens).
+    the same image and seed give the same score whatever other images are scored with it. In float32 that holds but for
+    a rounding that falls just between two tokens; in bfloat16, the default on CUDA, batches of another make-up round
+    differently: score with `batch=1` or float32 where it must be exact.
 
     >>> scorer = Scorer("nano", samples=2)                                    # doctest: +SKIP
     >>> scorer("photo.jpg").score                                             # doctest: +SKIP
@@ -53,7 +54,8 @@ class Scorer:
         dtype: str = "auto",
         max_pixels: int | None = None,
     ):
-        """`prompt`: "released" for the weights that the paper's authors published, else "paper", unless given.
+        """`prompt`: by default the one that the model was trained with: what its folder says, "released" for the
+        weights that the paper's authors published, else "paper".
 
         `batch`: images at a time. `max_pixels`: bound on the pixels the model sees of an image. Raises UserError for
         a model, mode or number that cannot be.
@@ -72,7 +74,8 @@ class Scorer:
             temperature,
             batch,
         )
-        self.prompt = prompt or default_prompt(self.vlm.name)
+        self.prompt = prompt or self.vlm.prompt or default_prompt(self.vlm.name)
+        self.max_pixels = max_pixels
         self.question = response.prompt_text(self.prompt, mode == "reason")
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS[mode]
         self.eos = eos_token_ids(self.vlm.model, self.vlm.processor)
@@ -100,6 +103,8 @@ class Scorer:
             "seed": self.seed,
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
+            "max_pixels": self.max_pixels,
+            "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
             "version": version("visualquality"),
         }
 

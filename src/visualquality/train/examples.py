@@ -1,5 +1,6 @@
 """What a trainer trains on: rated images, and each one's prompt in the model's tensors."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 
 from ..data.images import open_image
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, Row
+from ..data.sampler import OneDatasetBatches
+from ..data.split import split
 from ..errors import UserError
 from ..models.encode import Encoded, encode_prompt
 from ..models.load import VisionLanguageModel
-from .recipe import Recipe
+from .recipe import DataSource, Recipe
 
 
 @dataclass(frozen=True)
@@ -35,47 +38,89 @@ def read_examples(recipe: Recipe) -> tuple[list[Example], list[str]]:
     names: list[str] = []
     examples: list[Example] = []
     for source in recipe.data:
-        manifest = Manifest.read(source.manifest, columns=source.columns, images=source.images)
-        if source.split is not None:
-            manifest = manifest.subset(source.split)
-            if not manifest.rows:
-                raise UserError(f"{source.manifest} has no row of split {source.split!r}")
-        for row in manifest.rows:
+        rows = _rows(source)
+        mos = _mos(source, rows, on_1_to_5=recipe.method == "sft" or recipe.rl2r.reward == "absolute")
+        for number, (row, value) in enumerate(zip(rows, mos, strict=True)):
             if row.dataset not in names:
                 names.append(row.dataset)
-            mos = row.mos
-            if source.mos_range is not None:
-                low, high = source.mos_range
-                mos = 1 + 4 * (mos - low) / (high - low)
-            examples.append(
-                Example(row.image, f"{row.dataset}/{row.image.name}", mos, names.index(row.dataset), row.reasoning)
-            )
+            # The same wherever the files are, and different for any two images of a data set.
+            key = f"{row.dataset}/{number}/{row.image.name}"
+            examples.append(Example(row.image, key, value, names.index(row.dataset), row.reasoning))
+    twice = [path for path, count in Counter(e.path for e in examples).items() if count > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is in two manifests of the recipe ({len(twice)} such images): leave one out")
     return examples, names
+
+
+def _rows(source: DataSource) -> tuple[Row, ...]:
+    manifest = Manifest.read(source.manifest, columns=source.columns, images=source.images)
+    if source.split is None:
+        return manifest.rows
+    if all(row.split is None for row in manifest.rows):
+        if source.split_seed is None:
+            raise UserError(f"{source.manifest} names no splits: add a column split, or give split_seed in the recipe")
+        manifest = split(manifest, seed=source.split_seed)
+    part = manifest.subset(source.split).rows
+    if not part:
+        raise UserError(f"{source.manifest} has no row of split {source.split!r}")
+    return part
+
+
+def _mos(source: DataSource, rows: Sequence[Row], *, on_1_to_5: bool) -> list[float]:
+    """MOS as they are, or taken to [1, 5] by `mos_range`."""
+    mos = [row.mos for row in rows]
+    if source.mos_range is not None:
+        low, high = source.mos_range
+        mos = [1 + 4 * (value - low) / (high - low) for value in mos]
+    if on_1_to_5 and not (min(mos) >= 1 and max(mos) <= 5):
+        raise UserError(
+            f"{source.manifest}: MOS run from {min(mos):g} to {max(mos):g}, and this method learns scores from 1 to 5: "
+            "give mos_range: [lowest, highest] of the scale"
+        )
+    return mos
+
+
+def run_order(
+    examples: Sequence[Example], names: Sequence[str], *, method: str, batch: int, repeat: int, steps: int, seed: int
+) -> list[tuple[int, int]]:
+    """(example, visit) in the order of the whole run, `steps` batches long, each `repeat` times in a row.
+
+    Laid out beforehand, so that a run that resumes, on one process or several, sees what it would have seen.
+    For RL2R a batch is of one data set.
+    """
+    groups = [names[e.dataset] for e in examples] if method == "rl2r" else ["all"] * len(examples)
+    sampler = OneDatasetBatches(groups, batch, seed=seed, repeat=repeat)
+    order: list[tuple[int, int]] = []
+    while len(order) < steps * batch * repeat:
+        order += [(row, sampler.epoch) for row in sampler]
+        sampler.set_epoch(sampler.epoch + 1)
+    return order[: steps * batch * repeat]
 
 
 class PromptEncoder:
     """Turns paths into prompts in the model's tensors.
 
     Where the model's vision is frozen and can be remembered (`frozen_vision_features`), each image goes through it once
-    and is remembered: about 80 kB an image for `nano`.
+    and is remembered with its question: about 80 kB an image for `nano`.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, question: str, *, remember: bool):
-        self.vlm, self.question = vlm, question
+    def __init__(self, vlm: VisionLanguageModel, *, remember: bool):
+        self.vlm = vlm
         self.remember = remember and hasattr(vlm.model, "frozen_vision_features")
-        self.memory: dict[Path, Encoded] = {}
+        self.memory: dict[tuple[Path, str], Encoded] = {}
 
-    def __call__(self, paths: Sequence[Path]) -> list[Encoded]:
-        """Prompts of these images; files are read in threads."""
-        missing = [path for path in dict.fromkeys(paths) if path not in self.memory]
+    def __call__(self, asked: Sequence[tuple[Path, str]]) -> list[Encoded]:
+        """Prompts of these images with their questions; files are read in threads."""
+        missing = [pair for pair in dict.fromkeys(asked) if pair not in self.memory]
         fresh = dict(zip(missing, map_threads(self._encode, missing), strict=True))
         if self.remember:
-            self.memory |= {path: self._without_pixels(encoded) for path, encoded in fresh.items()}
-            return [self.memory[path] for path in paths]
-        return [fresh[path] for path in paths]
+            self.memory |= {pair: self._without_pixels(encoded) for pair, encoded in fresh.items()}
+            return [self.memory[pair] for pair in asked]
+        return [fresh[pair] for pair in asked]
 
-    def _encode(self, path: Path) -> Encoded:
-        return encode_prompt(self.vlm.processor, open_image(path), self.question)
+    def _encode(self, pair: tuple[Path, str]) -> Encoded:
+        path, question = pair
+        return encode_prompt(self.vlm.processor, open_image(path), question)
 
     def _without_pixels(self, encoded: Encoded) -> Encoded:
         device = next(self.vlm.model.parameters()).device

@@ -43,11 +43,10 @@ def packed_log_probabilities(
     prompt = prompts["input_ids"].shape[1]
     positions, start = prompt_positions(core, prompts)
     one = completion_positions(positions, start, length)
-    allowed = block_mask(prompts["attention_mask"], responses, length)
-    bias = torch.zeros(allowed.shape, dtype=core.dtype, device=allowed.device)
     inputs = dict(prompts)
     inputs["input_ids"] = torch.cat([prompts["input_ids"], completion_ids.flatten(1)], 1)
-    inputs["attention_mask"] = bias.masked_fill(~allowed, torch.finfo(core.dtype).min)
+    # Our models are loaded with PyTorch's own attention, which takes a mask of booleans.
+    inputs["attention_mask"] = block_mask(prompts["attention_mask"], responses, length)
     if "mm_token_type_ids" in prompts:
         kinds = prompts["mm_token_type_ids"]
         inputs["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros(batch, responses * length)], 1)
@@ -61,7 +60,8 @@ def packed_log_probabilities(
         use_cache=False,
         logits_to_keep=torch.cat([last, predicts]),
     ).logits.float()
-    log_p = torch.log_softmax(logits / temperature, -1)
-    first = log_p[:, 0].gather(1, completion_ids[:, :, 0])
-    rest = log_p[:, 1:].gather(2, completion_ids[:, :, 1:].flatten(1)[..., None])[..., 0]
+    logits = logits / temperature
+    normaliser = logits.logsumexp(-1)
+    first = logits[:, 0].gather(1, completion_ids[:, :, 0]) - normaliser[:, :1]
+    rest = logits[:, 1:].gather(2, completion_ids[:, :, 1:].flatten(1)[..., None])[..., 0] - normaliser[:, 1:]
     return torch.cat([first[..., None], rest.view(batch, responses, length - 1)], 2)

@@ -1,6 +1,8 @@
 """What a recipe will cost, before it runs."""
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -39,11 +41,17 @@ def global_batch(recipe: Recipe) -> int:
 
 
 def steps(recipe: Recipe, counts: dict[str, int]) -> int:
-    """Updates in the whole run: each data set's batches, the last one filled up."""
+    """Updates in the whole run: each data set's batches, the last one filled up. SFT mixes the data sets."""
     if recipe.optimizer.steps is not None:
         return recipe.optimizer.steps
     batch = global_batch(recipe)
-    return int(recipe.optimizer.epochs * sum(-(-n // batch) for n in counts.values()))  # type: ignore[operator]
+    sizes = counts.values() if recipe.method == "rl2r" else [sum(counts.values())]
+    return math.ceil((recipe.optimizer.epochs or 1) * sum(-(-n // batch) for n in sizes))
+
+
+def count_images(examples: Sequence[Example], names: Sequence[str]) -> dict[str, int]:
+    """Images of each data set."""
+    return {name: sum(e.dataset == i for e in examples) for i, name in enumerate(names)}
 
 
 def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
@@ -51,12 +59,12 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
 
     Raises UserError where a data set is smaller than a batch.
     """
-    counts = {name: sum(e.dataset == i for e in examples) for i, name in enumerate(names)}
+    counts = count_images(examples, names)
     batch = global_batch(recipe)
-    for name, count in counts.items():
-        if recipe.method == "rl2r" and count < batch:
+    for name, count in (counts if recipe.method == "rl2r" else {"all": len(examples)}).items():
+        if count < batch:
             raise UserError(
-                f"data set {name!r} has {count} images and a batch compares {batch}: "
+                f"data set {name!r} has {count} images and a batch is {batch}: "
                 "lower optimizer.images_per_device, optimizer.accumulation or devices"
             )
     rl2r = recipe.method == "rl2r"

@@ -17,15 +17,23 @@ class Section(BaseModel):
 class DataSource(Section):
     """One manifest. `columns` and `images` are for files whose columns have other names (see `Manifest.read`).
 
+    `split_seed`: where the manifest names no splits, cut it 6:2:2 by content with this seed.
     `mos_range`: the ends of this data set's scale; its MOS are taken linearly to [1, 5]. Needed only where scores are
     compared with numbers (method sft, reward absolute): ranking rewards need no common scale.
     """
 
     manifest: Path
     split: Literal["train", "val", "test"] | None = None
+    split_seed: int | None = None
     columns: dict[str, str] | None = None
     images: Path | None = None
     mos_range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _ends_in_order(self) -> "DataSource":
+        if self.mos_range is not None and self.mos_range[0] >= self.mos_range[1]:
+            raise ValueError("mos_range is the lower end and then the higher one")
+        return self
 
 
 class RL2R(Section):
@@ -44,6 +52,7 @@ class SFT(Section):
     """Supervised warm-up: the target is the manifest's `reasoning`, where it has one, and its MOS."""
 
     score_noise: float = Field(0.0, ge=0, description="standard deviation, in MOS units, added anew at each visit")
+    every_prompt: bool = Field(False, description="learn both prompts in both forms: each image has one, by its name")
 
 
 class Optimizer(Section):
@@ -97,10 +106,11 @@ class Recipe(Section):
     tensorboard: bool = False
 
 
-def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None = None) -> Recipe:
     """The recipe in `path` with overrides `a.b=value` (the value is YAML).
 
-    Relative paths in a recipe are relative to the recipe's folder, except `output`, which is relative to where you are.
+    Relative paths in a recipe (manifests, images, a model's folder) are relative to the recipe's folder; `output`,
+    which is runs/NAME unless it is given here or there, is relative to where you are.
     Raises UserError that names the file and each wrong field.
     """
     try:
@@ -114,6 +124,8 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     for override in overrides:
         _override(tree, override)
     tree.setdefault("output", f"runs/{path.stem}")
+    if output is not None:
+        tree["output"] = output
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -129,7 +141,8 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         )
         for source in recipe.data
     )
-    return recipe.model_copy(update={"data": data})
+    model = str(base / recipe.model) if (base / recipe.model).is_dir() else recipe.model
+    return recipe.model_copy(update={"data": data, "model": model})
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -138,14 +151,14 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: write it as field=value, for instance optimizer.steps=100")
     *parents, leaf = name.split(".")
     node: Any = tree
-    for parent in parents:
-        node = node[int(parent)] if isinstance(node, list) and parent.isdigit() else node.setdefault(parent, {})
-        if not isinstance(node, (dict, list)):
-            raise UserError(f"--set {override}: {parent} has no fields of its own")
-    parsed = yaml.safe_load(value)
-    if isinstance(node, list):
-        node[int(leaf)] = parsed
-        return
+    try:
+        parsed = yaml.safe_load(value)
+        for parent in parents:
+            if isinstance(node, dict) and node.get(parent) is None:
+                node[parent] = {}
+            node = node[int(parent)] if isinstance(node, list) else node[parent]
+        node[int(leaf) if isinstance(node, list) else leaf] = parsed
+    except (yaml.YAMLError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise UserError(f"--set {override}: there is no such field, or the value is not YAML") from error
     if leaf in ("epochs", "steps") and parents == ["optimizer"]:  # they exclude each other: the override wins
         node.pop({"epochs": "steps", "steps": "epochs"}[leaf], None)
-    node[leaf] = parsed

@@ -5,13 +5,15 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from ..models.load import load_strictly
+
 
 def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
     """Load a checkpoint's weights strictly: a key too many or too few is an error.
 
     `Trainer` loads non-strictly, which for checkpoints with older key names (Qwen2.5-VL) loads nothing.
     """
-    saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
+    saved = load_strictly(type(model), checkpoint, dtype=model.dtype)
     model.load_state_dict(saved.state_dict(), strict=True)
 
 

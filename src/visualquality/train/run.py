@@ -1,5 +1,6 @@
 """From a recipe to a trained model."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
-from ..models.load import VisionLanguageModel, load
+from ..models.load import TRAINED_WITH, VisionLanguageModel, load
 from ..models.nano import NanoForConditionalGeneration
-from .examples import Example, read_examples
+from .examples import read_examples, run_order
+from .plan import count_images, global_batch
+from .plan import steps as plan_steps
 from .recipe import Recipe
 from .resume import last_checkpoint, rewind
 from .sft import SupervisedTrainer
@@ -28,47 +31,50 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
     """Run a recipe and return the folder of the trained model, `output/final`.
 
     `output` gets `recipe.yaml`, `metrics.jsonl`, `samples.jsonl` (RL2R), checkpoints, and `final`. With `resume` an
-    interrupted run goes on from its last checkpoint, to the same weights as if it had not been interrupted.
+    interrupted run goes on from its last checkpoint (or its start, where it had none yet), to the same weights as if it
+    had not been interrupted. Run it under torchrun or accelerate for several processes.
     Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.
     """
-    output = recipe.output
+    output, world = recipe.output, int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.devices != world:
+        raise UserError(
+            f"the recipe is for {recipe.devices} processes and this is {world}: launch it with "
+            f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
+        )
     checkpoint = _claim(recipe, output, resume)
     examples, names = read_examples(recipe)
-    return train_examples(recipe, examples, names, checkpoint=checkpoint, console=console)
-
-
-def train_examples(
-    recipe: Recipe,
-    examples: list[Example],
-    names: list[str],
-    *,
-    checkpoint: Path | None = None,
-    console: Console | None = None,
-    vlm: VisionLanguageModel | None = None,
-) -> Path:
-    """`train` on examples that are already read; `vlm` is loaded as the recipe says unless it is given."""
-    output = recipe.output
-    output.mkdir(parents=True, exist_ok=True)
-    vlm = vlm or load_policy(recipe)
-    step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    total = plan_steps(recipe, count_images(examples, names))
+    order = run_order(
+        examples,
+        names,
+        method=recipe.method,
+        batch=global_batch(recipe),
+        repeat=recipe.optimizer.accumulation,
+        steps=total,
+        seed=recipe.seed,
+    )
+    vlm = load_policy(recipe)
     metrics, samples = output / "metrics.jsonl", output / "samples.jsonl"
-    main = int(os.environ.get("RANK", "0")) == 0
-    if main:
+    if int(os.environ.get("RANK", "0")) == 0:
         for log in (metrics, samples):
-            rewind(log, step)
-    callbacks = [MetricsFile(metrics), LiveProgress(console or Console(stderr=True))]
-    kwargs: dict[str, Any] = {"callbacks": callbacks, "peft_config": _lora(recipe)}
-    common = _arguments(recipe)
+            rewind(log, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    live = LiveProgress(console or Console(stderr=True))
+    kwargs: dict[str, Any] = {"callbacks": [MetricsFile(metrics), live], "peft_config": _lora(recipe)}
+    common = _arguments(recipe, total)
     trainer: RL2RTrainer | SupervisedTrainer
     if recipe.method == "rl2r":
         args = _grpo_config(recipe, common)
-        trainer = RL2RTrainer(vlm, examples, names, recipe, args, samples, **kwargs)
+        trainer = RL2RTrainer(vlm, examples, names, recipe, order, args, samples, **kwargs)
     else:
         sft = SFTConfig(**common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
-        trainer = SupervisedTrainer(vlm, examples, recipe, args=sft, **kwargs)
+        trainer = SupervisedTrainer(vlm, examples, recipe, order, args=sft, **kwargs)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        live.progress.stop()  # an interrupt must not leave the terminal without its cursor
     trainer.save_model(str(output / FINAL))
+    (output / FINAL / TRAINED_WITH).write_text(json.dumps({"prompt": recipe.prompt}) + "\n")
     return output / FINAL
 
 
@@ -81,7 +87,9 @@ def load_policy(recipe: Recipe) -> VisionLanguageModel:
         small = recipe.lora is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
         dtype = "bfloat16" if small and torch.cuda.is_available() else "float32"
     vlm = load(recipe.model, device="cpu", dtype=dtype, max_pixels=recipe.max_pixels)
-    vlm.model.config._name_or_path = recipe.model
+    # What a LoRA adapter will name as its base.
+    name = str(Path(recipe.model).resolve()) if Path(recipe.model).is_dir() else recipe.model
+    vlm.model.config._name_or_path = vlm.model.name_or_path = name
     if recipe.freeze_vision:
         freeze_vision(vlm)
     vlm.model.train()
@@ -103,16 +111,15 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
     resolved = recipe.model_dump(mode="json", exclude={"output", "checkpoint_every", "keep_checkpoints", "tensorboard"})
     record = output / "recipe.yaml"
     if resume:
-        checkpoint = last_checkpoint(output)
-        if checkpoint is None:
-            raise UserError(f"nothing to resume: {output} holds no complete checkpoint")
+        if not record.is_file():
+            raise UserError(f"nothing to resume: {output} holds no run")
         before = yaml.safe_load(record.read_text(encoding="utf-8"))
         changed = [key for key in resolved if before.get(key) != resolved[key]]
         if changed:
             raise UserError(
                 f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"
             )
-        return checkpoint
+        return last_checkpoint(output)
     if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
         raise UserError(f"{output} already holds a run: go on with --resume, or give another --output")
     output.mkdir(parents=True, exist_ok=True)
@@ -127,7 +134,7 @@ def _lora(recipe: Recipe) -> LoraConfig | None:
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM")
 
 
-def _arguments(recipe: Recipe) -> dict[str, Any]:
+def _arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
     optimizer = recipe.optimizer
     cuda = torch.cuda.is_available()
     return {
@@ -138,8 +145,7 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
         "warmup_steps": optimizer.warmup,
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
-        "num_train_epochs": optimizer.epochs or 1,
-        "max_steps": optimizer.steps or -1,
+        "max_steps": steps,
         "per_device_train_batch_size": optimizer.images_per_device,
         "gradient_accumulation_steps": optimizer.accumulation,
         "gradient_checkpointing": recipe.gradient_checkpointing,
@@ -154,6 +160,7 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
+        "logging_nan_inf_filter": False,
     }
 
 

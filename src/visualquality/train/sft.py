@@ -1,14 +1,18 @@
 """Supervised warm-up on TRL's `SFTTrainer`: the model learns to answer in the form, with scores near the MOS."""
 
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from datasets import Dataset
+from scipy.stats import norm
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
 from .. import response
 from ..models.encode import pad_right
+from ..models.generate import random_streams
 from ..models.load import VisionLanguageModel
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
@@ -18,18 +22,28 @@ from .resume import load_weights
 class SupervisedTrainer(SFTTrainer):
     """`SFTTrainer` on our own batches. It resumes strictly, as `RL2RTrainer` does."""
 
-    def __init__(self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe, **kwargs: Any):
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        examples: list[Example],
+        recipe: Recipe,
+        order: list[tuple[int, int]],
+        **kwargs: Any,
+    ):
         super().__init__(
             model=vlm.model,
             data_collator=TargetCollator(vlm, examples, recipe),
-            train_dataset=Dataset.from_dict({"row": range(len(examples))}),
+            train_dataset=Dataset.from_dict({"row": [r for r, _ in order], "visit": [v for _, v in order]}),
             processing_class=vlm.processor,
             **kwargs,
         )
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # `run_order` has shuffled it
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = model or self.model
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or hasattr(model, "peft_config"):
+        if self.is_deepspeed_enabled or hasattr(model, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_weights(model, resume_from_checkpoint)
@@ -41,13 +55,17 @@ class TargetCollator:
     def __init__(self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe):
         self.examples, self.recipe = examples, recipe
         self.tokenizer = vlm.processor.tokenizer
-        question = response.prompt_text(recipe.prompt, recipe.reasoning)
-        self.encode = PromptEncoder(vlm, question, remember=recipe.freeze_vision)
+        self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Tensor]:
         examples = [self.examples[row["row"]] for row in rows]
-        prompts = self.encode([e.path for e in examples])
-        targets = [torch.tensor(self._target_ids(e)) for e in examples]
+        forms = [self._form(e) for e in examples]
+        questions = [response.prompt_text(*form) for form in forms]
+        prompts = self.encode([(e.path, question) for e, question in zip(examples, questions, strict=True)])
+        targets = [
+            torch.tensor(self._target_ids(e, row["visit"], form[1]))
+            for e, row, form in zip(examples, rows, forms, strict=True)
+        ]
         lengths = [len(p["input_ids"]) for p in prompts]
         ids = [torch.cat([p["input_ids"], t]) for p, t in zip(prompts, targets, strict=True)]
         labels = [torch.cat([torch.full((n,), -100), t]) for n, t in zip(lengths, targets, strict=True)]
@@ -64,10 +82,19 @@ class TargetCollator:
                 batch[key] = torch.cat([p[key] for p in prompts])
         return batch
 
-    def _target_ids(self, example: Example) -> list[int]:
-        # The global generator: its state is in every checkpoint.
-        score = example.mos + self.recipe.sft.score_noise * torch.randn(()).item()
-        text = target_text(score, example.reasoning if self.recipe.reasoning else None)
+    def _form(self, example: Example) -> tuple[response.PromptName, bool]:
+        """The prompt of an image, and whether it asks for reasoning. Half of all are asked as the recipe says."""
+        own = (self.recipe.prompt, self.recipe.reasoning)
+        if not self.recipe.sft.every_prompt:
+            return own
+        others = [(name, form) for name in response.PROMPTS for form in (True, False) if (name, form) != own]
+        return ([own] * 3 + others)[int(blake2b(example.key.encode(), digest_size=4).hexdigest(), 16) % 6]
+
+    def _target_ids(self, example: Example, visit: int, reasoning: bool) -> list[int]:
+        # A function of seed, visit and image: batches are read ahead, so a generator's state would not resume exactly.
+        uniform = random_streams(self.recipe.seed, [f"noise/{visit}/{example.key}"], 1, 1)[0, 0, 0]
+        score = example.mos + self.recipe.sft.score_noise * float(norm.ppf(max(uniform, 1e-12)))
+        text = target_text(score, example.reasoning if reasoning else None)
         return [*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id]
 
 

@@ -21,13 +21,13 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
-from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.models import unwrap_model_for_generation
+from trl.models.utils import prepare_deepspeed
 
 from .. import response, rl2r
-from ..data.sampler import OneDatasetBatches
 from ..models.encode import collate, pad_right
 from ..models.generate import Completion, decode, eos_token_ids, random_streams, sample_completions
 from ..models.load import VisionLanguageModel
@@ -38,7 +38,10 @@ from .resume import load_weights
 
 
 class RL2RTrainer(GRPOTrainer):
-    """Trains `vlm` on `examples` as `recipe` says. `samples` is the file that each step's responses are appended to."""
+    """Trains `vlm` on `examples` as `recipe` says, in the `order` of `run_order`.
+
+    `samples` is the file that each step's responses are appended to.
+    """
 
     def __init__(
         self,
@@ -46,14 +49,15 @@ class RL2RTrainer(GRPOTrainer):
         examples: list[Example],
         names: list[str],
         recipe: Recipe,
+        order: list[tuple[int, int]],
         args: GRPOConfig,
         samples: Path,
         **kwargs: Any,
     ):
         self.settings, self.recipe, self.samples = recipe.rl2r, recipe, samples
         self.examples, self.dataset_names = examples, names
-        question = response.prompt_text(recipe.prompt, recipe.reasoning)
-        self.encode = PromptEncoder(vlm, question, remember=recipe.freeze_vision)
+        self.question = response.prompt_text(recipe.prompt, recipe.reasoning)
+        self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
         self.vlm = vlm
         # Copied before TRL patches the policy's forward: a copy of the patched one would call the policy's.
         frozen = self.settings.kl_weight > 0 and recipe.lora is None
@@ -62,7 +66,7 @@ class RL2RTrainer(GRPOTrainer):
             model=vlm.model,
             reward_funcs=[_not_called],  # type: ignore[list-item]  # list[float] is a list[float | None]
             args=args,
-            train_dataset=Dataset.from_dict({"prompt": [question] * len(examples), "row": range(len(examples))}),
+            train_dataset=Dataset.from_dict({"row": [row for row, _ in order]}),
             processing_class=vlm.processor,
             **kwargs,
         )
@@ -75,8 +79,6 @@ class RL2RTrainer(GRPOTrainer):
             return None
         if self.is_deepspeed_enabled:
             return prepare_deepspeed(reference, self.accelerator)
-        if self.is_fsdp_enabled:
-            return prepare_fsdp(reference, self.accelerator)
         return self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     # Batches: each row is an image (TRL's rows are responses), and all that are compared are of one data set.
@@ -84,17 +86,12 @@ class RL2RTrainer(GRPOTrainer):
     def _images_per_device(self) -> int:
         return self.recipe.optimizer.images_per_device * self.args.gradient_accumulation_steps
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> OneDatasetBatches:
-        return OneDatasetBatches(
-            [self.dataset_names[e.dataset] for e in self.examples],
-            self._images_per_device() * self.accelerator.num_processes,
-            seed=self.recipe.seed,
-            repeat=self.args.gradient_accumulation_steps,
-        )
+    def _get_train_sampler(self, dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # always the Dataset of __init__
 
     def get_train_dataloader(self) -> DataLoader:
         return self._get_dataloader(
-            dataset=self.train_dataset,  # type: ignore[arg-type]  # always the Dataset of __init__
+            dataset=self.train_dataset,  # type: ignore[arg-type]
             description="Training",
             batch_size=self._images_per_device(),
             sampler_fn=self._get_train_sampler,
@@ -113,14 +110,15 @@ class RL2RTrainer(GRPOTrainer):
     def _roll_out(self, examples: list[Example]) -> list[dict[str, Any]]:
         """K responses for each image, their rewards and advantages; a dictionary for each `images_per_device`."""
         started = time.perf_counter()
-        policy = self.accelerator.unwrap_model(self.model)
-        policy.eval()  # without dropout, and with a cache, which gradient checkpointing forbids in training mode
         size = self.recipe.optimizer.images_per_device
-        batches = [self._sample(policy, examples[i : i + size]) for i in range(0, len(examples), size)]
+        module: Any = self.model
+        module.eval()  # without dropout, and with a cache, which gradient checkpointing forbids in training mode
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
+            batches = [self._sample(policy, examples[i : i + size]) for i in range(0, len(examples), size)]
         generated = time.perf_counter()
         for batch in batches:
             batch["reference"] = self._reference_log_probabilities(batch)
-        policy.train()
+        module.train()
         texts = [text for batch in batches for text in batch.pop("texts")]
         truncated = [flag for batch in batches for flag in batch.pop("truncated")]
         advantages = self._advantages(examples, texts, truncated)
@@ -133,7 +131,7 @@ class RL2RTrainer(GRPOTrainer):
     def _sample(self, policy: PreTrainedModel, examples: list[Example]) -> dict[str, Any]:
         """K responses for each image, and what the update needs of them."""
         pad = self._tokenizer.pad_token_id
-        prompts = collate(self.encode([e.path for e in examples]), pad)
+        prompts = collate(self.encode([(e.path, self.question) for e in examples]), pad)
         prompts = {k: v.to(self.accelerator.device) for k, v in prompts.items()}
         uniforms = random_streams(
             self.recipe.seed,
@@ -162,8 +160,7 @@ class RL2RTrainer(GRPOTrainer):
         }
 
     def _log_probabilities(self, model: Any, batch: dict[str, Any]) -> Tensor:
-        core: Any = self.accelerator.unwrap_model(self.model)
-        core = core.get_base_model() if isinstance(core, PeftModel) else core
+        core = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
             return packed_log_probabilities(
                 model, core, batch["prompts"], batch["completion_ids"], self.settings.temperature
@@ -198,7 +195,7 @@ class RL2RTrainer(GRPOTrainer):
         datasets = torch.tensor([e.dataset for e in everyone])
         ranking = rl2r.reward(scores, mos, datasets, self.settings.reward)
         rewards = ranking + self.settings.format_weight * rl2r.format_reward(formed)
-        self._watch_rewards(scores, ranking, formed, rewards, self.dataset_names[everyone[0].dataset])
+        self._watch_rewards(scores, ranking, formed, rewards)
         self._write_samples(everyone, scores, rewards, gather_object(texts))
         own = slice(self.accelerator.process_index * len(examples), None)
         return rl2r.advantage(rewards)[own][: len(examples)].float().to(self.accelerator.device)
@@ -225,6 +222,8 @@ class RL2RTrainer(GRPOTrainer):
         self._watch("kl", self.accelerator.gather(result.kl).mean().item())
         lengths = inputs["completion_mask"].sum(-1).float()
         self._watch("completion_tokens", self.accelerator.gather(lengths.mean()).mean().item())
+        if not result.loss.isfinite():
+            raise FloatingPointError(f"the loss is {result.loss.item()} at step {self.state.global_step}")
         return result.loss / self.current_gradient_accumulation_steps
 
     # What a person watches.
@@ -232,7 +231,7 @@ class RL2RTrainer(GRPOTrainer):
     def _watch(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
 
-    def _watch_rewards(self, scores: Tensor, ranking: Tensor, formed: Tensor, rewards: Tensor, dataset: str) -> None:
+    def _watch_rewards(self, scores: Tensor, ranking: Tensor, formed: Tensor, rewards: Tensor) -> None:
         mean, variance = rl2r.sample_moments(scores)
         several = (~scores.isnan()).sum(1) > 1  # one readable answer has no spread
         self._watch("reward", rewards.mean().item())
@@ -242,7 +241,6 @@ class RL2RTrainer(GRPOTrainer):
         self._watch("readable", 1 - scores.isnan().double().mean().item())
         self._watch("score_mean", mean.nanmean().item())
         self._watch("score_std", variance[several].sqrt().mean().item())
-        self._last_dataset = dataset
 
     def _write_samples(self, examples: list[Example], scores: Tensor, rewards: Tensor, texts: list[str]) -> None:
         """One line a step: every score and reward, and the words of the first image's responses."""
@@ -265,7 +263,7 @@ class RL2RTrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = model or self.model
-        if isinstance(model, PeftModel) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if isinstance(model, PeftModel) or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_weights(model, resume_from_checkpoint)

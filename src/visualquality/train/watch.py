@@ -43,7 +43,8 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         record = {"step": state.global_step, "time": round(time.time(), 3)}
-        record |= {k: v for k, v in logs.items() if k not in record}
+        # The run is laid out as one long epoch, so the loop's own count of epochs says nothing.
+        record |= {k: v for k, v in logs.items() if k not in record and k != "epoch"}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 

@@ -24,6 +24,11 @@ GLOBAL_WIDTH = sum(STAGE_WIDTHS)
 CELL_WIDTH = 2 * sum(TAP_CHANNELS)
 
 
+def root(variance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Standard deviation; of a constant map it is 1e-5, since the gradient of a root at 0 is infinite."""
+    return variance.clamp(min=1e-10).sqrt()
+
+
 class Projector(nn.Module):
     """Statistics -> hidden states: standardise, then two layers."""
 
@@ -54,13 +59,13 @@ class Vision(nn.Module):
     def statistics(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
         """One image's statistics, flat: first the five stages, then the cells row by row."""
         maps = self.tower(image[None])
-        whole = [torch.cat([m.mean((2, 3)), m.std((2, 3), correction=0)], 1) for m in maps]
+        whole = [torch.cat([m.mean((2, 3)), root(m.var((2, 3), correction=0))], 1) for m in maps]
         rows, columns = cells(image.shape[1] // STRIDE, image.shape[2] // STRIDE, self.cell, self.max_cells)
         local = []
         for m in maps[:-1]:
             mean = F.adaptive_avg_pool2d(m, (rows, columns))
             square = F.adaptive_avg_pool2d(m.square(), (rows, columns))
-            local += [mean, (square - mean.square()).clamp(min=0).sqrt()]
+            local += [mean, root(square - mean.square())]
         by_cell = torch.cat(local, 1)[0].flatten(1).T
         return torch.cat([torch.cat(whole, 1)[0], by_cell.flatten()])
 

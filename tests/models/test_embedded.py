@@ -1,0 +1,40 @@
+"""The weights that come with the package."""
+
+import pytest
+import torch
+
+from conftest import picture
+from visualquality import Scorer
+from visualquality.models.load import EMBEDDED, EMBEDDED_NAMES, load
+
+
+def test_weights_are_small_and_have_a_card():
+    size = sum(path.stat().st_size for path in EMBEDDED.iterdir())
+    assert size <= 25_000_000
+    card = (EMBEDDED / "README.md").read_text()
+    for word in ("BIQ2021", "Kodak", "BSDS500", "AGIQA-3K", "Apache-2.0", "SRCC"):
+        assert word in card
+
+
+def test_both_models_share_the_tower_and_differ_in_the_rest():
+    nano, base = (load(name, device="cpu").model.state_dict() for name in EMBEDDED_NAMES)
+    assert nano.keys() == base.keys()
+    same = {name for name in nano if torch.equal(nano[name], base[name])}
+    assert {name for name in nano if "tower" in name} <= same
+    assert not {name for name in nano if "language_model" in name and name.endswith("proj.weight")} & same
+
+
+@pytest.mark.parametrize("name", EMBEDDED_NAMES)
+def test_answers_are_readable(name):
+    ratings = Scorer(name, samples=4)([picture(i, (160, 120)) for i in range(6)])
+    samples = [sample for rating in ratings for sample in rating.samples]
+    assert sum(sample is not None for sample in samples) >= 0.85 * len(samples)
+
+
+def test_digits_are_one_token_each():
+    """So that a score can be read off the distribution over digits."""
+    tokenizer = load("nano", device="cpu").processor.tokenizer
+    for text in ("3.45", "1.00", "<answer>4.07</answer>"):
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+        assert [t for t in tokens if t.isdigit()] == [c for c in text if c.isdigit()]
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
