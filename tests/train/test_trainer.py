@@ -100,8 +100,9 @@ def reward_on_a_letter(monkeypatch, letter: str = "e"):
 def test_training_raises_what_is_rewarded_and_leaves_the_reference(recipe, monkeypatch):
     reward_on_a_letter(monkeypatch)
     chosen = recipe(
-        optimizer={"steps": 12, "images_per_device": 8, "learning_rate": 5e-3},
-        rl2r={"responses": 6},
+        optimizer={"steps": 20, "images_per_device": 8, "learning_rate": 2e-2},
+        rl2r={"responses": 6, "kl_weight": 0.01},
+        freeze_vision=True,
         checkpoint_every=100,
     )
     train(chosen)
@@ -192,8 +193,9 @@ def test_rewind_and_last_checkpoint(tmp_path):
 
 def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
     """torchrun with gloo: the same images a batch, half on each process."""
-    one = recipe("one", optimizer={"steps": 2, "images_per_device": 4})
-    two = recipe("two", optimizer={"steps": 2, "images_per_device": 2}, devices=2)
+    common = {"model": "nano-base", "freeze_vision": True, "rl2r": {"max_new_tokens": 48}}  # it answers readably
+    one = recipe("one", **common, optimizer={"steps": 2, "images_per_device": 4})
+    two = recipe("two", **common, optimizer={"steps": 2, "images_per_device": 2}, devices=2)
     train(one)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
@@ -209,6 +211,7 @@ def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
         assert a["scores"] == b["scores"]
         assert a["rewards"] == b["rewards"]
         assert a["texts"] == b["texts"]
+    assert any(reward > 1 for row in a["rewards"] for reward in row)
     for name, value in weights(one.output / "final").items():
         torch.testing.assert_close(weights(two.output / "final")[name], value, atol=2e-5, rtol=1e-3, msg=name)
 

@@ -90,9 +90,12 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 
 def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The tower is one file, shared; each of the two models adds its projector and decoder."""
+    rest = EMBEDDED / f"{name}.safetensors"
+    if not rest.is_file():  # the wheel leaves nano-base out
+        raise UserError(f"{name} comes with the repository, not with the installed package: train from nano instead")
     model = NanoForConditionalGeneration(NanoConfig.from_pretrained(EMBEDDED))
     state = {f"model.vision.tower.{k}": v for k, v in load_file(EMBEDDED / "tower.safetensors").items()}
-    state |= load_file(EMBEDDED / f"{name}.safetensors")
+    state |= load_file(rest)
     model.load_state_dict(state | {"lm_head.weight": state["model.language_model.embed_tokens.weight"]})
     _move(model, dtype=torch.float32)
     return model, NanoProcessor.from_pretrained(EMBEDDED)

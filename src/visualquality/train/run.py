@@ -55,7 +55,8 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
     )
     vlm = load_policy(recipe)
     metrics, samples = output / "metrics.jsonl", output / "samples.jsonl"
-    if int(os.environ.get("RANK", "0")) == 0:
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
         for log in (metrics, samples):
             rewind(log, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     live = LiveProgress(console or Console(stderr=True))
@@ -74,7 +75,8 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
     finally:
         live.progress.stop()  # an interrupt must not leave the terminal without its cursor
     trainer.save_model(str(output / FINAL))
-    (output / FINAL / TRAINED_WITH).write_text(json.dumps({"prompt": recipe.prompt}) + "\n")
+    if main:
+        (output / FINAL / TRAINED_WITH).write_text(json.dumps({"prompt": recipe.prompt}) + "\n")
     return output / FINAL
 
 
@@ -156,6 +158,7 @@ def _arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
         "report_to": ["tensorboard"] if recipe.tensorboard else [],
         "use_cpu": not cuda,
         "bf16": cuda,
+        "ddp_find_unused_parameters": False,
         "ddp_backend": "gloo" if not cuda and "WORLD_SIZE" in os.environ else None,
         "disable_tqdm": True,
         "remove_unused_columns": False,
