@@ -12,6 +12,8 @@ import argparse
 import json
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,7 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         result = {
             "machine": f"{os.cpu_count()} CPU cores, no GPU, {platform.system()}, Python {platform.python_version()}",
-            "command": "python benchmarks/rl2r_biq2021.py --data FOLDER --json benchmarks/results/rl2r_biq2021.json",
+            "command": shlex.join(
+                [
+                    "python",
+                    "benchmarks/rl2r_biq2021.py",
+                    *("FOLDER" if a == str(args.data) else a for a in arguments or sys.argv[1:]),
+                ]
+            ),
             "base_weights": load(args.base, device="cpu").digest,
             "recipe": RECIPE.name,
             "base": before,

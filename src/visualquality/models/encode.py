@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -56,13 +55,13 @@ def pad_right(rows: Sequence[Tensor], fill: int) -> Tensor:
 
 def prompt_positions(model: PreTrainedModel, batch: Encoded) -> tuple[Tensor, Tensor]:
     """Positions of a left-padded batch of prompts, (B, P), or (3, B, P) for M-RoPE; and each row's next one, (B,)."""
-    if isinstance(model, PeftModel):  # its attribute `model` is the whole model, not the part that knows positions
-        model = model.get_base_model()
-    core = model.model
+    # The attribute `model` of a PEFT model is the whole model. It is known by a method, since importing peft takes long.
+    bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    core = bare.model
     mask = batch["attention_mask"]
     if not hasattr(core, "get_rope_index"):
-        if "mrope_section" in (getattr(model.config.get_text_config(), "rope_parameters", None) or {}):
-            raise TypeError(f"{type(model).__name__} has M-RoPE, but {type(core).__name__} cannot tell positions")
+        if "mrope_section" in (getattr(bare.config.get_text_config(), "rope_parameters", None) or {}):
+            raise TypeError(f"{type(bare).__name__} has M-RoPE, but {type(core).__name__} cannot tell positions")
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         return positions, mask.sum(1)
     kwargs = {k: batch[k] for k in ("mm_token_type_ids",) if k in batch}
