@@ -55,7 +55,7 @@ def pad_right(rows: Sequence[Tensor], fill: int) -> Tensor:
 
 def prompt_positions(model: PreTrainedModel, batch: Encoded) -> tuple[Tensor, Tensor]:
     """Positions of a left-padded batch of prompts, (B, P), or (3, B, P) for M-RoPE; and each row's next one, (B,)."""
-    # The attribute `model` of a PEFT model is the whole model. It is known by a method, since importing peft takes long.
+    # The attribute `model` of a PEFT model is the whole model. A method tells it: importing peft takes seconds.
     bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     core = bare.model
     mask = batch["attention_mask"]
