@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         numbers = (r["base_srcc"], f"{r['srcc']:.3f} [{low:.3f}, {high:.3f}]", *(r[k] for k in ("base_plcc", "plcc")))
         shown = [v if isinstance(v, str) else f"{v:.3f}" for v in (*numbers, r["base_std"], r["std"])]
         table.add_row(str(r["seed"]), str(r["test"]), str(r["n"]), *shown, f"{r['readable']:.1%}")
-    Console().print(table)
+    Console(width=140).print(table)
     if args.json:
         curves = {
             str(seed): [

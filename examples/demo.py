@@ -3,7 +3,8 @@
     python examples/demo.py --output runs/demo
 
 The photos come inside scikit-image. The ranking set is made of distorted copies with a pseudo-MOS (a full-reference
-metric's opinion, nobody's). Training starts from `nano-base` and sees ten photos; the comparison is on four others.
+metric's opinion, nobody's). Training starts from `nano-base` and sees tiles of nine photos; the comparison is on six
+others.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visualquality.data.distort import build_set
+from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.evaluate.correlation import plcc, srcc
 from visualquality.evaluate.report import Prediction, SummaryRow, read_metrics, write_training_report
@@ -30,11 +32,15 @@ from visualquality.train.run import train
 PHOTOS = Path(skimage.__file__).parent / "data"
 SHOWN = ("chelsea.png", "rocket.jpg", "clock_motion.png")
 TRAINED_ON = (
-    *("astronaut.png", "brick.png", "camera.png", "coffee.png", "coins.png"),
-    *("grass.png", "ihc.png", "moon.png", "motorcycle_left.png", "motorcycle_right.png"),
+    *("astronaut.png", "brick.png", "coffee.png", "coins.png", "grass.png"),
+    *("hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg"),
 )
-HELD_OUT = ("chelsea.png", "gravel.png", "page.png", "rocket.jpg")
-COPIES = 26
+HELD_OUT = ("camera.png", "chelsea.png", "gravel.png", "moon.png", "motorcycle_left.png", "motorcycle_right.png")
+TILE = 224
+FAMILIES = (
+    *("gaussian_blur", "lens_blur", "motion_blur", "jpeg", "jpeg2000", "white_noise"),
+    *("impulse_noise", "color_noise", "multiplicative_noise", "denoise", "pixelate", "resize"),
+)
 RECIPE = Path(__file__).with_name("demo.yaml")
 
 
@@ -51,9 +57,22 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def ranking_set(names: tuple[str, ...], folder: Path) -> Path:
-    """Step 2: distorted copies of some photos with their pseudo-MOS; returns the manifest."""
-    return build_set([PHOTOS / name for name in names], folder, per_reference=COPIES, seed=0, workers=2)
+def tiles(name: str, folder: Path) -> list[Path]:
+    """Four tiles of a photo, so that fourteen photos give more than fourteen contents."""
+    photo = open_image(PHOTOS / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, (x, y) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
+        left, top = x * (photo.width - TILE), y * (photo.height - TILE)
+        paths.append(folder / f"{Path(name).stem}_{index}.png")
+        photo.crop((left, top, left + TILE, top + TILE)).save(paths[-1])
+    return paths
+
+
+def ranking_set(names: tuple[str, ...], folder: Path, copies: int) -> Path:
+    """Step 2: distorted copies of the tiles of some photos with their pseudo-MOS; returns the manifest."""
+    references = [tile for name in names for tile in tiles(name, folder / "photos")]
+    return build_set(references, folder, per_reference=copies, seed=0, families=FAMILIES, workers=2)
 
 
 def predict(model: str, rows: tuple[Row, ...], console: Console) -> list[Rating]:
@@ -93,8 +112,8 @@ def main() -> None:
     show_scores(console)
 
     console.rule("2. A ranking set from distorted photos, with pseudo-MOS")
-    training = ranking_set(TRAINED_ON, output / "data" / "train")
-    held_out = Manifest.read(ranking_set(HELD_OUT, output / "data" / "test")).rows
+    training = ranking_set(TRAINED_ON, output / "data" / "train", copies=10)
+    held_out = Manifest.read(ranking_set(HELD_OUT, output / "data" / "test", copies=5)).rows
     console.print(f"{len(Manifest.read(training))} images to train on, {len(held_out)} of other photos to test on")
 
     console.rule("3. RL2R from nano-base")

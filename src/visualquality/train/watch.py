@@ -93,7 +93,8 @@ class LiveProgress(TrainerCallback):
             self.printed = now
             done = state.global_step - self.first
             left = (now - self.started) / max(done, 1) * (state.max_steps - state.global_step)
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {metrics}  {left / 60:.1f} min left")
+            line = f"step {state.global_step}/{state.max_steps}  {metrics}  {left / 60:.1f} min left"
+            self.console.print(line, soft_wrap=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,0 +1,33 @@
+"""The README's figures are those of the committed results, and its commands exist."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def test_rl2r_figures():
+    rows = json.loads((RESULTS / "rl2r_biq2021.json").read_text())["rows"]
+    for row in rows:
+        cells = [f"{row[key]:.3f}" for key in ("base_srcc", "srcc", "base_plcc", "plcc", "base_std", "std")]
+        line = f"| {row['test']} | {row['n']} | {row['seed']} | " + " | ".join(cells) + f" | {row['readable']:.1%} |"
+        assert line in README
+
+
+def test_nano_figures():
+    for row in json.loads((RESULTS / "nano.json").read_text())["rows"]:
+        if row["model"] == "nano":
+            for name in ("srcc", "plcc"):
+                found = row[name]
+                assert f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in README
+
+
+def test_links_and_make_targets():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert f"\n{target}:" in makefile
