@@ -119,7 +119,7 @@ def draw(rows: list[dict], runs: dict[int, list[dict]], figure: Path) -> None:
     axes[2].set(
         title="SRCC with human ratings", xticks=range(len(sets)), xticklabels=sets, xlim=(-0.6, len(sets) - 0.4)
     )
-    axes[2].legend(frameon=False, loc="lower right")
+    axes[2].legend(frameon=False, loc="upper right")
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     fig.savefig(figure, dpi=130)
