@@ -67,8 +67,9 @@ def assert_same_weights(a: Path, b: Path) -> None:
 
 
 def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder):
-    chosen = recipe()
+    chosen = recipe(tensorboard=True)
     final = train(chosen)
+    assert list(chosen.output.rglob("events.out.tfevents.*"))
     metrics, samples = lines(chosen.output / "metrics.jsonl"), lines(chosen.output / "samples.jsonl")
     assert [m["step"] for m in metrics] == [s["step"] for s in samples] == [1, 2, 3, 4]
     for name in ("reward", "reward/fidelity", "kl", "score_std", "readable", "loss", "seconds/generate"):
