@@ -263,6 +263,12 @@ def test_the_number_of_processes_is_the_recipes(recipe):
         train(recipe(devices=16))
 
 
+def test_what_nobody_has_run_is_refused(recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="FSDP"):
+        train(recipe())
+
+
 def test_scores_to_learn_must_be_on_the_scale(recipe):
     with pytest.raises(UserError, match="give mos_range"):
         train(recipe(method="sft"))

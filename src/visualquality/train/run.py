@@ -41,6 +41,8 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
             f"the recipe is for {recipe.devices} processes and this is {world}: launch it with "
             f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
         )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise UserError("FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun")
     checkpoint = _claim(recipe, output, resume)
     examples, names = read_examples(recipe)
     total = plan_steps(recipe, count_images(examples, names))
