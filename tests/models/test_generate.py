@@ -50,6 +50,27 @@ def test_greedy_is_what_hugging_face_generates(vlm, pictures):
         assert list(completion.ids) == row[: len(completion.ids)]
 
 
+def test_positions_are_those_of_hugging_face(vlm, pictures):
+    """At the first steps after the prompt; a shift by one would hardly change what a random model says."""
+    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures[:3]]
+    batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
+    seen = []
+    hook = vlm.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    sample(vlm, prompts, ["a", "b", "c"], 2, length=4, eos=[0])
+    ours, seen[:] = list(seen), []
+    vlm.model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=0)
+    hook.remove()
+    real = batch["attention_mask"].bool()
+    for step, (mine, theirs) in enumerate(zip(ours, seen, strict=True)):
+        theirs = theirs[-3:] if theirs.ndim == 3 else theirs  # Qwen's first row counts text
+        if step == 0:  # padding has no position that matters
+            assert torch.equal(mine[..., real], theirs[..., real])
+        else:
+            assert torch.equal(mine, theirs.expand_as(mine))
+
+
 def test_a_response_does_not_depend_on_its_batch_or_on_k(vlm, pictures):
     prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures]
     keys = ["a", "b", "c", "d"]
