@@ -2,10 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel
 
 from ..models.load import load_strictly
+
+
+class ExactResume:
+    """What both trainers put before TRL's: the order that `run_order` laid out, and a strict load of a checkpoint."""
+
+    def _get_train_sampler(self: Any, dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = model or self.model
+        if self.is_deepspeed_enabled or hasattr(model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        else:
+            load_weights(model, resume_from_checkpoint)
 
 
 def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:

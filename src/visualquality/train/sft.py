@@ -7,7 +7,6 @@ import torch
 from datasets import Dataset
 from scipy.stats import norm
 from torch import Tensor
-from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
 from .. import response
@@ -16,11 +15,11 @@ from ..models.generate import random_streams
 from ..models.load import VisionLanguageModel
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
-from .resume import load_weights
+from .resume import ExactResume
 
 
-class SupervisedTrainer(SFTTrainer):
-    """`SFTTrainer` on our own batches. It resumes strictly, as `RL2RTrainer` does."""
+class SupervisedTrainer(ExactResume, SFTTrainer):
+    """`SFTTrainer` on our own batches."""
 
     def __init__(
         self,
@@ -37,16 +36,6 @@ class SupervisedTrainer(SFTTrainer):
             processing_class=vlm.processor,
             **kwargs,
         )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # `run_order` has shuffled it
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = model or self.model
-        if self.is_deepspeed_enabled or hasattr(model, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_weights(model, resume_from_checkpoint)
 
 
 class TargetCollator:

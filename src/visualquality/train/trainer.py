@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -34,10 +33,10 @@ from ..models.load import VisionLanguageModel
 from .examples import Example, PromptEncoder
 from .packed import packed_log_probabilities
 from .recipe import Recipe
-from .resume import load_weights
+from .resume import ExactResume
 
 
-class RL2RTrainer(GRPOTrainer):
+class RL2RTrainer(ExactResume, GRPOTrainer):
     """Trains `vlm` on `examples` as `recipe` says, in the `order` of `run_order`.
 
     `samples` is the file that each step's responses are appended to.
@@ -85,9 +84,6 @@ class RL2RTrainer(GRPOTrainer):
 
     def _images_per_device(self) -> int:
         return self.recipe.optimizer.images_per_device * self.args.gradient_accumulation_steps
-
-    def _get_train_sampler(self, dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # always the Dataset of __init__
 
     def get_train_dataloader(self) -> DataLoader:
         return self._get_dataloader(
@@ -258,15 +254,6 @@ class RL2RTrainer(GRPOTrainer):
         }
         with self.samples.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-    # Resuming: transformers loads a checkpoint of a full Qwen2.5-VL without a word, and without its weights.
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = model or self.model
-        if isinstance(model, PeftModel) or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_weights(model, resume_from_checkpoint)
 
 
 def _not_called(**kwargs: Any) -> list[float]:
