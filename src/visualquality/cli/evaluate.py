@@ -1,0 +1,58 @@
+"""evaluate: agreement with human ratings."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UserError
+from .shared import Batch, Device, MaxPixels, Model, ModeOption, Prompt, Samples, Seed, err, errors, make_scorer, out
+
+
+def evaluate(
+    data: Annotated[list[Path], typer.Option("--data", help="Manifests: CSV or Parquet with image and mos.")],
+    more: Annotated[list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)] = None,
+    scores: Annotated[Path | None, typer.Option(help="A file of scores instead of a model.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the agreement to this file.")] = None,
+    model: Model = "nano",
+    mode: ModeOption = "reason",
+    samples: Samples = 6,
+    seed: Seed = 0,
+    prompt: Prompt = None,
+    batch: Batch = 8,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+) -> None:
+    """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
+    with errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
+        from ..data.manifest import read_manifests
+        from ..evaluate.correlation import average, table
+        from ..evaluate.evaluate import evaluate_model, evaluate_scores
+
+        if output is not None and output.suffix != ".jsonl":
+            raise UserError(f"{output} must end in .jsonl")
+        manifest = read_manifests([*data, *(more or [])])
+        if scores is not None:
+            results = evaluate_scores(scores, manifest, split=split)
+            by: dict[str, Any] = {"scores": str(scores)}
+        else:
+            scorer = make_scorer(
+                model=model,
+                mode=mode,
+                samples=samples,
+                seed=seed,
+                prompt=prompt,
+                batch=batch,
+                max_pixels=max_pixels,
+                device=device,
+            )
+            results = evaluate_model(scorer, manifest, split=split, journal=output, console=err)
+            by = scorer.settings()
+        out.print(table(results))
+        if json_file is not None:
+            sets = {name: a.to_dict() for name, a in results.items()}
+            mean = average(results.values()).to_dict() if len(results) > 1 else None
+            json_file.write_text(json.dumps({"by": by, "datasets": sets, "average": mean}, indent=1) + "\n")

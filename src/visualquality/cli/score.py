@@ -1,0 +1,151 @@
+"""score, compare and rank: what people run on their photos."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from .shared import Batch, Device, MaxPixels, Model, ModeOption, Prompt, Samples, Seed, err, errors, make_scorer, out
+
+if TYPE_CHECKING:
+    from ..score.rating import Rating
+
+
+def score(
+    paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Results: .jsonl, .csv or .parquet. Run again to go on."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
+    model: Model = "nano",
+    mode: ModeOption = "reason",
+    samples: Samples = 6,
+    seed: Seed = 0,
+    prompt: Prompt = None,
+    batch: Batch = 8,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+) -> None:
+    """Score images from 1 (bad) to 5 (excellent), with an uncertainty and a reason.
+
+    The exit status is 1 if any image could not be scored.
+    """
+    with errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
+        from ..data.images import find_images
+        from ..score.batch import score_all
+        from ..score.store import export, journal_path
+
+        images = [str(path) for path in find_images(paths)]
+        journal = None if output is None else journal_path(output)
+        scorer = make_scorer(
+            model=model,
+            mode=mode,
+            samples=samples,
+            seed=seed,
+            prompt=prompt,
+            batch=batch,
+            max_pixels=max_pixels,
+            device=device,
+        )
+        ratings = []
+        for rating in score_all(scorer, images, journal=journal, console=err):
+            ratings.append(rating)
+            if as_json:
+                sys.stdout.write(json.dumps(rating.to_dict(), ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+        if output is not None and journal is not None and journal != output:
+            export(journal, output)
+        if not as_json and output is None:
+            out.print(_ratings_table(ratings))
+        failed = [rating for rating in ratings if rating.problem is not None]
+        if output is not None:
+            err.print(f"{len(ratings) - len(failed)} of {len(ratings)} images scored -> {output}")
+        if failed:
+            for rating in failed[:5]:
+                err.print(Text(f"{rating.image}: {rating.problem}", style="yellow"))
+            if len(failed) > 5:
+                err.print(f"and {len(failed) - 5} more without a score")
+            raise typer.Exit(1)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="An image.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    model: Model = "nano",
+    mode: ModeOption = "reason",
+    samples: Samples = 6,
+    seed: Seed = 0,
+    prompt: Prompt = None,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+) -> None:
+    """Probability that A looks better than B, by Thurstone's model on their scores."""
+    with errors():
+        from ..score.rating import compare as thurstone
+
+        scorer = make_scorer(
+            model=model, mode=mode, samples=samples, seed=seed, prompt=prompt, max_pixels=max_pixels, device=device
+        )
+        first, second = scorer.rate([str(a), str(b)])
+        probability = thurstone(first, second)
+        out.print(_ratings_table([first, second]))
+        out.print(f"P({a.name} better than {b.name}) = {probability:.3f}")
+
+
+def rank(
+    paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
+    model: Model = "nano",
+    mode: ModeOption = "reason",
+    samples: Samples = 6,
+    seed: Seed = 0,
+    prompt: Prompt = None,
+    batch: Batch = 8,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+) -> None:
+    """Order images from the best to the worst."""
+    with errors():
+        from ..data.images import find_images
+        from ..score.batch import score_all
+
+        images = [str(path) for path in find_images(paths)]
+        scorer = make_scorer(
+            model=model,
+            mode=mode,
+            samples=samples,
+            seed=seed,
+            prompt=prompt,
+            batch=batch,
+            max_pixels=max_pixels,
+            device=device,
+        )
+        ratings = list(score_all(scorer, images, console=err))
+        ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
+        out.print(_ratings_table(ratings, ranked=True))
+        if any(r.score is None for r in ratings):
+            raise typer.Exit(1)
+
+
+def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:
+    table = Table(show_lines=any(rating.reasoning for rating in ratings))
+    if ranked:
+        table.add_column("#", justify="right")
+    table.add_column("image", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("std", justify="right")
+    table.add_column("reason")
+    for place, rating in enumerate(ratings, start=1):
+        reason = Text(rating.problem, style="yellow") if rating.problem else Text(rating.reasoning or "")
+        cells: list[Text | str] = [
+            Text(rating.image),
+            "-" if rating.score is None else f"{rating.score:.2f}",
+            "-" if rating.std is None else f"{rating.std:.2f}",
+            reason,
+        ]
+        table.add_row(*([str(place)] if ranked else []), *cells)
+    return table
