@@ -8,7 +8,7 @@ from rich.console import Console
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.batch import score_all
-from ..score.scorer import Scorer
+from ..score.rating import Rater
 from ..score.store import read_scores
 from .correlation import Agreement, agreement
 
@@ -22,7 +22,7 @@ def rows_of(manifest: Manifest, split: str | None) -> dict[str, list[Row]]:
 
 
 def evaluate_model(
-    scorer: Scorer,
+    scorer: Rater,
     manifest: Manifest,
     *,
     split: str | None = None,

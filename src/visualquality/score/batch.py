@@ -15,13 +15,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .rating import Rating
-from .scorer import Scorer
+from .rating import Rater, Rating
 from .store import ResultStore, read_ratings
 
 
 def score_all(
-    scorer: Scorer, images: Sequence[str], *, journal: Path | None = None, console: Console
+    scorer: Rater, images: Sequence[str], *, journal: Path | None = None, console: Console
 ) -> Iterator[Rating]:
     """A rating for each path, in order; those in `journal` already are read from it, the others scored and appended.
 

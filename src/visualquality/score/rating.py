@@ -2,10 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from visualquality.errors import UserError
 
@@ -118,3 +118,16 @@ def compare(a: Rating, b: Rating) -> float:
         raise UserError(f"{without.image} has no score to compare: {without.problem}")
     variance = (a.std or 0.0) ** 2 + (b.std or 0.0) ** 2 + GAMMA
     return 0.5 * math.erfc((b.score - a.score) / math.sqrt(2 * variance))
+
+
+class Rater(Protocol):
+    """Whatever rates images: `Scorer`, NIQE, BRISQUE, a metric of pyiqa.
+
+    `settings` holds everything that a score depends on besides the image, as the header of a results file; "model" is
+    in it. `rate` gives a rating for each image, in order, one batch at a time; what is wrong with an image is in its
+    rating's `problem`. A higher score is a better image, whatever the range.
+    """
+
+    def settings(self) -> dict[str, Any]: ...
+
+    def rate(self, images: Iterable[Any]) -> Iterator[Rating]: ...
