@@ -1,0 +1,116 @@
+"""Each data set's official distribution, read into a `Manifest` whose MOS stay on the set's own scale.
+
+What the sets look like on a disk, and what is easily misread in them, is said by the function of each set:
+kadid.py, photos.py (KonIQ-10k, SPAQ, CLIVE, BID, BIQ2021), processed.py (AGIQA-3K and the restoration sets),
+and, for formats that carry any set, authors.py and generic.py.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...errors import UserError
+
+if TYPE_CHECKING:
+    from ..manifest import Manifest
+
+_AUTHORS = "https://github.com/TianheWu/VisualQuality-R1"
+_MMSP = "https://database.mmsp-kn.de"
+
+# What an error sentence ends with: "get <this>".
+SOURCES: dict[str, str] = {
+    "kadid10k": f"KADID-10k (dmos.csv, images/; MOS 1 to 5) from {_MMSP}/kadid-10k-database.html",
+    "koniq10k": "KonIQ-10k (koniq10k_scores_and_distributions.csv, koniq10k_distributions_sets.csv, "
+    f"1024x768/ or 512x384/; MOS 1 to 5) from {_MMSP}/koniq-10k-database.html",
+    "spaq": "SPAQ (Annotations/, TestImage/; MOS 0 to 100) from https://github.com/h4nwei/SPAQ",
+    "clive": "CLIVE, the LIVE In the Wild Image Quality Challenge Database (Data/, Images/; MOS 0 to 100) from "
+    "https://live.ece.utexas.edu/research/ChallengeDB/index.html",
+    "bid": "BID, the Blurred Image Database (DatabaseGrades.xls or .xlsx, ImageDatabase/; MOS 0 to 5) from "
+    "http://www.lps.ufrj.br/profs/eduardo/ImageDatabase.htm",
+    "agiqa3k": "AGIQA-3K (data.csv, images/; MOS 0 to 5) from https://github.com/lcysyzxdxc/AGIQA-3k-Database",
+    "liu13": f"Liu13, motion deblurring (SIGGRAPH Asia 2013; MOS 1 to 5): Deblur_test_all.txt from {_AUTHORS}, "
+    "and the images from the set's makers, Liu et al.",
+    "min19": f"Min19 or SHRQ, dehazing (IEEE TMM 2019; MOS 1 to 5): dehaze_test_all.txt from {_AUTHORS}, "
+    "and the images from the set's makers, Min et al.",
+    "sriqa-bench": f"SRIQA-Bench, super-resolution (MOS 0 to 100): SRIQA-Bench_test_all.txt from {_AUTHORS}, "
+    "and the images from https://github.com/ChrisDud0257/AFINE",
+    "biq2021": "BIQ2021 (Train (Images and MOS).csv, Test (Images and MOS).csv, Images/; MOS 0 to 1) from "
+    "https://github.com/nisarahmedrana/BIQ2021",
+    "authors-txt": f"a text file of lines `[reference] image mos [std]`, as in {_AUTHORS}",
+    "authors-jsonl": f"a JSONL training file of id, dataset_name, image and conversations, as in {_AUTHORS}",
+    "pyiqa-csv": "a meta_info CSV of pyiqa, from https://github.com/chaofengc/IQA-PyTorch",
+    "deqa-json": "a meta JSON of DeQA-Score (image, gt_score), from "
+    "https://huggingface.co/datasets/zhiyuanyou/Data-DeQA-Score",
+    "csv": "any CSV or Parquet file with an image and a MOS column; name them with columns",
+}
+
+# The splits that a set comes with. pyiqa's files name theirs themselves, in their columns.
+_SPLITS = {"kadid10k": ("authors",), "koniq10k": ("official",), "biq2021": ("official",)}
+_WITH_COLUMNS = ("csv", "pyiqa-csv")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A data set that was read, and which of its images were left out because they are not on the disk."""
+
+    manifest: "Manifest"
+    missing: tuple[str, ...]  # paths, in the order of the set's table
+
+
+def import_dataset(
+    name: str,
+    root: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    columns: dict[str, str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    missing: Literal["error", "skip"] = "error",
+) -> Imported:
+    """Read a data set in its official form.
+
+    name: a key of `SOURCES`.
+    root: the folder of the set; what is needed lies in it, or in exactly one of the folders right in it. For
+    authors-txt, authors-jsonl, pyiqa-csv, deqa-json and csv, the file itself.
+    split: a split that comes with the set: authors (kadid10k); official (koniq10k, where it is applied in any
+    case if its file is there, and biq2021, whose two files it is); for pyiqa-csv the name of a split column.
+    columns: for csv and pyiqa-csv, our names -> the file's, as in `Manifest.read`.
+    images: the folder that image names are relative to, where it is not the set's own.
+    missing: skip leaves out images that are listed but not on the disk, and `Imported.missing` names them.
+
+    A set may be there in part: the number of rows is not compared with the official one. An image listed
+    twice with the same rating counts once. File names are matched without regard to case where no file has
+    the very name (BIQ2021 lists one .jpg that is a .JPG). Images are not opened.
+
+    Raises UserError, in one sentence, for an unknown name or split; a file or column that is not there; a MOS
+    that is not a number on the set's scale; an image listed twice with different ratings; images that are
+    not there unless `missing` is skip, and in any case if none is.
+    """
+    if name not in SOURCES:
+        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
+    choices = _SPLITS.get(name, ())
+    if split is not None and split not in choices and name != "pyiqa-csv":
+        offer = f"choose {' or '.join(choices)}" if choices else "it has none of its own: leave it out, and split later"
+        raise UserError(f"unknown split {split!r} of {name}: {offer}")
+    if columns and name not in _WITH_COLUMNS:
+        raise UserError(f"columns are for {' and '.join(_WITH_COLUMNS)}: {name} has columns of its own, leave them out")
+    if images is not None and not Path(images).is_dir():
+        raise UserError(f"{images} is not a folder: name the one that holds the images")
+    if missing not in ("error", "skip"):
+        raise UserError(f"missing is {missing!r}: use error or skip")
+
+    # Imported here, since naming the sources in a help text must not wait for pyarrow.
+    from ..manifest import Manifest
+    from .locate import Request, on_disk
+    from .readers import READERS
+
+    request = Request(
+        name=name,
+        root=Path(root),
+        source=SOURCES[name],
+        split=split,
+        columns=columns or {},
+        images=None if images is None else Path(images),
+    )
+    rows, absent = on_disk(READERS[name](request), request, skip=missing == "skip")
+    return Imported(Manifest(rows), absent)
