@@ -36,6 +36,8 @@ def test_prompts_to_the_letter():
     released_question, answer_only = RELEASED.split(" Please")
     assert prompt_text("paper", reasoning=False) == f"{question} Please{answer_only}"
     assert prompt_text("released") == f"{released_question} First{think_then_answer}"
+    with pytest.raises(UserError, match="mode reason"):
+        prompt_text("q-insight", reasoning=False)
     with pytest.raises(UserError, match="paper, released"):
         prompt_text("papers")
 
@@ -81,6 +83,39 @@ def test_answers_that_are_no_number(answer):
 )
 def test_problems(text, problem):
     assert read(text).problem is problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ('{"rating": 3.45}', 3.45),
+        ('\n{ "rating" :\t4\n}\n', 4),
+        ('```json\n{"rating": 3.45}\n```', 3.45),
+        ('```\n{"rating": 3.45}```', 3.45),
+        ('{"rating": 5.01}', Problem.OUT_OF_RANGE),
+        ('{"rating": -1}', Problem.OUT_OF_RANGE),
+        ("3.45", Problem.NOT_A_NUMBER),
+        ('"rating": 3.45', Problem.NOT_A_NUMBER),
+        ('{"rating": "3.45"}', Problem.NOT_A_NUMBER),
+        ('{"rating": 3.45, "why": "soft"}', Problem.NOT_A_NUMBER),
+        ('{"rating": 3, "rating": 4}', Problem.NOT_A_NUMBER),
+        ('{"rating": [3.45]}', Problem.NOT_A_NUMBER),
+        ('{"rating": NaN}', Problem.NOT_A_NUMBER),
+        ('{"rating": 3e0}', Problem.NOT_A_NUMBER),
+        ('{"score": 3.45}', Problem.NOT_A_NUMBER),
+        ("{'rating': 3.45}", Problem.NOT_A_NUMBER),
+        ('{"rating": 3.45}.', Problem.NOT_A_NUMBER),
+        ('```json\n{"rating": 3.45}', Problem.NOT_A_NUMBER),
+        ('{"rating": 3.45}```', Problem.NOT_A_NUMBER),
+        ('```python\n{"rating": 3.45}\n```', Problem.NOT_A_NUMBER),
+    ],
+)
+def test_the_json_answer_of_q_insight(answer, outcome):
+    text = f"<think>Soft.</think><answer>{answer}</answer>"
+    expected = Response(None, "Soft.", outcome) if isinstance(outcome, Problem) else Response(outcome, "Soft.", None)
+    assert read(text, prompt="q-insight") == expected
+    if "rating" in answer:  # the other prompts ask for a plain number
+        assert read(text, prompt="released").problem is read(text).problem is Problem.NOT_A_NUMBER
 
 
 def test_truncation_only_explains_a_missing_answer():
@@ -148,9 +183,12 @@ def test_round_trip(reasoning, quality):
     assert well_formed(text)
 
 
-@pytest.mark.parametrize("unit", ["<answer>", "<answer>3</answer>", "<think>", "9", "3.", " ", "</answer><answer>"])
+@pytest.mark.parametrize(
+    "unit", ["<answer>", "<answer>3</answer>", "<think>", "9", "3.", " ", "</answer><answer>", "```", '{"rating":']
+)
 def test_a_huge_response_is_read_in_linear_time(unit):
     """Anything quadratic would take hours here."""
     text = f"<think>{unit * 200_000}</think><answer>{unit * 200_000}</answer>"
     read(text)
     well_formed(text)
+    read(text, prompt="q-insight")

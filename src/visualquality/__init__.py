@@ -6,14 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import UserError
+    from .metrics import VisualQualityScore, create_metric
     from .score.rating import Rating, compare
     from .score.scorer import Scorer
 
-__all__ = ["Rating", "Scorer", "UserError", "compare"]
+__all__ = ["Rating", "Scorer", "UserError", "VisualQualityScore", "compare", "create_metric"]
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told who trains or scores what
 
-_HOMES = {"Rating": "score.rating", "Scorer": "score.scorer", "UserError": "errors", "compare": "score.rating"}
+_HOMES = {
+    "Rating": "score.rating",
+    "Scorer": "score.scorer",
+    "UserError": "errors",
+    "VisualQualityScore": "metrics",
+    "compare": "score.rating",
+    "create_metric": "metrics",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,8 +12,20 @@ from visualquality.errors import UserError
 
 LOWEST, HIGHEST = 1.0, 5.0  # the scale that every prompt asks for, both ends included
 
-PromptName = Literal["paper", "released"]
-PROMPTS: tuple[PromptName, ...] = ("paper", "released")
+PromptName = Literal["paper", "released", "q-insight"]
+PROMPTS: tuple[PromptName, ...] = ("paper", "released")  # those to train with; q-insight is for its authors' weights
+
+# What the inference code of Q-Insight (github.com/bytedance/Q-Insight, demo_score.py) gives its weights. The other
+# prompts have no system message of their own: a model's chat template may bring one.
+SYSTEM: dict[PromptName, str] = {
+    "q-insight": (
+        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
+        "assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+        "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
+        "respectively, i.e., <think> reasoning process here </think><answer> answer here </answer>"
+    )
+}
+IMAGE_LAST: frozenset[PromptName] = frozenset({"q-insight"})  # elsewhere the image comes before the text
 
 _QUESTIONS: dict[str, str] = {
     "paper": (
@@ -26,6 +38,9 @@ _QUESTIONS: dict[str, str] = {
         "excellent quality."
     ),
 }
+_QUESTIONS["q-insight"] = (
+    _QUESTIONS["released"] + ' Return the final answer in JSON format with the following keys: "rating": The score.'
+)
 _TASK = "You are doing the image quality assessment task. Here is the question:"
 _THINK_THEN_ANSWER = (
     "First output the thinking process in <think> </think> tags and then output the final answer "
@@ -39,17 +54,21 @@ def prompt_text(name: PromptName, reasoning: bool = True) -> str:
 
     Args:
         name: "paper" is Table 1 of the paper; "released" is the question that the published weights were
-            trained with.
+            trained with; "q-insight" is that of Q-Insight's weights, which needs its `SYSTEM` message too.
         reasoning: ask for the thinking process before the answer; if False, for the answer alone.
 
     Raises:
-        UserError: no prompt has this name.
+        UserError: no prompt has this name, or "q-insight" is asked for the answer alone, a form that it never had.
 
     >>> prompt_text("paper").startswith("You are doing the image quality assessment task.")
     True
     """
     if name not in _QUESTIONS:
         raise UserError(f"There is no prompt named {name!r}: choose one of {', '.join(_QUESTIONS)}.")
+    if name == "q-insight":
+        if not reasoning:
+            raise UserError("The prompt q-insight always asks for reasoning: use the mode reason, or another prompt.")
+        return _QUESTIONS[name]
     return f"{_TASK} {_QUESTIONS[name]} {_THINK_THEN_ANSWER if reasoning else _ANSWER_ONLY}"
 
 
@@ -61,7 +80,7 @@ class Problem(StrEnum):
     CUT_OFF = "cut_off"
     """The text ends before the answer does: a tag is still open, or the model ran out of tokens."""
     NOT_A_NUMBER = "not_a_number"
-    """An answer that is not one plain decimal number."""
+    """An answer that is not one plain decimal number, or not in the JSON form where the prompt asks for that."""
     ANSWERS_DISAGREE = "answers_disagree"
     """Several answers with different numbers."""
     OUT_OF_RANGE = "out_of_range"
@@ -80,7 +99,7 @@ class Response:
     """Why there is no score."""
 
 
-def read(text: str, *, truncated: bool = False) -> Response:
+def read(text: str, *, truncated: bool = False, prompt: PromptName = "paper") -> Response:
     """Read the score and the reasoning of a response. Never raises, in time linear in the text.
 
     Every `<answer>…</answer>` counts, wherever it is, and several must agree as numbers. The number must be
@@ -92,13 +111,15 @@ def read(text: str, *, truncated: bool = False) -> Response:
         text: the response, without special tokens.
         truncated: the model ran out of tokens. A complete answer is read all the same; without one the
             problem is "cut_off" instead of "no_answer".
+        prompt: what the model was asked with. After "q-insight" an answer is such a number as the only key of a JSON
+            object, `{"rating": 3.45}`, bare or in a ```json fence, and nothing else; after the others never.
 
     >>> read("<think>A little soft.</think><answer>3.45</answer>")
     Response(score=3.45, reasoning='A little soft.', problem=None)
     >>> read("<think>A little soft.</think><answer>about 3</answer>").problem
     <Problem.NOT_A_NUMBER: 'not_a_number'>
     """
-    outcome = _score(text, truncated)
+    outcome = _score(text, truncated, _JSON_RATING if prompt == "q-insight" else _NUMBER)
     if isinstance(outcome, Problem):
         return Response(None, _reasoning(text), outcome)
     return Response(outcome, _reasoning(text), None)
@@ -121,10 +142,11 @@ def well_formed(text: str) -> bool:
 # Linear, because it is only tried on a text that has each tag once.
 _FORM = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
 # The sign is there only so that -1 is reported as out of range; \d would take the digits of every script.
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_NUMBER = re.compile(r"(?P<number>-?[0-9]+(\.[0-9]+)?)")
+_JSON_RATING = re.compile(rf'(?P<fence>```(json)?\s)?\s*\{{\s*"rating"\s*:\s*{_NUMBER.pattern}\s*\}}\s*(?(fence)```)')
 
 
-def _score(text: str, truncated: bool) -> float | Problem:
+def _score(text: str, truncated: bool, form: re.Pattern[str]) -> float | Problem:
     pieces = text.split("<answer>")[1:]
     if not pieces:
         still_thinking = "<think>" in text and "</think>" not in text
@@ -134,11 +156,11 @@ def _score(text: str, truncated: bool) -> float | Problem:
     numbers = set()
     for piece in pieces:
         content, closed, _ = piece.partition("</answer>")
-        content = content.strip()
+        answer = form.fullmatch(content.strip())
         # Not closed before the next <answer> opens: the answer holds a tag.
-        if not closed or not _NUMBER.fullmatch(content):
+        if not closed or not answer:
             return Problem.NOT_A_NUMBER
-        numbers.add(float(content))
+        numbers.add(float(answer["number"]))
     if len(numbers) > 1:
         return Problem.ANSWERS_DISAGREE
     score = numbers.pop()

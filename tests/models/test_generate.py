@@ -12,6 +12,7 @@ from visualquality.models.generate import (
     draw,
     eos_token_ids,
     image_placeholders,
+    prefill,
     random_streams,
     sample_completions,
 )
@@ -20,8 +21,7 @@ from visualquality.models.load import load
 
 def sample(vlm, prompts, keys, k, length=12, temperature=1.0, eos=None):
     return sample_completions(
-        vlm.model,
-        collate(prompts, vlm.processor.tokenizer.pad_token_id),
+        prefill(vlm.model, collate(prompts, vlm.processor.tokenizer.pad_token_id)),
         uniforms=random_streams(0, keys, k, length),
         temperature=temperature,
         eos_token_ids=eos or eos_token_ids(vlm.model, vlm.processor),

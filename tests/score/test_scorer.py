@@ -97,3 +97,35 @@ def test_odd_images_are_scored(scorer):
     ]
     assert all(r.score is None or 1 <= r.score <= 5 for r in scorer(odd))
     assert sum(r.score is not None for r in scorer(odd)) >= 4
+
+
+def test_auto_samples_are_the_first_ones_of_many_and_stop_when_settled(scorer):
+    images = [picture(i, (96, 64)) for i in range(3)]
+    many = list(Scorer(scorer.vlm, samples=16).rate(images))
+    for tolerance in (1e-6, 0.05, 10.0):
+        few = Scorer(scorer.vlm, samples="auto", tolerance=tolerance).rate(images)
+        for rating, whole in zip(few, many, strict=True):
+            n = len(rating.samples)
+            assert n in (2, 4, 8, 16)
+            assert rating.samples == whole.samples[:n]
+            for stop in (2, 4, 8):  # not later than at the first that is enough
+                readable = [s for s in whole.samples[:stop] if s is not None]
+                enough = len(readable) > 1 and np.std(readable, ddof=1) / np.sqrt(len(readable)) < tolerance
+                assert not (enough and n > stop)
+                assert n != stop or enough
+    assert {len(r.samples) for r in Scorer(scorer.vlm, samples="auto", tolerance=10.0).rate(images)} == {2}
+    with pytest.raises(UserError, match="samples"):
+        Scorer(scorer.vlm, samples="many")
+
+
+def test_images_of_many_sizes_come_back_in_their_order(scorer, tmp_path):
+    sizes = [(64, 64), (300, 64), (64, 64), (500, 300), (96, 64), (64, 64), (200, 200)]
+    images = [picture(i, size) for i, size in enumerate(sizes)]
+    (tmp_path / "bad.png").write_text("x")
+    mixed = [*images[:2], str(tmp_path / "bad.png"), *images[2:]]
+    few = list(Scorer(scorer.vlm, mode="expect", batch=2).rate(mixed))
+    one = [Scorer(scorer.vlm, mode="expect", batch=1)(image) for image in mixed]
+    assert few[2].score is None
+    for a, b in zip(few, one, strict=True):
+        assert (a.score is None) == (b.score is None)
+        assert a.score is None or abs(a.score - b.score) < 1e-3

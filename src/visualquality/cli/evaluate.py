@@ -1,15 +1,20 @@
 """evaluate: agreement with human ratings."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
-from .shared import Batch, Device, MaxPixels, Model, ModeOption, Prompt, Samples, Seed, err, errors, make_scorer, out
+from .shared import err, errors, out, rates
+
+if TYPE_CHECKING:
+    from ..score.rating import Rater
 
 
+@rates
 def evaluate(
     data: Annotated[list[Path], typer.Option("--data", help="Manifests: CSV or Parquet with image and mos.")],
     more: Annotated[list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)] = None,
@@ -17,14 +22,8 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the agreement to this file.")] = None,
-    model: Model = "nano",
-    mode: ModeOption = "reason",
-    samples: Samples = 6,
-    seed: Seed = 0,
-    prompt: Prompt = None,
-    batch: Batch = 8,
-    max_pixels: MaxPixels = None,
-    device: Device = None,
+    *,
+    make: "Callable[[], Rater]",
 ) -> None:
     """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
     with errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
@@ -39,16 +38,7 @@ def evaluate(
             results = evaluate_scores(scores, manifest, split=split)
             by: dict[str, Any] = {"scores": str(scores)}
         else:
-            scorer = make_scorer(
-                model=model,
-                mode=mode,
-                samples=samples,
-                seed=seed,
-                prompt=prompt,
-                batch=batch,
-                max_pixels=max_pixels,
-                device=device,
-            )
+            scorer = make()
             results = evaluate_model(scorer, manifest, split=split, journal=output, console=err)
             by = scorer.settings()
         out.print(table(results))

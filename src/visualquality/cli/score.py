@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +10,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .shared import Batch, Device, MaxPixels, Model, ModeOption, Prompt, Samples, Seed, err, errors, make_scorer, out
+from .shared import err, errors, out, rates
 
 if TYPE_CHECKING:
-    from ..score.rating import Rating
+    from ..score.rating import Rater, Rating
 
 
+@rates
 def score(
     paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
     output: Annotated[
@@ -22,14 +24,8 @@ def score(
         typer.Option("--output", "-o", help="Results: .jsonl, .csv or .parquet. Run again to go on."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
-    model: Model = "nano",
-    mode: ModeOption = "reason",
-    samples: Samples = 6,
-    seed: Seed = 0,
-    prompt: Prompt = None,
-    batch: Batch = 8,
-    max_pixels: MaxPixels = None,
-    device: Device = None,
+    *,
+    make: "Callable[[], Rater]",
 ) -> None:
     """Score images from 1 (bad) to 5 (excellent), with an uncertainty and a reason.
 
@@ -42,16 +38,7 @@ def score(
 
         images = [str(path) for path in find_images(paths)]
         journal = None if output is None else journal_path(output)
-        scorer = make_scorer(
-            model=model,
-            mode=mode,
-            samples=samples,
-            seed=seed,
-            prompt=prompt,
-            batch=batch,
-            max_pixels=max_pixels,
-            device=device,
-        )
+        scorer = make()
         ratings = []
         for rating in score_all(scorer, images, journal=journal, console=err):
             ratings.append(rating)
@@ -73,40 +60,29 @@ def score(
             raise typer.Exit(1)
 
 
+@rates
 def compare(
     a: Annotated[Path, typer.Argument(help="An image.")],
     b: Annotated[Path, typer.Argument(help="Another.")],
-    model: Model = "nano",
-    mode: ModeOption = "reason",
-    samples: Samples = 6,
-    seed: Seed = 0,
-    prompt: Prompt = None,
-    max_pixels: MaxPixels = None,
-    device: Device = None,
+    *,
+    make: "Callable[[], Rater]",
 ) -> None:
     """Probability that A looks better than B, by Thurstone's model on their scores."""
     with errors():
         from ..score.rating import compare as thurstone
 
-        scorer = make_scorer(
-            model=model, mode=mode, samples=samples, seed=seed, prompt=prompt, max_pixels=max_pixels, device=device
-        )
+        scorer = make()
         first, second = scorer.rate([str(a), str(b)])
         probability = thurstone(first, second)
         out.print(_ratings_table([first, second]))
         out.print(f"P({a.name} better than {b.name}) = {probability:.3f}")
 
 
+@rates
 def rank(
     paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
-    model: Model = "nano",
-    mode: ModeOption = "reason",
-    samples: Samples = 6,
-    seed: Seed = 0,
-    prompt: Prompt = None,
-    batch: Batch = 8,
-    max_pixels: MaxPixels = None,
-    device: Device = None,
+    *,
+    make: "Callable[[], Rater]",
 ) -> None:
     """Order images from the best to the worst."""
     with errors():
@@ -114,16 +90,7 @@ def rank(
         from ..score.batch import score_all
 
         images = [str(path) for path in find_images(paths)]
-        scorer = make_scorer(
-            model=model,
-            mode=mode,
-            samples=samples,
-            seed=seed,
-            prompt=prompt,
-            batch=batch,
-            max_pixels=max_pixels,
-            device=device,
-        )
+        scorer = make()
         ratings = list(score_all(scorer, images, console=err))
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))

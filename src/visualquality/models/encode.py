@@ -12,13 +12,26 @@ from transformers.processing_utils import ProcessorMixin
 Encoded = dict[str, Tensor]
 
 
-def encode_prompt(processor: ProcessorMixin, image: Image.Image, question: str) -> Encoded:
+def encode_prompt(
+    processor: ProcessorMixin,
+    image: Image.Image,
+    question: str,
+    *,
+    system: str | None = None,
+    image_last: bool = False,
+) -> Encoded:
     """The prompt of one image: `input_ids` (P,), and whatever the model's own processor makes of the image.
+
+    `system`: the system message, in place of the one that the chat template may bring. `image_last`: the image after
+    the question instead of before it.
 
     Tensors that go with the tokens are (P,) too; those of the image have its patches or images along their first axis.
     """
     content: Any = [{"type": "image"}, {"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    messages = [{"role": "user", "content": content[::-1] if image_last else content}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
     encoded = dict(processor(images=[image], text=[text], return_tensors="pt"))
     del encoded["attention_mask"]
     length = encoded["input_ids"].shape[1]

@@ -21,6 +21,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError
 from ..response import PromptName
+from .known import subfolder_of
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, NanoProcessor
 from .qwen import QWEN_VL, ImageOnlyQwenVLProcessor
 
@@ -107,12 +108,15 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
         raise UserError(
             f"no model {name!r}: give {known}, a folder that exists, or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
+    subfolder = subfolder_of(name)
     try:
-        config = AutoConfig.from_pretrained(name)
-        processor = _processor(name, config.model_type)
+        config = AutoConfig.from_pretrained(name, subfolder=subfolder)
+        processor = _processor(name, config.model_type, subfolder)
         if config.model_type == NanoConfig.model_type:
             dtype = torch.float32
-        model = load_strictly(AutoModelForImageTextToText, name, dtype=dtype, attn_implementation="sdpa")
+        model = load_strictly(
+            AutoModelForImageTextToText, name, subfolder=subfolder, dtype=dtype, attn_implementation="sdpa"
+        )
     except UserError:
         raise
     except OSError as error:
@@ -143,14 +147,15 @@ def _trained_prompt(folder: Path) -> PromptName | None:
     return json.loads(record.read_text())["prompt"] if record.is_file() else None
 
 
-def _processor(name: str, model_type: str) -> ProcessorMixin:
+def _processor(name: str, model_type: str, subfolder: str = "") -> ProcessorMixin:
     if model_type == NanoConfig.model_type:
         return NanoProcessor.from_pretrained(name)
     if model_type in QWEN_VL:
-        processor = ImageOnlyQwenVLProcessor.from_pretrained(name)
-        processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)  # whatever else is installed
+        processor = ImageOnlyQwenVLProcessor.from_pretrained(name, subfolder=subfolder)
+        # Whatever else is installed.
+        processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(name, subfolder=subfolder)
         return processor
-    processor = AutoProcessor.from_pretrained(name)
+    processor = AutoProcessor.from_pretrained(name, subfolder=subfolder)
     if not isinstance(processor, ProcessorMixin):
         raise UserError(f"{name!r} ({model_type}) has no processor for images here; its processor may need torchvision")
     return processor

@@ -2,40 +2,52 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+from statistics import stdev
+from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import Image
+import torch
+from torch import Tensor
 
 from .. import response
-from ..data.images import image_digest, open_image
 from ..errors import UserError
-from ..models.encode import collate, encode_prompt
-from ..models.generate import decode, eos_token_ids, random_streams, sample_completions
+from ..models.encode import Encoded, collate
+from ..models.generate import Prefilled, decode, eos_token_ids, prefill, random_streams, sample_completions
+from ..models.known import trained_prompt
 from ..models.load import VisionLanguageModel, load
+from .expect import ScoreVocabulary, expected_scores
+from .prepare import Preparation, Prepared, Question, Source, prepare_all
 from .rating import Rating
 
-Source = str | Path | Image.Image | np.ndarray
-Mode = Literal["reason", "direct"]
+Mode = Literal["reason", "direct", "expect", "auto"]
 
 MAX_NEW_TOKENS = {"reason": 512, "direct": 24}
+MOST_SAMPLES = 16  # of samples="auto"
+WINDOW = 4  # batches in which images of like size are put together
 
 
 class Scorer:
-    """Scores images: a mean of `samples` answers, each in [1, 5], with their standard deviation and a reason.
+    """Scores images from 1 to 5, with an uncertainty and, where the model reasoned, a reason.
 
-    mode: "reason" thinks in words before it answers; "direct" answers at once. Every answer is drawn at the model's own
-    temperature of 1 from a random stream that depends on the image's pixels, the seed and the sample's number alone, so
-    the same image and seed give the same score whatever other images are scored with it. In float32 that holds but for
-    a rounding that falls just between two tokens; in bfloat16, the default on CUDA, batches of another make-up round
-    differently: score with `batch=1` or float32 where it must be exact.
+    mode:
+        "reason" thinks in words before it answers, `samples` times; the score is the mean. Every answer is drawn from
+        a random stream that depends on the image's pixels, the seed and the sample's number alone, so the same image
+        and seed give the same score whatever other images are scored with it. In float32 that holds but for a rounding
+        that falls just between two tokens; in bfloat16, the default on CUDA, batches of another make-up round
+        differently: score with `batch=1` or float32 where it must be exact.
+        "direct" is the same, answering at once.
+        "expect" draws nothing: the score is the expectation over the digits that the model would answer at once with,
+        and `std` that of this distribution.
+        "auto" is "expect", and "reason" for the images whose std is above `doubt` there. A rating says what made it.
 
-    >>> rating = Scorer("nano", samples=2)(Image.new("RGB", (64, 64)))
-    >>> rating.score is None or 1 <= rating.score <= 5
+    samples: a number, or "auto": 2, 4, 8, at most 16, until the standard error of the mean is below `tolerance`.
+
+    >>> from PIL import Image
+    >>> rating = Scorer("nano", mode="expect")(Image.new("RGB", (64, 64)))
+    >>> 1 <= rating.score <= 5
     True
     """
 
@@ -43,9 +55,11 @@ class Scorer:
         self,
         model: str | VisionLanguageModel = "nano",
         mode: Mode = "reason",
-        samples: int = 6,
+        samples: int | Literal["auto"] = 6,
         seed: int = 0,
         *,
+        tolerance: float = 0.1,
+        doubt: float = 0.5,
         prompt: response.PromptName | None = None,
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
@@ -54,31 +68,32 @@ class Scorer:
         dtype: str = "auto",
         max_pixels: int | None = None,
     ):
-        """`prompt`: by default the one that the model was trained with: what its folder says, "released" for the
-        weights that the paper's authors published, else "paper".
+        """`prompt`: by default the one that the model was trained with: what its folder says, or the table of known
+        released models (`models/known.py`), else "paper".
 
-        `batch`: images at a time. `max_pixels`: bound on the pixels the model sees of an image. Raises UserError for
-        a model, mode or number that cannot be.
+        `tolerance`, `doubt`: in points of the score. `batch`: images at a time. `max_pixels`: bound on the pixels the
+        model sees of an image. Raises UserError for a model, mode or number that cannot be.
         """
-        if mode not in MAX_NEW_TOKENS:
-            raise UserError(f"mode is {mode!r}; choose one of {', '.join(MAX_NEW_TOKENS)}")
-        if samples < 1 or batch < 1:
-            raise UserError(f"samples is {samples} and batch {batch}; both must be at least 1")
+        if mode not in get_args(Mode):
+            raise UserError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
+        if (samples != "auto" and (isinstance(samples, str) or samples < 1)) or batch < 1:
+            raise UserError(f"samples is {samples!r} and batch {batch}; give numbers of at least 1, or samples='auto'")
         if not (math.isfinite(temperature) and temperature >= 0):
             raise UserError(f"temperature is {temperature}; it must be 0 or more")
+        if not (tolerance > 0 and doubt >= 0):
+            raise UserError(f"tolerance is {tolerance} and doubt {doubt}; they must be above 0, and 0 or more")
         self.vlm = load(model, device=device, dtype=dtype, max_pixels=max_pixels) if isinstance(model, str) else model
-        self.mode, self.samples, self.seed, self.temperature, self.batch = (
-            mode,
-            samples,
-            seed,
-            temperature,
-            batch,
-        )
-        self.prompt = prompt or self.vlm.prompt or default_prompt(self.vlm.name)
-        self.max_pixels = max_pixels
-        self.question = response.prompt_text(self.prompt, mode == "reason")
-        self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS[mode]
+        self.mode, self.samples, self.seed, self.batch = mode, samples, seed, batch
+        self.temperature, self.tolerance, self.doubt, self.max_pixels = temperature, tolerance, doubt, max_pixels
+        self.prompt = prompt or self.vlm.prompt or trained_prompt(self.vlm.name) or "paper"
+        self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS["direct" if mode == "direct" else "reason"]
         self.eos = eos_token_ids(self.vlm.model, self.vlm.processor)
+        self.vocabulary: ScoreVocabulary | None = None
+        if mode in ("expect", "auto"):
+            if self.prompt == "q-insight":
+                raise UserError(f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason")
+            self.vocabulary = ScoreVocabulary(self.vlm.processor.tokenizer, self.eos)
+        self._preparation = Preparation(self.vlm.processor, self._questions())
 
     def __call__(self, images: Source | list[Source]) -> Rating | list[Rating]:
         """A rating for one image, a list of them for a list. A problem with an image is in its rating, not raised."""
@@ -87,71 +102,131 @@ class Scorer:
         return next(self.rate([images]))
 
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
-        """Ratings in the order of `images`, which may be endless: one batch is read at a time."""
-        iterator = iter(images)
-        while batch := list(islice(iterator, self.batch)):
-            yield from self._rate_batch(batch)
+        """Ratings in the order of `images`, which may be endless.
+
+        Images are read in worker processes, and those of a window that are of like size make a batch.
+        """
+        prepared = prepare_all(self._preparation, images, inline=self.batch)
+        while window := list(islice(prepared, WINDOW * self.batch)):
+            yield from self._rate_window(window)
 
     def settings(self) -> dict[str, Any]:
         """Everything that a score depends on besides the image: the header of a results file."""
+        drawn: dict[str, Any] = {
+            "samples": self.samples,
+            "seed": self.seed,
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+        }
         return {
             "model": self.vlm.name,
             "weights": self.vlm.digest,
             "prompt": self.prompt,
             "mode": self.mode,
-            "samples": self.samples,
-            "seed": self.seed,
-            "temperature": self.temperature,
-            "max_new_tokens": self.max_new_tokens,
+            **(dict.fromkeys(drawn) if self.mode == "expect" else drawn),  # nothing is drawn
+            **({"tolerance": self.tolerance} if self.samples == "auto" else {}),
+            **({"doubt": self.doubt} if self.mode == "auto" else {}),
             "max_pixels": self.max_pixels,
             "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
             "version": version("visualquality"),
         }
 
-    def _rate_batch(self, sources: list[Source]) -> list[Rating]:
-        started = time.perf_counter()
-        made_by: dict[str, Any] = {"model": self.vlm.name, "mode": self.mode, "seed": self.seed}
-        names = [_name(source) for source in sources]
+    def _questions(self) -> tuple[Question, ...]:
+        """What is asked in this mode; in "auto" first what "expect" asks, then what "reason" does."""
+        opening = () if self.vocabulary is None else tuple(self.vocabulary.opening)
+        kinds = {"reason": [True], "direct": [False], "expect": [False], "auto": [False, True]}[self.mode]
+        return tuple(
+            Question(
+                response.prompt_text(self.prompt, reasoning),
+                system=response.SYSTEM.get(self.prompt),
+                image_last=self.prompt in response.IMAGE_LAST,
+                opening=() if reasoning else opening,
+            )
+            for reasoning in kinds
+        )
+
+    def _rate_window(self, window: list[Prepared]) -> Iterator[Rating]:
+        """Ratings in order, each as soon as it and those before it are there."""
         ratings: dict[int, Rating] = {}
-        opened: dict[int, Image.Image] = {}
-        for index, source in enumerate(sources):
-            try:
-                opened[index] = open_image(source)
-            except UserError as error:
-                ratings[index] = Rating.failed(names[index], str(error), **made_by)
-        for index, responses in zip(opened, self._responses(list(opened.values())), strict=True):
-            seconds = round((time.perf_counter() - started) / len(opened), 4)
-            ratings[index] = Rating.from_samples(names[index], responses, **made_by, seconds=seconds)
-        return [ratings[index] for index in range(len(sources))]
+        good = []
+        for index, image in enumerate(window):
+            if image.problem is None:
+                good.append(index)
+            else:
+                ratings[index] = Rating.failed(image.name, image.problem, **self._made_by(self.mode))
+        good.sort(key=lambda index: len(window[index].prompts[-1]["input_ids"]))  # stable: equal sizes keep their order
+        told = 0
+        for at in range(0, len(good), self.batch):
+            members = good[at : at + self.batch]
+            ratings |= zip(members, self._rate_batch([window[index] for index in members]), strict=True)
+            while told in ratings:
+                yield ratings.pop(told)
+                told += 1
+        while told in ratings:  # images that could not be opened, at the end
+            yield ratings.pop(told)
+            told += 1
 
-    def _responses(self, images: list[Image.Image]) -> list[list[response.Response]]:
-        if not images:
-            return []
-        processor, model = self.vlm.processor, self.vlm.model
-        prompts = collate(
-            [encode_prompt(processor, image, self.question) for image in images],
-            processor.tokenizer.pad_token_id,
-        )
-        groups = sample_completions(
-            model,
-            {k: v.to(model.device) for k, v in prompts.items()},
-            uniforms=random_streams(self.seed, [image_digest(i) for i in images], self.samples, self.max_new_tokens),
-            temperature=self.temperature,
-            eos_token_ids=self.eos,
-        )
-        return [[response.read(decode(processor, c), truncated=c.truncated) for c in group] for group in groups]
+    def _rate_batch(self, batch: list[Prepared]) -> list[Rating]:
+        if self.vocabulary is None:
+            return self._drawn(batch, self.mode)
+        started = time.perf_counter()
+        expectations = expected_scores(self._prefill([image.prompts[0] for image in batch]), self.vocabulary)
+        made_by = self._made_by("expect", seconds=round((time.perf_counter() - started) / len(batch), 4))
+        ratings = [
+            Rating(image.name, round(e.mean, 4), e.std, (), None, None, **made_by)
+            for image, e in zip(batch, expectations, strict=True)
+        ]
+        if self.mode == "auto":
+            doubtful = [index for index, e in enumerate(expectations) if e.std > self.doubt]
+            if doubtful:
+                reasoned = self._drawn([batch[index] for index in doubtful], "reason")
+                for index, rating in zip(doubtful, reasoned, strict=True):
+                    # Reasons that cannot be read do not take away a score that is there.
+                    ratings[index] = rating if rating.score is not None else ratings[index]
+        return ratings
+
+    def _drawn(self, batch: list[Prepared], mode: str) -> list[Rating]:
+        started = time.perf_counter()
+        groups = self._responses(batch)
+        seconds = round((time.perf_counter() - started) / len(batch), 4)
+        return [
+            Rating.from_samples(image.name, responses, **self._made_by(mode, seconds=seconds))
+            for image, responses in zip(batch, groups, strict=True)
+        ]
+
+    def _responses(self, batch: list[Prepared]) -> list[list[response.Response]]:
+        """The responses of each image; of samples="auto" as many as it takes. The prompt is encoded once for all."""
+        prefilled = self._prefill([image.prompts[-1] for image in batch])
+        most = MOST_SAMPLES if self.samples == "auto" else self.samples
+        streams = random_streams(self.seed, [image.digest for image in batch], most, self.max_new_tokens)
+        if self.samples != "auto":
+            return self._read(prefilled, streams)
+        groups: list[list[response.Response]] = [[] for _ in batch]
+        going, drawn, following = list(range(len(batch))), 0, 2
+        while going and drawn < most:
+            part = prefilled.take(torch.tensor(going, device=prefilled.start.device))
+            for index, more in zip(going, self._read(part, streams[going, drawn:following]), strict=True):
+                groups[index] += more
+            going = [index for index in going if not settled(groups[index], self.tolerance)]
+            drawn, following = following, min(2 * following, most)
+        return groups
+
+    def _read(self, prefilled: Prefilled, uniforms: np.ndarray) -> list[list[response.Response]]:
+        groups = sample_completions(prefilled, uniforms=uniforms, temperature=self.temperature, eos_token_ids=self.eos)
+        return [
+            [response.read(decode(self.vlm.processor, c), truncated=c.truncated, prompt=self.prompt) for c in group]
+            for group in groups
+        ]
+
+    def _prefill(self, prompts: Sequence[Encoded]) -> Prefilled:
+        batch: dict[str, Tensor] = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)
+        return prefill(self.vlm.model, {k: v.to(self.vlm.model.device) for k, v in batch.items()})
+
+    def _made_by(self, mode: str, **more: Any) -> dict[str, Any]:
+        return {"model": self.vlm.name, "mode": mode, "seed": self.seed, **more}
 
 
-def default_prompt(model: str) -> response.PromptName:
-    """The prompt that a model was trained with.
-
-    >>> default_prompt("TianheWu/VisualQuality-R1-7B"), default_prompt("nano")
-    ('released', 'paper')
-    """
-    return "released" if "visualquality-r1" in model.lower() else "paper"
-
-
-def _name(source: Source) -> str:
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or "image"
-    return "array" if isinstance(source, np.ndarray) else str(source)
+def settled(responses: Sequence[response.Response], tolerance: float) -> bool:
+    """Whether the standard error of the mean score is below `tolerance`: at least two readable answers are needed."""
+    scores = [r.score for r in responses if r.score is not None]
+    return len(scores) > 1 and stdev(scores) / math.sqrt(len(scores)) < tolerance

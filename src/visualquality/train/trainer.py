@@ -28,7 +28,7 @@ from trl.models.utils import prepare_deepspeed
 
 from .. import response, rl2r
 from ..models.encode import collate, pad_right
-from ..models.generate import Completion, decode, eos_token_ids, random_streams, sample_completions
+from ..models.generate import Completion, decode, eos_token_ids, prefill, random_streams, sample_completions
 from ..models.load import VisionLanguageModel
 from .examples import Example, PromptEncoder
 from .packed import packed_log_probabilities
@@ -137,8 +137,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         )
         with self.accelerator.autocast():
             groups = sample_completions(
-                policy,
-                prompts,
+                prefill(policy, prompts),
                 uniforms=uniforms,
                 temperature=self.settings.temperature,
                 eos_token_ids=self.eos,

@@ -1,0 +1,41 @@
+"""Scoring as the authors' README has it, written from its description, as what we compare with.
+
+Hugging Face `generate` on batches of 32, left padding, temperature 1, top-k 50, 512 new tokens at most, then the answer
+is read. (The README draws a random score where none can be read; here that image has none.)
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from visualquality import response
+from visualquality.data.images import open_image
+from visualquality.models.encode import collate, encode_prompt
+from visualquality.models.load import VisionLanguageModel
+
+BATCH = 32
+
+
+@torch.no_grad()
+def score(vlm: VisionLanguageModel, paths: Sequence[str], returned: int = 1) -> list[float | None]:
+    """One score an image and run; `returned` sequences are what a user gets who asks `generate` for K at once."""
+    tokenizer = vlm.processor.tokenizer
+    question = response.prompt_text(vlm.prompt or "paper")
+    scores = []
+    for start in range(0, len(paths), BATCH):
+        images = [open_image(path) for path in paths[start : start + BATCH]]
+        prompts = collate([encode_prompt(vlm.processor, image, question) for image in images], tokenizer.pad_token_id)
+        prompts = {key: value.to(vlm.model.device) for key, value in prompts.items()}
+        sequences = vlm.model.generate(
+            **prompts,
+            do_sample=True,
+            temperature=1.0,
+            top_k=50,
+            max_new_tokens=512,
+            num_return_sequences=returned,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        completions = sequences[:, prompts["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        scores += [response.read(text).score for text in texts]
+    return scores

@@ -1,0 +1,113 @@
+"""How the cost of scoring grows with image size, K, batch and number of images: the exponent, and the memory.
+
+Ours is `reason` (or `expect` where said); theirs is `generate` as the authors use it, K sequences at once.
+An exponent of 1 is proportional; of K, the prompt and the image are shared, so that ours stays below it.
+
+python benchmarks/scaling.py [--json benchmarks/results/scaling.json]
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from authors_recipe import score
+from common import finish, parser, row
+from photos import tiles
+
+from visualquality import Scorer
+from visualquality.models.load import VisionLanguageModel, load
+from visualquality.quiet import quiet_libraries
+
+
+def exponent(sizes: Sequence[float], cost: Callable[[int], float], repeats: int) -> float:
+    """Slope of log(seconds) over log(size), of the quickest of a few runs each."""
+    seconds = [min(cost(size) for _ in range(repeats)) for size in sizes]
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def timed(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def resident() -> float:
+    """MB of memory that this process holds."""
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+
+def growth(vlm: VisionLanguageModel, paths: Sequence[str], many: int) -> float:
+    """MB by which scoring `many` images grows the process, after as many as make one batch of everything."""
+    scorer = Scorer(vlm, mode="expect")
+    ratings = scorer.rate(paths[i % len(paths)] for i in range(many + 200))
+    for _ in range(200):
+        next(ratings)
+    before = resident()
+    for _ in ratings:
+        pass
+    return resident() - before
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    quiet_libraries()
+    vlm = load("nano")
+    repeats = 1 if args.short else 3
+    with tempfile.TemporaryDirectory() as name:
+        sides = [128, 256, 512]
+        by_side = {side: tiles(Path(name), 16, side) for side in sides}
+        small = tiles(Path(name), 256, 64)
+
+        def ours(paths: Sequence[str], k: int = 1, batch: int = 16, mode: str = "reason") -> float:
+            return timed(lambda: list(Scorer(vlm, mode=mode, samples=k, batch=batch).rate(paths)))
+
+        def theirs(paths: Sequence[str], k: int = 1) -> float:
+            return timed(lambda: score(vlm, paths, returned=k))
+
+        ours(by_side[512][:2])
+        theirs(by_side[512][:2])
+        pixels = [side * side for side in sides]
+        at = dict(zip(pixels, sides, strict=True))
+        counts, several = [16, 32, 64] if args.short else [32, 64, 128, 256], [1, 2, 4, 8, 16]
+        rows = [
+            row(
+                "time by pixels, 128² to 512², expect (theirs: reason)",
+                exponent(pixels, lambda p: ours(by_side[at[p]], mode="expect"), repeats),
+                exponent(pixels, lambda p: theirs(by_side[at[p]]), repeats),
+                "exponent",
+            ),
+            row(
+                "time by K, 1 to 16, reason, 8 images of 128²",
+                exponent(several, lambda k: ours(by_side[128][:8], k=k, batch=8), repeats),
+                exponent(several, lambda k: theirs(by_side[128][:8], k=k), repeats),
+                "exponent",
+            ),
+            row(
+                "time by batch, 1 to 16 images at a time, reason, 16 images of 64²",
+                exponent([1, 4, 16], lambda b: ours(small[:16], k=6, batch=b), repeats),
+                None,
+                "exponent",
+            ),
+            row(
+                f"time by number of images, {counts[0]} to {counts[-1]} of 64²",
+                exponent(counts, lambda n: ours(small[:n], batch=32), repeats),
+                exponent(counts, lambda n: theirs(small[:n]), repeats),
+                "exponent",
+            ),
+            row(
+                f"memory grown over {500 if args.short else 10_000} more images, expect",
+                growth(vlm, small, 500 if args.short else 10_000),
+                None,
+                "MB",
+            ),
+        ]
+    for each in rows:
+        each["ratio"] = None
+    finish("Scaling", rows, args)
+
+
+if __name__ == "__main__":
+    main()

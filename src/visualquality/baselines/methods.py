@@ -1,0 +1,85 @@
+"""From the name of a method to what rates images with it: a row of a benchmark, whatever it is made of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import UserError
+from ..response import PromptName
+from ..score.rating import Rater
+
+if TYPE_CHECKING:
+    from ..score.scorer import Mode
+
+
+def method(
+    name: str,
+    *,
+    engine: str = "here",
+    url: str | None = None,
+    mode: "Mode" = "reason",
+    samples: "int | Literal['auto']" = 6,
+    seed: int = 0,
+    tolerance: float = 0.1,
+    doubt: float = 0.5,
+    prompt: PromptName | None = None,
+    batch: int = 8,
+    device: str | None = None,
+    max_pixels: int | None = None,
+) -> Rater:
+    """The method of this name; a higher score of its ratings is a better image.
+
+    - `niqe`, `brisque`: this package's own; `niqe:FILE` and `brisque:FILE` with parameters fitted by its user.
+    - `pyiqa:NAME`: a metric of pyiqa, such as `pyiqa:musiq` (see `pyiqa_bridge`).
+    - Any other name is a vision-language model: nano, a folder, or a name of the Hugging Face hub. `engine` says what
+      runs it: "here" is `Scorer`, "vllm" the engine of that name, "openai" an OpenAI-compatible server at `url`.
+
+    The other options are those of `Scorer`. The classic methods give each image one number, without words or chance,
+    so `mode`, `samples` and `seed` change nothing of theirs; `device` is heeded by pyiqa alone.
+
+    Raises UserError for a method or engine that cannot be had, and for an option that would change nothing there.
+    """
+    kind, _, detail = name.partition(":")
+    if kind in ("niqe", "brisque", "pyiqa"):
+        return _classic(name, kind, detail, device, engine=engine, url=url, prompt=prompt, max_pixels=max_pixels)
+    drawing: dict[str, Any] = {"mode": mode, "samples": samples, "seed": seed, "prompt": prompt}
+    drawing["max_pixels"] = max_pixels
+    if engine == "here":
+        if url is not None:
+            raise UserError("--url is the address of a server: give --engine openai with it")
+        from ..score.scorer import Scorer
+
+        return Scorer(name, **drawing, tolerance=tolerance, doubt=doubt, batch=batch, device=device)
+    if mode not in ("reason", "direct") or samples == "auto":
+        raise UserError(
+            f"engine {engine} draws a number of answers: use mode reason or direct, and a number of samples"
+        )
+    if engine == "vllm":
+        from ..score.vllm_engine import VllmRater
+
+        return VllmRater(name, **drawing)
+    if engine == "openai":
+        if url is None:
+            raise UserError("engine openai needs --url, such as http://localhost:8000/v1")
+        from ..score.openai_engine import OpenAIRater
+
+        return OpenAIRater(name, url, **drawing)
+    raise UserError(f"engine is {engine!r}: choose here, vllm or openai")
+
+
+def _classic(name: str, kind: str, detail: str, device: str | None, *, engine: str, **options: object) -> Rater:
+    options |= {"engine": None if engine == "here" else engine}
+    for option, value in options.items():
+        if value is not None:
+            raise UserError(f"{name} takes no {option}, it is not a vision-language model: leave {option} out")
+    if kind == "pyiqa":
+        from .pyiqa_bridge import PyiqaRater
+
+        return PyiqaRater(detail, device=device)
+    parameters = Path(detail) if detail else None
+    if kind == "niqe":
+        from .niqe import Niqe
+
+        return Niqe(parameters)
+    from .brisque import Brisque
+
+    return Brisque(parameters)

@@ -1,0 +1,228 @@
+"""Image quality where people already measure: `torchmetrics.Metric`s, and a call in the manner of pyiqa.
+
+VisualQualityScore     images in, their mean score out; right in several processes
+SRCC, PLCC, KRCC       scores and MOS in, their correlation out; right in several processes
+create_metric          create_metric("visualquality-nano")("photo.jpg")
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from numpy.typing import ArrayLike
+from PIL import Image
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from .baselines.methods import method
+from .errors import UserError
+from .evaluate import coefficients
+from .score.rating import Rater
+
+Picture = str | Path | Image.Image | Tensor
+ROUNDING = 1e-6  # how far beyond [0, 1] a float may be, as for pyiqa: a normalisation undone in float32
+
+
+class VisualQualityScore(Metric):
+    """The mean quality score of all images seen, of those whose score could be read.
+
+    rater: a `Rater`, such as a `Scorer`, or the name of a method: nano, a folder or hub name, niqe, pyiqa:musiq, ….
+    options: for a name, those of `baselines.methods.method` (mode, samples, seed, prompt, batch, device, max_pixels);
+    the rest are `torchmetrics.Metric`'s. `device` is where the model runs, and `.to()` moves the sums alone.
+
+    `update` takes a tensor (N, 3, H, W) or (3, H, W), float in [0, 1] or uint8 in [0, 255], a path, a PIL image, or a
+    list of these. An image without a score, such as one with an unreadable answer, is left out of the mean with a
+    warning, and counted in the state `unreadable`. `compute` gives a 0-d float64 tensor, in the unit of the rater (1 to
+    5 for a vision-language model); NaN with a warning, as is the habit of torchmetrics, where no image had a score.
+
+    >>> metric = VisualQualityScore("nano", samples=1, mode="direct", device="cpu")
+    >>> metric.update(torch.zeros(2, 3, 64, 64))
+    >>> 1 <= metric.compute() <= 5
+    tensor(True)
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+    unreadable: Tensor
+
+    def __init__(self, rater: Rater | str = "nano", **options: Any) -> None:
+        of_method = {key: options.pop(key) for key in list(options) if key in _METHOD_OPTIONS}
+        super().__init__(**options)
+        if not isinstance(rater, str) and of_method:
+            raise UserError(f"{', '.join(of_method)}: options of a rater that exists already; give them to it instead")
+        self.rater = method(rater, **of_method) if isinstance(rater, str) else rater
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("unreadable", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, images: Picture | Sequence[Picture]) -> None:
+        """Rate `images` and add them to the mean. Raises UserError for tensors of another shape or range."""
+        ratings = list(self.rater.rate(_sources(images)))
+        scores = [rating.score for rating in ratings if rating.score is not None]
+        self.total += sum(scores)
+        self.count += len(scores)
+        self.unreadable += len(ratings) - len(scores)
+        if problems := [f"{rating.image}: {rating.problem}" for rating in ratings if rating.problem is not None]:
+            warnings.warn(
+                f"{len(problems)} of {len(ratings)} images have no score and are left out ({problems[0]})", stacklevel=2
+            )
+
+    def compute(self) -> Tensor:
+        """The mean so far, of all processes."""
+        if self.count == 0:
+            warnings.warn("no image had a score: their mean is NaN", stacklevel=2)
+        return self.total / self.count
+
+
+_METHOD_OPTIONS = ("mode", "samples", "seed", "prompt", "batch", "device", "max_pixels")
+
+
+class _Correlation(Metric):
+    """What the coefficients share.
+
+    `update(preds, target)` takes scores and MOS, each (n,), in any unit and in batches of any size. `compute` gives a
+    0-d float64 tensor; NaN with a warning that says why where there is none: fewer than 3 images, a number that is not
+    finite, or all scores or all MOS the same.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+    coefficient: ClassVar["staticmethod[[ArrayLike, ArrayLike], float]"]
+
+    preds: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        """kwargs: those of `torchmetrics.Metric`."""
+        super().__init__(**kwargs)
+        self.add_state("preds", [], dist_reduce_fx="cat")
+        self.add_state("target", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)  # what a process without an image sends must be of the others' type
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add n images. Raises UserError where the two are not of one shape (n,)."""
+        if preds.ndim != 1 or preds.shape != target.shape:
+            raise UserError(
+                f"preds and target are of shapes {tuple(preds.shape)} and {tuple(target.shape)}; both must be (n,)"
+            )
+        self.preds.append(preds.detach().to(torch.float64))
+        self.target.append(target.detach().to(torch.float64))
+
+    def compute(self) -> Tensor:
+        """The coefficient of all images so far, of all processes."""
+        preds, target = (
+            dim_zero_cat(state).cpu().numpy() if len(state) else torch.empty(0).numpy()
+            for state in (self.preds, self.target)
+        )
+        if why := coefficients.why_undefined(preds, target):
+            warnings.warn(f"{type(self).__name__} is NaN: {why}", stacklevel=2)
+        return torch.tensor(self.coefficient(preds, target), dtype=torch.float64, device=self.device)
+
+
+class SRCC(_Correlation):
+    """Spearman's rank correlation of scores with MOS, in [-1, 1]; ties share their average rank.
+
+    >>> metric = SRCC()
+    >>> metric.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 20.0]))
+    >>> metric.update(torch.tensor([3.0, 4.0]), torch.tensor([4000.0, 300.0]))
+    >>> round(metric.compute().item(), 6)
+    0.8
+    """
+
+    coefficient = staticmethod(coefficients.srcc)
+
+
+class PLCC(_Correlation):
+    """Pearson's correlation of scores with MOS, in [-1, 1], of the scores as they are: no logistic mapping."""
+
+    coefficient = staticmethod(coefficients.plcc)
+
+
+class KRCC(_Correlation):
+    """Kendall's rank correlation tau-b of scores with MOS, in [-1, 1]."""
+
+    coefficient = staticmethod(coefficients.krcc)
+
+
+class InferenceMetric:
+    """A no-reference metric to be called as those of pyiqa are: `metric(images)` gives a tensor (N,) of scores.
+
+    Attributes, named as pyiqa names them: metric_name; metric_mode, always "NR" (no reference is used); lower_better,
+    always False; score_range, "1, 5".
+    """
+
+    metric_mode = "NR"
+    lower_better = False
+    score_range = "1, 5"
+
+    def __init__(self, metric_name: str, rater: Rater) -> None:
+        self.metric_name = metric_name
+        self.rater = rater
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Scores (N,), float32 on the CPU, in [1, 5], without gradient; N is 1 for one image.
+
+        images: a path, a PIL image, a tensor (N, 3, H, W) or (3, H, W), float in [0, 1] or uint8 in [0, 255], or a list
+        of these. The same picture has the same score in each of these forms.
+
+        Raises UserError that names the image for one that cannot be opened or has no readable answer: a NaN would be
+        averaged with the others, and no number is made up.
+        """
+        sources = _sources(images)
+        scores = []
+        for number, rating in enumerate(self.rater.rate(sources), 1):
+            if rating.score is None:
+                raise UserError(f"image {number} of {len(sources)} ({rating.image}) has no score: {rating.problem}")
+            scores.append(rating.score)
+        return torch.tensor(scores, dtype=torch.float32)
+
+
+NAMES = {"visualquality-nano": "nano", "visualquality-r1": "TianheWu/VisualQuality-R1-7B"}
+ANY_MODEL = "visualquality:"  # before the name or folder of a model
+
+
+def create_metric(metric_name: str, device: str | torch.device | None = None, **options: Any) -> InferenceMetric:
+    """A metric to be called as those of pyiqa are; see `InferenceMetric`.
+
+    metric_name: "visualquality-nano", "visualquality-r1" (the paper's weights, from the Hugging Face hub), or
+    "visualquality:MODEL" with a folder or any hub name. device: "cuda" where there is one, else "cpu". options: those
+    of `Scorer`, such as samples, mode and seed.
+
+    Raises UserError for a name that is none of these, and where the model cannot be had.
+    """
+    model = metric_name.removeprefix(ANY_MODEL) if metric_name.startswith(ANY_MODEL) else NAMES.get(metric_name)
+    if not model:
+        raise UserError(f"no metric {metric_name!r}: choose {', '.join(NAMES)}, or {ANY_MODEL}MODEL (a folder or name)")
+    from .score.scorer import Scorer
+
+    return InferenceMetric(metric_name, Scorer(model, device=None if device is None else str(device), **options))
+
+
+def _sources(images: Picture | Sequence[Picture]) -> list[Any]:
+    """One image after another, in a form that every `Rater` takes."""
+    if isinstance(images, str | Path | Image.Image):
+        return [images]
+    if not isinstance(images, Tensor):
+        return [source for image in images for source in _sources(image)]
+    if images.ndim not in (3, 4) or images.shape[-3] != 3:
+        raise UserError(f"the tensor has shape {tuple(images.shape)}: give (N, 3, H, W) or (3, H, W), RGB")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"the tensor has dtype {images.dtype}: give floats in [0, 1] or uint8 in [0, 255]")
+    pixels = images.detach().cpu()
+    if pixels.is_floating_point():
+        pixels = pixels.float()
+        low, high = -ROUNDING, 1 + ROUNDING
+        if not ((pixels >= low) & (pixels <= high)).all():  # NaN fails both
+            raise UserError(
+                "the tensor has values outside [0, 1]: undo its normalisation, and scale it so that 1 is white"
+            )
+        pixels = pixels.clamp(0, 1)
+    return list(pixels.reshape(-1, *images.shape[-3:]).permute(0, 2, 3, 1).numpy())

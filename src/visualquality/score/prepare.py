@@ -1,0 +1,124 @@
+"""Opening and encoding images, in worker processes while the model works on those before."""
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.processing_utils import ProcessorMixin
+
+from ..data.images import image_digest, open_image
+from ..errors import UserError
+from ..models.encode import Encoded, encode_prompt
+from .expect import begun
+
+Source = str | Path | Image.Image | np.ndarray
+
+WORKERS = max(1, min(4, (os.cpu_count() or 1) - 1))
+AHEAD = 2  # images a worker may be ahead of the model, so that memory stays flat
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of an image; `opening` are the tokens that the answer is begun with, if any."""
+
+    text: str
+    system: str | None = None
+    image_last: bool = False
+    opening: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image as the model takes it: a prompt for each question, or the `problem` that there is with it."""
+
+    name: str
+    digest: str
+    prompts: tuple[Encoded, ...]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images are prepared. A call prepares one; a file that is not an image is no exception."""
+
+    processor: ProcessorMixin
+    questions: tuple[Question, ...]
+
+    def __call__(self, source: Source) -> Prepared:
+        try:
+            image = open_image(source)
+        except UserError as error:
+            return Prepared(name_of(source), "", (), str(error))
+        prompts = tuple(self._prompt(image, question) for question in self.questions)
+        return Prepared(name_of(source), image_digest(image), prompts)
+
+    def _prompt(self, image: Image.Image, question: Question) -> Encoded:
+        prompt = encode_prompt(
+            self.processor, image, question.text, system=question.system, image_last=question.image_last
+        )
+        return begun(prompt, question.opening)
+
+
+def prepare_all(preparation: Preparation, sources: Iterable[Source], inline: int) -> Iterator[Prepared]:
+    """Each of `sources`, which may be endless, prepared and in order.
+
+    The first `inline` are prepared here: workers cost a moment that a single photo need not wait for.
+    """
+    iterator = iter(sources)
+    yield from map(preparation, islice(iterator, inline))
+    following = next(iterator, None)
+    if following is None:
+        return
+    # A fork has the processor without pickling it, and no second import of PyTorch.
+    context = get_context("fork")
+    with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_start, initargs=(preparation,)) as pool:
+        waiting: deque[Future[Prepared]] = deque()
+        try:
+            for source in chain([following], iterator):
+                waiting.append(pool.submit(_prepare, source))
+                if len(waiting) > AHEAD * WORKERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_preparation: Preparation
+
+
+def _start(preparation: Preparation) -> None:
+    global _preparation
+    _preparation = preparation
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that the user talks to
+    torch.set_num_threads(1)  # a forked OpenMP pool would hang
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A parent that is killed cannot stop its workers, which would hold its journal's lock for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _prepare(source: Source) -> Prepared:
+    return _preparation(source)
+
+
+def name_of(source: Source) -> str:
+    """What the user called an image."""
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or "image"
+    return "array" if isinstance(source, np.ndarray) else str(source)

@@ -1,0 +1,51 @@
+"""Reading in workers changes nothing but the time."""
+
+import itertools
+import multiprocessing
+
+import torch
+
+from conftest import picture
+from visualquality.models.load import load
+from visualquality.score.prepare import AHEAD, WORKERS, Preparation, Question, prepare_all
+
+
+def preparation(model_folder) -> Preparation:
+    processor = load(str(model_folder("nano")), device="cpu").processor
+    return Preparation(processor, (Question("Rate it."), Question("Again.", opening=(5, 6, 7))))
+
+
+def test_order_content_and_faults_are_those_of_a_plain_loop(model_folder, tmp_path):
+    paths = []
+    for index in range(9):
+        paths.append(tmp_path / f"{index}.png")
+        picture(index, (64 + 32 * (index % 3), 64)).save(paths[-1])
+    paths.insert(6, tmp_path / "none.png")
+    made = preparation(model_folder)
+    here, there = list(map(made, paths)), list(prepare_all(made, paths, inline=3))
+    assert [p.name for p in there] == [str(p) for p in paths]
+    assert "none.png" in there[6].problem
+    assert there[6].prompts == ()
+    for a, b in zip(here, there, strict=True):
+        assert (a.digest, a.problem) == (b.digest, b.problem)
+        for mine, theirs in zip(a.prompts, b.prompts, strict=True):
+            assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    first, second = here[0].prompts
+    assert second["input_ids"].tolist()[-3:] == [5, 6, 7]
+    assert first["input_ids"].tolist()[-3:] != [5, 6, 7]
+    assert multiprocessing.active_children() == []
+
+
+def test_sources_may_be_endless_and_are_not_read_far_ahead(model_folder):
+    read = []
+
+    def endless():
+        for index in itertools.count():
+            read.append(index)
+            yield picture(0, (40, 40))
+
+    prepared = prepare_all(preparation(model_folder), endless(), inline=2)
+    assert [next(prepared).problem for _ in range(5)] == [None] * 5
+    assert len(read) <= 5 + AHEAD * WORKERS + 1
+    prepared.close()
+    assert multiprocessing.active_children() == []  # stopping early leaves nobody behind
