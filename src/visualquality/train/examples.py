@@ -39,7 +39,7 @@ def read_examples(recipe: Recipe) -> tuple[list[Example], list[str]]:
     examples: list[Example] = []
     for source in recipe.data:
         rows = _rows(source)
-        mos = _mos(source, rows, on_1_to_5=recipe.method == "sft" or recipe.rl2r.reward == "absolute")
+        mos = _mos(source, rows, on_1_to_5=recipe.on_1_to_5)
         for number, (row, value) in enumerate(zip(rows, mos, strict=True)):
             if row.dataset not in names:
                 names.append(row.dataset)
@@ -81,14 +81,14 @@ def _mos(source: DataSource, rows: Sequence[Row], *, on_1_to_5: bool) -> list[fl
 
 
 def run_order(
-    examples: Sequence[Example], names: Sequence[str], *, method: str, batch: int, repeat: int, steps: int, seed: int
+    examples: Sequence[Example], names: Sequence[str], *, compares: bool, batch: int, repeat: int, steps: int, seed: int
 ) -> list[tuple[int, int]]:
     """(example, visit) in the order of the whole run, `steps` batches long, each `repeat` times in a row.
 
     Laid out beforehand, so that a run that resumes, on one process or several, sees what it would have seen.
-    For RL2R a batch is of one data set.
+    Where images are compared (`compares`) a batch is of one data set.
     """
-    groups = [names[e.dataset] for e in examples] if method == "rl2r" else ["all"] * len(examples)
+    groups = [names[e.dataset] for e in examples] if compares else ["all"] * len(examples)
     sampler = OneDatasetBatches(groups, batch, seed=seed, repeat=repeat)
     order: list[tuple[int, int]] = []
     while len(order) < steps * batch * repeat:

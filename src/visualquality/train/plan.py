@@ -45,7 +45,7 @@ def steps(recipe: Recipe, counts: dict[str, int]) -> int:
     if recipe.optimizer.steps is not None:
         return recipe.optimizer.steps
     batch = global_batch(recipe)
-    sizes = counts.values() if recipe.method == "rl2r" else [sum(counts.values())]
+    sizes = counts.values() if recipe.compares else [sum(counts.values())]
     return math.ceil((recipe.optimizer.epochs or 1) * sum(-(-n // batch) for n in sizes))
 
 
@@ -61,7 +61,7 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
     """
     counts = count_images(examples, names)
     batch = global_batch(recipe)
-    for name, count in (counts if recipe.method == "rl2r" else {"all": len(examples)}).items():
+    for name, count in (counts if recipe.compares else {"all": len(examples)}).items():
         if count < batch:
             raise UserError(
                 f"data set {name!r} has {count} images and a batch is {batch}: "

@@ -19,7 +19,7 @@ class DataSource(Section):
 
     `split_seed`: where the manifest names no splits, cut it 6:2:2 by content with this seed.
     `mos_range`: the ends of this data set's scale; its MOS are taken linearly to [1, 5]. Needed only where scores are
-    compared with numbers (method sft, reward absolute): ranking rewards need no common scale.
+    compared with numbers (method sft, regression, reward absolute): ranking rewards need no common scale.
     """
 
     manifest: Path
@@ -55,6 +55,12 @@ class SFT(Section):
     every_prompt: bool = Field(False, description="learn both prompts in both forms: each image has one, by its name")
 
 
+class Expect(Section):
+    """Training of the expected score, without sampling. "fidelity" compares within a data set, "regression" does not."""
+
+    objective: Literal["fidelity", "regression"] = "fidelity"
+
+
 class Optimizer(Section):
     """AdamW, linear to 0. Exactly one of `epochs` and `steps`."""
 
@@ -85,7 +91,7 @@ class LoRA(Section):
 class Recipe(Section):
     """Everything that a training run depends on."""
 
-    method: Literal["rl2r", "sft"] = "rl2r"
+    method: Literal["rl2r", "sft", "expect"] = "rl2r"
     model: str = "nano"
     data: tuple[DataSource, ...] = Field(min_length=1)
     output: Path
@@ -94,6 +100,7 @@ class Recipe(Section):
     seed: int = 0
     rl2r: RL2R = RL2R()
     sft: SFT = SFT()
+    expect: Expect = Expect()
     optimizer: Optimizer
     lora: LoRA | None = None
     freeze_vision: bool = False
@@ -104,6 +111,16 @@ class Recipe(Section):
     checkpoint_every: int = Field(50, ge=1, description="steps")
     keep_checkpoints: int = Field(2, ge=1)
     tensorboard: bool = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether images are compared within a data set, so that a batch is of one and scales do not matter."""
+        return self.method == "rl2r" or (self.method == "expect" and self.expect.objective == "fidelity")
+
+    @property
+    def on_1_to_5(self) -> bool:
+        """Whether MOS are compared with scores, and so must be from 1 to 5."""
+        return not self.compares or (self.method == "rl2r" and self.rl2r.reward == "absolute")
 
 
 def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None = None) -> Recipe:

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..models.load import TRAINED_WITH, VisionLanguageModel, load
 from ..models.nano import NanoForConditionalGeneration
 from .examples import read_examples, run_order
+from .expected import ExpectedScoreTrainer
 from .plan import count_images, global_batch
 from .plan import steps as plan_steps
 from .recipe import Recipe
@@ -49,7 +50,7 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
     order = run_order(
         examples,
         names,
-        method=recipe.method,
+        compares=recipe.compares,
         batch=global_batch(recipe),
         repeat=recipe.optimizer.accumulation,
         steps=total,
@@ -64,13 +65,14 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
     live = LiveProgress(console or Console(stderr=True))
     kwargs: dict[str, Any] = {"callbacks": [MetricsFile(metrics), live], "peft_config": _lora(recipe)}
     common = _arguments(recipe, total)
-    trainer: RL2RTrainer | SupervisedTrainer
+    trainer: RL2RTrainer | SupervisedTrainer | ExpectedScoreTrainer
     if recipe.method == "rl2r":
         args = _grpo_config(recipe, common)
         trainer = RL2RTrainer(vlm, examples, names, recipe, order, args, samples, **kwargs)
     else:
         sft = SFTConfig(**common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
-        trainer = SupervisedTrainer(vlm, examples, recipe, order, args=sft, **kwargs)
+        kind = SupervisedTrainer if recipe.method == "sft" else ExpectedScoreTrainer
+        trainer = kind(vlm, examples, recipe, order, args=sft, **kwargs)
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -1,0 +1,182 @@
+"""Training the expected score itself: the distribution over the digits of the answer is differentiable, so nothing is
+drawn. What `--mode expect` reads is what is learnt here.
+
+With the objective "fidelity" it is RL2R's reward (Eq. 1-3) as a loss: mean and variance are those of the distribution
+instead of K samples, as UNIQUE has it with a network's own mean and variance. "regression" is the plain squared error.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from trl import SFTTrainer
+
+from .. import response
+from ..models.encode import Encoded, collate, prompt_positions
+from ..models.generate import eos_token_ids
+from ..models.load import VisionLanguageModel
+from ..rl2r.preference import GAMMA, true_preference
+from ..score.expect import ScoreVocabulary, begun
+from .examples import Example, PromptEncoder
+from .recipe import Recipe
+from .resume import ExactResume
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The beginnings of a score that are shorter than one decimal, as a tree of tokens below a prompt.
+
+    Node 0 is the prompt's end; node n > 0 is a `token` after `parents[n]`, `depths[n]` tokens from the prompt. After
+    each node `following[n]` are the ids that may come, and what each leads to: a node, or a score where it ends.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    following: list[tuple[list[int], list[int | float]]]
+
+
+def score_tree(vocabulary: ScoreVocabulary) -> Tree:
+    """All nodes up to the first decimal, which is where the score is read: a second one moves it by less than 0.1."""
+    texts, tree = [""], Tree([-1], [-1], [0], [])
+    for node, text in enumerate(texts):  # grows while it is gone through
+        ids, leads = vocabulary.following(text)
+        places: list[int | float] = []
+        for token, longer in zip(ids, leads, strict=True):
+            if longer is None or len(longer) > 2:
+                places.append(float(longer or text))
+            else:
+                texts.append(longer)
+                tree.tokens.append(token)
+                tree.parents.append(node)
+                tree.depths.append(tree.depths[node] + 1)
+                places.append(len(texts) - 1)
+        tree.following.append((ids, places))
+    return tree
+
+
+def score_moments(
+    model: Any, core: PreTrainedModel, prompts: Encoded, tree: Tree
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """Mean and variance of the score of each of B prompts that end in `<answer>`; both can be differentiated.
+
+    All nodes of the tree are in one row behind the prompt, each seeing the prompt, its ancestors and itself.
+    """
+    ids, mask = prompts["input_ids"], prompts["attention_mask"]
+    batch, length = ids.shape
+    nodes = len(tree.tokens) - 1
+    sees = torch.eye(nodes, dtype=torch.bool, device=ids.device)
+    for node in range(1, nodes + 1):
+        if tree.parents[node] > 0:
+            sees[node - 1] |= sees[tree.parents[node] - 1]
+    whole = torch.zeros(batch, length + nodes, length + nodes, dtype=torch.bool, device=ids.device)
+    whole[:, :length, :length] = (
+        torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & mask.bool()[:, None]
+    )
+    whole[:, length:, :length] = mask.bool()[:, None]
+    whole[:, length:, length:] = sees
+    whole |= torch.eye(length + nodes, dtype=torch.bool, device=ids.device)  # padding sees itself: a row must see one
+    positions, start = prompt_positions(core, prompts)
+    depths = torch.tensor(tree.depths[1:], device=ids.device) - 1
+    after = start[:, None] + depths
+    after = after if positions.ndim == 2 else after.expand(positions.shape[0], -1, -1)
+    inputs = dict(prompts)
+    inputs["input_ids"] = torch.cat([ids, torch.tensor(tree.tokens[1:], device=ids.device).expand(batch, -1)], 1)
+    inputs["attention_mask"] = whole[:, None]
+    if "mm_token_type_ids" in prompts:
+        kinds = prompts["mm_token_type_ids"]
+        inputs["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros(batch, nodes)], 1)
+    logits = model(
+        **inputs,
+        position_ids=torch.cat([positions, after], -1),
+        use_cache=False,
+        logits_to_keep=torch.arange(length - 1, length + nodes, device=ids.device),
+    ).logits.float()
+    reached: list[Tensor] = [logits.new_ones(batch), *[logits.new_zeros(batch)] * nodes]
+    mean, square = logits.new_zeros(batch), logits.new_zeros(batch)
+    for node, (following, places) in enumerate(tree.following):
+        shares = logits[:, node, following].softmax(-1) * reached[node][:, None]
+        ends = [i for i, place in enumerate(places) if isinstance(place, float)]
+        values = shares.new_tensor([places[i] for i in ends])
+        mean = mean + shares[:, ends] @ values
+        square = square + shares[:, ends] @ values.square()
+        for i, place in enumerate(places):
+            if isinstance(place, int):
+                reached[place] = shares[:, i]
+    return mean, (square - mean.square()).clamp(min=0)
+
+
+def fidelity_loss(
+    mean: Float[Tensor, " b"], variance: Float[Tensor, " b"], mos: Tensor, datasets: Int[Tensor, " b"]
+) -> Tensor:
+    """1 minus Eq. 3 on Eq. 1, with one mean and variance an image, over all pairs of a data set; 0 without a pair."""
+    z = (mean[:, None] - mean[None]) / (variance[:, None] + variance[None] + GAMMA).sqrt()
+    truth = true_preference(mos).to(z.dtype)
+    # exp(log Φ / 2) is the root of Φ, with a gradient where Φ itself would round to 0.
+    better, worse = (torch.exp(torch.special.log_ndtr(x) / 2) for x in (z, -z))
+    fidelity = truth.sqrt() * better + (1 - truth).sqrt() * worse
+    pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(len(mos), dtype=torch.bool, device=mos.device)
+    return 1 - fidelity[pairs].mean() if pairs.any() else (mean * 0).sum()
+
+
+class ExpectedScoreTrainer(ExactResume, SFTTrainer):
+    """Trains the expected score of `examples`, in the `order` of `run_order`."""
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        examples: list[Example],
+        recipe: Recipe,
+        order: list[tuple[int, int]],
+        **kwargs: Any,
+    ):
+        self.recipe = recipe
+        vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
+        self.tree = score_tree(vocabulary)
+        super().__init__(
+            model=vlm.model,
+            data_collator=BegunAnswers(vlm, examples, recipe, vocabulary.opening),
+            train_dataset=Dataset.from_dict({"row": [row for row, _ in order]}),
+            processing_class=vlm.processor,
+            **kwargs,
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        prompts = dict(inputs)
+        mos, datasets = prompts.pop("mos"), prompts.pop("datasets")
+        mean, variance = score_moments(model, self.accelerator.unwrap_model(self.model), prompts, self.tree)
+        if self.recipe.expect.objective == "regression":
+            loss = F.mse_loss(mean, mos.to(mean.dtype))
+        else:
+            loss = fidelity_loss(mean, variance, mos, datasets)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step}")
+        self._metrics["train"]["score_mean"].append(mean.mean().item())
+        self._metrics["train"]["score_std"].append(variance.sqrt().mean().item())
+        return loss / self.current_gradient_accumulation_steps
+
+
+class BegunAnswers:
+    """Rows -> prompts that end in `<answer>`, with MOS and data sets."""
+
+    def __init__(self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe, opening: list[int]):
+        self.examples, self.opening = examples, opening
+        self.question = response.prompt_text(recipe.prompt, reasoning=False)
+        self.pad = vlm.processor.tokenizer.pad_token_id
+        self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Tensor]:
+        examples = [self.examples[row["row"]] for row in rows]
+        encoded = self.encode([(e.path, self.question) for e in examples])
+        batch = collate([begun(prompt, self.opening) for prompt in encoded], self.pad)
+        batch["mos"] = torch.tensor([e.mos for e in examples], dtype=torch.float64)
+        batch["datasets"] = torch.tensor([e.dataset for e in examples])
+        return batch

@@ -1,0 +1,80 @@
+"""The expected score as something to learn: the same as the one that is scored with, and it is learnt."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from scipy.stats import spearmanr
+
+from conftest import FAMILIES
+from visualquality.models.encode import collate, encode_prompt
+from visualquality.models.generate import eos_token_ids, prefill
+from visualquality.models.load import load
+from visualquality.rl2r import fidelity_reward
+from visualquality.score.expect import ScoreVocabulary, begun, expected_scores
+from visualquality.score.scorer import Scorer
+from visualquality.train.expected import fidelity_loss, score_moments, score_tree
+from visualquality.train.recipe import read_recipe
+from visualquality.train.run import train
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(family, model_folder, pictures):
+    vlm = load(str(model_folder(family)), device="cpu")
+    vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
+    prompts = [begun(encode_prompt(vlm.processor, image, "Rate."), vocabulary.opening) for image in pictures[:3]]
+    batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
+    mean, variance = score_moments(vlm.model, vlm.model, batch, score_tree(vocabulary))
+    whole = expected_scores(prefill(vlm.model, batch), vocabulary)
+    for m, v, e in zip(mean.tolist(), variance.tolist(), whole, strict=True):
+        coarse = [math.floor(value * 10 + 1e-6) / 10 for value in e.values]
+        wanted = sum(p * c for p, c in zip(e.probabilities, coarse, strict=True))
+        spread = sum(p * (c - wanted) ** 2 for p, c in zip(e.probabilities, coarse, strict=True))
+        assert m == pytest.approx(wanted, abs=5e-3)  # branches of little probability are cut there
+        assert v == pytest.approx(spread, abs=1e-2)
+    mean.sum().backward()
+    assert vlm.model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_the_loss_is_one_minus_the_reward_of_the_mean():
+    """Against Eq. 3 with two samples an image whose sample mean and variance are those given."""
+    mean = torch.tensor([2.0, 3.5, 3.0, 4.0], dtype=torch.float64)
+    variance = torch.tensor([0.2, 0.4, 0.1, 0.3], dtype=torch.float64)
+    mos, datasets = torch.tensor([10.0, 40.0, 40.0, 0.2]), torch.tensor([0, 0, 0, 1])
+    loss = fidelity_loss(mean, variance, mos, datasets)
+    half = (variance / 2).sqrt()
+    scores = torch.stack([mean, mean - half, mean + half], 1)  # of the first, the mean itself, the reward is taken
+    scale = (scores.var(1) / variance).mean().sqrt()  # three samples have another variance: stretch them
+    scores = torch.stack([mean, mean - half / scale, mean + half / scale], 1)
+    rewards = fidelity_reward(scores, mos, datasets)[:3, 0]
+    assert loss.item() == pytest.approx(1 - rewards.mean().item(), abs=1e-6)
+    grown = fidelity_loss(mean, variance, mos * 7 + 3, datasets)
+    assert grown.item() == loss.item()
+    alone = fidelity_loss(mean[:1].requires_grad_(), variance[:1], mos[:1], datasets[:1])
+    assert alone.item() == 0
+
+
+@pytest.mark.parametrize(("objective", "datasets"), [("fidelity", ("lab", "wild")), ("regression", ("lab",))])
+def test_a_run_learns_what_raters_say(objective, datasets, ranking_set, tmp_path):
+    """With nano-base, whose tower sees something: a random one does not. Two scales at once, for fidelity."""
+    rows = [line for line in ranking_set.read_text().splitlines() if not line.startswith("wild") or "wild" in datasets]
+    part = ranking_set.with_name(f"{objective}.csv")
+    part.write_text("\n".join(rows) + "\n")
+    recipe = {
+        "method": "expect",
+        "model": "nano-base",
+        "data": [{"manifest": str(part)}],
+        "freeze_vision": True,
+        "expect": {"objective": objective},
+        "optimizer": {"learning_rate": 3e-4, "steps": 16, "images_per_device": 8},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    final = train(read_recipe(tmp_path / "recipe.yaml", (), tmp_path / "run"))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
+    scorer = Scorer(str(final), mode="expect")
+    for dataset in datasets:
+        scores = [scorer(str(ranking_set.parent / f"{dataset}{i}.png")).score for i in range(8)]
+        assert spearmanr(scores, range(8))[0] < -0.9  # image 7 is the most blurred
