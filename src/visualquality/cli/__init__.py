@@ -2,10 +2,15 @@
 
 import typer
 
+from . import baselines, data
+from .benchmark import benchmark
 from .evaluate import evaluate
+from .report import report
 from .score import compare, rank, score
 from .train import train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (score, compare, rank, evaluate, train):
+for command in (score, compare, rank, evaluate, benchmark, report, train):
     app.command()(command)
+app.add_typer(data.app, name="data")
+app.add_typer(baselines.app, name="baselines")

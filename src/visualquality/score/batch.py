@@ -27,7 +27,7 @@ def score_all(
     Stop it at any point: what was yielded is in the journal.
     """
     store = nullcontext() if journal is None else ResultStore(journal, scorer.settings())
-    with store as opened, _progress(console) as progress:
+    with store as opened, progress_bar(console) as progress:
         wanted = set(images)
         before = {} if journal is None else {r.image: r for r in read_ratings(journal) if r.image in wanted}
         todo = [image for image in images if image not in before]
@@ -48,7 +48,7 @@ def score_all(
             yield rating
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),

@@ -1,0 +1,195 @@
+"""Natural scene statistics in the spatial domain: what NIQE and BRISQUE see of an image.
+
+Both read the luma of an image at full and at half size. At each size it is locally normalised (MSCN coefficients), and
+generalised Gaussians are fitted to the coefficients and to the products of neighbours: 18 numbers a size. Sources:
+BRISQUE: Mittal, Moorthy, Bovik, "No-Reference Image Quality Assessment in the Spatial Domain", IEEE TIP 21 (2012).
+NIQE: Mittal, Soundararajan, Bovik, "Making a 'Completely Blind' Image Quality Analyzer", IEEE SPL 20 (2013).
+AGGD fit: Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy-tailed model for texture analysis", ICIP 2009.
+
+Products are of true neighbours inside a patch, as the papers' equations have them (the authors' programs wrap round its
+edge). Every number here is finite for every image: what has no spread has shape `SHAPES[0]` and width 0.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import correlate1d
+from scipy.special import gammaln
+
+Array = NDArray[np.float64]
+
+SHAPES: Array = np.arange(200, 10001) / 1000  # shape parameters that a fit can give; 2 is a Gaussian, 1 a Laplacian
+
+
+def _moment_ratio(shape: Array) -> Array:
+    """E[|x|]² / E[x²] of a generalised Gaussian, which grows with its shape parameter."""
+    return np.exp(2 * gammaln(2 / shape) - gammaln(1 / shape) - gammaln(3 / shape))
+
+
+_RATIOS = _moment_ratio(SHAPES)
+
+
+def _window() -> Array:
+    """(7,) Gaussian of standard deviation 7/6 in multiples of 2⁻¹⁸, of sum 1.
+
+    So every weighted mean of 8-bit luma and of its square is exact in float64, whatever the order of summation, and
+    a flat area is flat to the last bit: rounding noise there would be fitted as if it were texture.
+    """
+    grid = 2.0**18
+    weights = np.exp(-((np.arange(-3, 4) / (7 / 6)) ** 2) / 2)
+    weights = np.rint(weights / weights.sum() * grid) / grid
+    weights[3] += 1 - weights.sum()
+    return weights
+
+
+WINDOW = _window()
+
+
+def luma(image: Image.Image) -> Array:
+    """Luma (H, W) of an RGB image, whole numbers in [0, 255]: full-range ITU-R BT.601, as MATLAB's rgb2gray."""
+    return np.asarray(image.convert("L"), dtype=np.float64)
+
+
+def mscn(values: Array) -> tuple[Array, Array]:
+    """MSCN coefficients (H, W) of luma in [0, 255], and the local standard deviation (H, W) they were divided by.
+
+    (I - μ) / (σ + 1), with μ and σ under a 7×7 Gaussian window; the image is continued by its edge.
+    """
+    mean = _smooth(values)
+    deviation = np.sqrt(np.abs(_smooth(values * values) - mean * mean))
+    return (values - mean) / (deviation + 1), deviation
+
+
+def _smooth(values: Array) -> Array:
+    return correlate1d(correlate1d(values, WINDOW, axis=0, mode="nearest"), WINDOW, axis=1, mode="nearest")
+
+
+# Keys' cubic (a = -½) stretched to twice its width, at the distances ½, 1½, 2½, 3½ of the eight pixels around.
+_CUBIC = (111 / 256, 29 / 256, -9 / 256, -3 / 256)
+
+
+def half_size(values: Array) -> Array:
+    """(H, W) -> (⌈H/2⌉, ⌈W/2⌉) by the antialiased bicubic kernel, mirrored at the edge, as MATLAB's imresize."""
+    for _ in range(2):
+        n = -(-len(values) // 2)
+        padded = np.pad(values, ((3, 4), (0, 0)), mode="symmetric")
+        taps = [padded[k : k + 2 * n : 2] for k in range(8)]
+        values = sum(w * (taps[3 - k] + taps[4 + k]) for k, w in enumerate(_CUBIC)).T  # type: ignore[union-attr]
+    return values
+
+
+@dataclass(frozen=True)
+class Fits:
+    """What was fitted to P patches at one size.
+
+    shape, sigma: (P,) of the generalised Gaussian (GGD) of the MSCN coefficients.
+    shapes, left, right: (P, 4) of the asymmetric ones (AGGD) of the products of neighbours: horizontal, vertical,
+    main and secondary diagonal; left and right are the root mean squares of the negative and the positive products.
+    sharpness: (P,) mean local standard deviation of the luma.
+    """
+
+    shape: Array
+    sigma: Array
+    shapes: Array
+    left: Array
+    right: Array
+    sharpness: Array
+
+    @property
+    def scale(self) -> Array:
+        """β (P,) of the GGD of the coefficients."""
+        return self.sigma * width(self.shape)
+
+    @property
+    def scales(self) -> tuple[Array, Array]:
+        """β_l and β_r (P, 4) of the AGGDs."""
+        ratio = width(self.shapes)
+        return self.left * ratio, self.right * ratio
+
+    @property
+    def mean(self) -> Array:
+        """η (P, 4), the mean of the AGGDs: (β_r - β_l) Γ(2/ν) / Γ(1/ν)."""
+        left, right = self.scales
+        return (right - left) * np.exp(gammaln(2 / self.shapes) - gammaln(1 / self.shapes))
+
+
+def width(shape: Array) -> Array:
+    """β / σ of a generalised Gaussian: √(Γ(1/ν) / Γ(3/ν))."""
+    return np.exp((gammaln(1 / shape) - gammaln(3 / shape)) / 2)
+
+
+def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
+    """Fits of the whole patches of luma (H, W), row by row, at full size and at half.
+
+    patch: its height and width at full size, both even unless there is one patch alone. Rows and columns that fill no
+    patch are left out.
+    """
+    rows, columns = values.shape[0] // patch[0], values.shape[1] // patch[1]
+    values = values[: rows * patch[0], : columns * patch[1]]
+    return _fit(values, rows, columns), _fit(half_size(values), rows, columns)
+
+
+def _fit(values: Array, rows: int, columns: int) -> Fits:
+    coefficients, deviation = mscn(values)
+    patches = _split(coefficients, rows, columns)
+    shape, sigma = fit_ggd(patches.reshape(len(patches), -1))
+    one, other = patches[:, :-1], patches[:, 1:]
+    pairs = (
+        (patches[:, :, :-1], patches[:, :, 1:]),
+        (one, other),
+        (one[:, :, :-1], other[:, :, 1:]),
+        (one[:, :, 1:], other[:, :, :-1]),
+    )
+    asymmetric = np.array([fit_aggd((a * b).reshape(len(patches), -1)) for a, b in pairs])  # (4, 3, P)
+    shapes, left, right = asymmetric.transpose(1, 2, 0)
+    return Fits(shape, sigma, shapes, left, right, _split(deviation, rows, columns).mean((1, 2)))
+
+
+def _split(values: Array, rows: int, columns: int) -> Array:
+    height, breadth = values.shape[0] // rows, values.shape[1] // columns
+    tiles = values.reshape(rows, height, columns, breadth).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles).reshape(rows * columns, height, breadth)
+
+
+def fit_ggd(samples: Array) -> tuple[Array, Array]:
+    """Shape in [0.2, 10] and standard deviation, (P,) each, of the zero-mean GGD of P samples (P, n), by moments."""
+    square = _mean(_dot(samples), samples.shape[1])
+    size = _mean(np.abs(samples).sum(1), samples.shape[1])
+    return _shape(_ratio(size * size, square)), np.sqrt(square)
+
+
+def fit_aggd(samples: Array) -> tuple[Array, Array, Array]:
+    """Shape in [0.2, 10], left and right spread, (P,) each, of the AGGD of P samples (P, n), by moments.
+
+    The spreads are the root mean squares of the samples below and above zero, 0 where there are none.
+    """
+    n = samples.shape[1]
+    below, above = np.minimum(samples, 0), np.maximum(samples, 0)
+    squares_below, squares_above = _dot(below), _dot(above)
+    left = np.sqrt(_ratio(squares_below, np.count_nonzero(samples < 0, axis=1)))
+    right = np.sqrt(_ratio(squares_above, np.count_nonzero(samples > 0, axis=1)))
+    size = _mean(above.sum(1) - below.sum(1), n)
+    # The correction for asymmetry is the same for g and 1/g: the smaller never divides by zero.
+    g = _ratio(np.minimum(left, right), np.maximum(left, right))
+    asymmetry = (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
+    return _shape(_ratio(size * size, _mean(squares_below + squares_above, n)) * asymmetry), left, right
+
+
+def _shape(ratio: Array) -> Array:
+    """The shape parameter of a moment ratio, interpolated in the table; the ends of the table beyond it."""
+    return np.interp(ratio, _RATIOS, SHAPES)
+
+
+def _dot(samples: Array) -> Array:
+    return np.einsum("pn,pn->p", samples, samples)
+
+
+def _mean(total: Array, n: int) -> Array:
+    return total / max(n, 1)  # a patch of one pixel has no neighbours
+
+
+def _ratio(a: Array, b: Array | NDArray[np.intp]) -> Array:
+    """a / b, 0 where b is 0."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)

@@ -1,0 +1,244 @@
+"""Running a suite: what is scored, what is not scored again, and what is said where a method cannot be had."""
+
+import csv
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from visualquality.baselines import methods
+from visualquality.cli.benchmark import benchmark
+from visualquality.data.images import open_image
+from visualquality.errors import UserError
+from visualquality.evaluate.benchmark import Results, run
+from visualquality.evaluate.suite import Method, read_suite
+from visualquality.score.rating import Rating
+
+CONSOLE = Console(quiet=True)
+
+
+class Brightness:
+    """A rater for tests: the mean of the pixels, with `rated` listing the files it was given."""
+
+    def __init__(self, seed: int = 0, fails: Iterable[str] = (), stops_after: int | None = None):
+        self.seed, self.fails, self.stops_after = seed, set(fails), stops_after
+        self.rated: list[str] = []
+
+    def settings(self) -> dict[str, Any]:
+        return {"model": "tests/brightness", "seed": self.seed}
+
+    def rate(self, images: Iterable[str]) -> Iterator[Rating]:
+        by: dict[str, Any] = {"model": "brightness", "mode": "direct", "seed": self.seed}
+        for image in images:
+            if len(self.rated) == self.stops_after:
+                raise KeyboardInterrupt
+            self.rated.append(Path(image).name)
+            if Path(image).name in self.fails:
+                yield Rating.failed(image, "too dark to see", **by)
+            else:
+                yield Rating(image, float(np.mean(open_image(image))), None, (), None, None, **by, seconds=0.0)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("visualquality.evaluate.benchmark.BOOTSTRAP", 10)
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Path:
+    """Two data sets of eight images, brighter is better but for a swap; b7.png has the pixels of a7.png."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        rows = ["image,mos"]
+        for i in range(8):
+            pixels = rng.integers(0, 40, (6, 5, 3), dtype=np.uint8) + np.uint8(20 * i)
+            Image.fromarray(pixels).save(tmp_path / f"{name}{i}.png")
+            rows.append(f"{name}{i}.png,{i + 1.5 * (i == 3)}")
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "b7.png").write_bytes((tmp_path / "a7.png").read_bytes())
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        "title: T\nmethods:\n  - {name: Bright, model: bright}\n"
+        "datasets:\n  - {name: A, manifest: a.csv, column: BID}\n  - {name: B, manifest: b.csv}\n"
+    )
+    return path
+
+
+def go(suite_file: Path, make: Callable[[Method], Any]) -> Results:
+    return run(read_suite(suite_file), make, cache=suite_file.with_name("cache"), console=CONSOLE)
+
+
+def add(suite_file: Path, method: str) -> None:
+    suite_file.write_text(suite_file.read_text().replace("datasets:", f"  - {method}\ndatasets:"))
+
+
+def test_a_second_run_scores_nothing_and_gives_the_same(suite_file):
+    first, second = Brightness(), Brightness()
+    before = go(suite_file, lambda _: first)
+    assert len(first.rated) == 15  # b7 is a7
+    assert "b7.png" not in first.rated
+    assert go(suite_file, lambda _: second).to_dict() == before.to_dict()
+    assert second.rated == []
+    found = before.methods[0].measured
+    assert {cell.agreement.n for cell in found.values()} == {8}
+    assert 0.9 < found["A"].agreement.srcc.value < 1
+
+
+def test_an_interrupted_run_goes_on(suite_file):
+    stopped, after = Brightness(stops_after=11), Brightness()
+    with pytest.raises(KeyboardInterrupt):
+        go(suite_file, lambda _: stopped)
+    (journal,) = suite_file.with_name("cache").iterdir()
+    with journal.open("ab") as file:
+        file.write(b'{"image": "torn')
+    results = go(suite_file, lambda _: after)
+    assert len(after.rated) == 4
+    assert sorted(stopped.rated + after.rated) == sorted(set(stopped.rated + after.rated))
+    whole = run(read_suite(suite_file), lambda _: Brightness(), cache=suite_file.with_name("other"), console=CONSOLE)
+    assert results.to_dict() == whole.to_dict()
+
+
+def test_other_settings_and_other_pixels_are_scored_anew(suite_file):
+    go(suite_file, lambda _: Brightness())
+    other_seed, changed = Brightness(seed=1), Brightness()
+    go(suite_file, lambda _: other_seed)
+    assert len(other_seed.rated) == 15
+    Image.new("RGB", (5, 6), (9, 9, 9)).save(suite_file.with_name("a2.png"))
+    go(suite_file, lambda _: changed)
+    assert changed.rated == ["a2.png"]
+    assert len(list(suite_file.with_name("cache").iterdir())) == 2
+
+
+def test_the_same_photo_under_other_names_is_not_scored_again(suite_file):
+    go(suite_file, lambda _: Brightness())
+    for i in range(8):
+        suite_file.with_name(f"a{i}.png").rename(suite_file.with_name(f"renamed{i}.png"))
+    manifest = suite_file.with_name("a.csv")
+    manifest.write_text(manifest.read_text().replace("\na", "\nrenamed"))
+    again = Brightness()
+    go(suite_file, lambda _: again)
+    assert again.rated == []
+
+
+def test_an_image_without_a_score_is_left_out_told_and_tried_again(suite_file):
+    broken = suite_file.with_name("b0.png")
+    broken.write_bytes(broken.read_bytes()[:-30])
+    first, second = Brightness(fails=["a1.png"]), Brightness()
+    results = go(suite_file, lambda _: first)
+    a, b = (results.methods[0].measured[name] for name in "AB")
+    assert (a.agreement.n, a.agreement.n_unreadable, b.agreement.n) == (7, 1, 7)
+    assert "a1.png: too dark to see" in a.problem
+    assert "b0.png is truncated" in b.problem
+    assert "b0.png" not in first.rated
+    mended = go(suite_file, lambda _: second).methods[0].measured["A"]
+    assert second.rated == ["a1.png"]
+    assert (mended.agreement.n, mended.problem) == (8, None)
+
+
+def test_an_unavailable_method_says_so_and_the_others_go_on(suite_file):
+    add(suite_file, "{name: Far, model: far, group: VLM-based}")
+
+    def make(method):
+        if method.model == "far":
+            raise UserError("the weights of far cannot be fetched")
+        return Brightness()
+
+    results = go(suite_file, make)
+    assert [result.problem for result in results.methods] == [None, "the weights of far cannot be fetched"]
+    assert results.missing() == ["Far: the weights of far cannot be fetched"]
+    assert json.loads(json.dumps(results.to_dict(), allow_nan=False))["methods"][1]["measured"] == {}
+
+
+def test_a_file_of_scores_is_a_method(suite_file):
+    add(suite_file, "{name: Mine, scores: mine.csv}")
+    lines = ["image,score", *(f"a{i}.png,{-i}" for i in range(8)), "b0.png,1"]
+    suite_file.with_name("mine.csv").write_text("\n".join(lines) + "\n")
+    results = go(suite_file, lambda _: Brightness())
+    mine = results.methods[1].measured
+    assert mine["A"].agreement.srcc.value == pytest.approx(-results.methods[0].measured["A"].agreement.srcc.value)
+    assert mine["B"].agreement is None
+    assert len(results.missing()) == 1
+    assert "mine.csv has no row for" in results.missing()[0]
+
+
+def test_scales_are_not_mixed(suite_file):
+    manifest = suite_file.with_name("a.csv")
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([lines[0] + ",dataset", *(f"{x},{i % 2}" for i, x in enumerate(lines[1:]))]) + "\n")
+    with pytest.raises(UserError, match=r"a\.csv holds 2 data sets"):
+        go(suite_file, lambda _: Brightness())
+
+
+@pytest.fixture
+def command(monkeypatch) -> Callable[..., Any]:
+    asked: list[dict[str, Any]] = []
+    real = inspect.signature(methods.method)
+
+    def method(name: str, **settings: Any) -> Brightness:
+        real.bind(name, **settings)
+        asked.append({"name": name, **settings})
+        if name == "far":
+            raise UserError("far is not to be had")
+        return Brightness(settings["seed"])
+
+    monkeypatch.setattr(methods, "method", method)
+    app = typer.Typer()
+    app.command()(benchmark)
+
+    def call(*arguments: Any) -> Any:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr, asked=asked)
+
+    return call
+
+
+def test_the_command_writes_every_form(suite_file, tmp_path, command):
+    add(suite_file, "{name: Reasons, model: nano, seed: 3, samples: 2, mode: direct, prompt: released}")
+    done = command(suite_file, "-o", tmp_path / "out", "--batch", 5)
+    assert done.code == 0
+    assert done.asked[1] == {
+        "name": "nano",
+        "mode": "direct",
+        "samples": 2,
+        "seed": 3,
+        "prompt": "released",
+        "batch": 5,
+        "device": None,
+        "max_pixels": None,
+        "tolerance": 0.1,
+        "doubt": 0.5,
+        "engine": "here",
+        "url": None,
+    }
+    names = {"table.md", "table.tex", "table.csv", "table.html", "results.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert len(list((tmp_path / "out.cache").iterdir())) == 2
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
+    (row,) = [r for r in rows if (r["method"], r["dataset"], r["coefficient"]) == ("Bright", "A", "SRCC")]
+    value = results["methods"][0]["measured"]["A"]["agreement"]["srcc"]["value"]
+    assert float(row["value"]) == pytest.approx(value, abs=1e-6)
+    assert f"{value:.3f}" in done.out
+
+
+def test_the_command_ends_with_1_and_names_what_is_missing(suite_file, tmp_path, command):
+    add(suite_file, "{name: Far, model: far}")
+    done = command(suite_file, "-o", tmp_path / "out")
+    assert done.code == 1
+    assert "not measured: Far: far is not to be had" in " ".join(done.err.split())
+    assert "Bright" in done.out
+    assert (tmp_path / "out" / "table.html").is_file()
+
+
+def test_the_command_refuses_a_wrong_suite(tmp_path, command):
+    assert command(tmp_path / "none.yaml").code == 2

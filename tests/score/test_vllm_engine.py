@@ -1,0 +1,154 @@
+"""With a stand-in for the package vllm that has the names and signatures of vLLM 0.31, and tells requests apart."""
+
+import sys
+from dataclasses import dataclass
+from itertools import count
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import picture
+from visualquality import UserError
+from visualquality.score.vllm_engine import VllmRater
+
+
+class VLLMClientError(Exception):
+    pass
+
+
+@dataclass(kw_only=True)
+class SamplingParams:
+    """The fields that exist, with the defaults of vLLM but for those that must not be relied on."""
+
+    n: int = 1
+    presence_penalty: float = 9.0
+    frequency_penalty: float = 9.0
+    repetition_penalty: float = 9.0
+    temperature: float = 9.0
+    top_p: float = 0.0
+    top_k: int = 9
+    min_p: float = 0.9
+    seed: int | None = None
+    max_tokens: int | None = 16
+    logit_bias: dict[int, float] | None = None
+
+    def __post_init__(self):
+        assert self.temperature or self.n == 1, "n must be 1 when using greedy sampling"
+
+
+class LLM:
+    made = None
+
+    def __init__(self, model, *, max_model_len=None, enable_prefix_caching=None, limit_mm_per_prompt=None):
+        if model == "absent":
+            raise OSError("no such model\nand much more")
+        assert (max_model_len, enable_prefix_caching) == (-1, True)
+        self.model_config = SimpleNamespace(hf_config=SimpleNamespace(image_token_id=6, video_token_id=7))
+        self.calls = []
+        LLM.made = self
+
+    def chat(self, messages, sampling_params=None, use_tqdm=True):
+        assert not use_tqdm
+        assert len(messages) == len(sampling_params)
+        self.calls.append((messages, sampling_params))
+        images = [chat[-1]["content"][0]["image_pil"] for chat in messages]
+        if any(image.width > 500 for image in images):
+            raise VLLMClientError("The decoder prompt is longer than the maximum model length")
+        return [
+            SimpleNamespace(outputs=[self.answer(image, k, p) for k in reversed(range(p.n))])
+            for image, p in zip(images, sampling_params, strict=True)
+        ]
+
+    def answer(self, image, k, params):
+        """The score says which image and sample it is; a width of 13 runs out of tokens."""
+        text, reason = f"<think>{k}</think><answer>{1 + k / 10 + image.width / 1000:.3f}</answer>", "stop"
+        if image.width == 13:
+            text, reason = "<think>and so on", "length"
+        return SimpleNamespace(index=k, text=text, finish_reason=reason)
+
+
+@pytest.fixture(autouse=True)
+def vllm(monkeypatch):
+    package, exceptions = ModuleType("vllm"), ModuleType("vllm.exceptions")
+    package.LLM, package.SamplingParams, exceptions.VLLMClientError = LLM, SamplingParams, VLLMClientError
+    monkeypatch.setitem(sys.modules, "vllm", package)
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
+
+
+def test_ratings_are_in_order_and_samples_too(tmp_path):
+    (tmp_path / "not.png").write_text("hello")
+    images = [picture(0, (10, 8)), str(tmp_path / "not.png"), picture(1, (13, 8)), np.asarray(picture(2, (16, 8)))]
+    ratings = list(VllmRater("some/model", samples=3, batch=3).rate(images))
+    assert [r.image for r in ratings] == ["image", images[1], "image", "array"]
+    assert ratings[0].samples == (1.01, 1.11, 1.21)
+    assert (ratings[0].score, ratings[0].reasoning) == (1.11, "1")
+    assert "not.png" in ratings[1].problem
+    assert "cut_off" in ratings[2].problem
+    assert ratings[3].score == 1.116
+    assert [len(messages) for messages, _ in LLM.made.calls] == [2, 1]
+
+
+def test_each_request_sets_every_sampling_field_and_bans_placeholders():
+    rater = VllmRater("some/model", mode="direct", samples=4, temperature=0.7)
+    list(rater.rate([picture(0), picture(1)]))
+    ((messages, (first, second)),) = LLM.made.calls
+    neutral = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    penalties = {"presence_penalty": 0, "frequency_penalty": 0}
+    own = {"n": 4, "temperature": 0.7, "max_tokens": 24, "logit_bias": {6: -100.0, 7: -100.0}}
+    assert {k: v for k, v in vars(first).items() if k != "seed"} == {**neutral, **penalties, **own}
+    assert first.seed != second.seed
+    assert [part["type"] for part in messages[0][0]["content"]] == ["image_pil", "text"]
+    assert "<think>" not in messages[0][0]["content"][1]["text"]
+    assert rater.settings()["engine"] == "vllm"
+
+
+def test_seeds_depend_on_the_seed_and_the_pixels_alone():
+    def seed(image, **settings):
+        list(VllmRater("some/model", **settings).rate([picture(9), image]))
+        return LLM.made.calls[0][1][1].seed
+
+    base = seed(picture(0))
+    assert 0 <= base < 2**31
+    assert base == seed(np.asarray(picture(0)), samples=2) == seed(picture(0), batch=2)
+    assert len({base, seed(picture(1)), seed(picture(0), seed=1)}) == 3
+
+
+def test_at_temperature_zero_one_answer_stands_for_all():
+    rating = next(VllmRater("some/model", samples=3, temperature=0.0).rate([picture(0, (10, 8))]))
+    assert rating.samples == (1.01,) * 3
+
+
+def test_an_image_that_vllm_refuses_fails_alone():
+    images = [picture(i, (600 if i in (2, 5) else 20 + i, 8)) for i in range(7)]
+    ratings = list(VllmRater("some/model", samples=1).rate(images))
+    assert [r.score for r in ratings] == [1.02, 1.021, None, 1.023, 1.024, None, 1.026]
+    assert "longer than the maximum" in ratings[2].problem
+    assert next(VllmRater("some/model", max_pixels=1000).rate([images[2]])).score
+
+
+def test_an_endless_stream_is_read_two_batches_ahead():
+    taken = []
+
+    def endless():
+        for i in count():
+            assert i < 100, "the stream is read to its end"
+            taken.append(i)
+            yield Image.new("RGB", (8, 8))
+
+    stream = VllmRater("some/model", samples=1, batch=3).rate(endless())
+    for rated in range(1, 10):
+        next(stream)
+        assert len(taken) - rated < 6
+    stream.close()
+
+
+def test_errors_name_the_mend(monkeypatch):
+    with pytest.raises(UserError, match=r"vLLM cannot load 'absent': no such model;"):
+        VllmRater("absent")
+    with pytest.raises(UserError, match="batch"):
+        VllmRater("some/model", batch=0)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="pip install"):
+        VllmRater("some/model")
