@@ -33,7 +33,7 @@ def rating(image: Path, score: float | None, std: float | None, words: str, prob
 
 @pytest.fixture(scope="module")
 def rated(tmp_path_factory: pytest.TempPathFactory) -> list[Rated]:
-    """Data set laboratory: 24 images, the last but one rated 5 and scored 1.5, the last broken. Data set few: three images."""
+    """Laboratory: 24 images, the last but one rated 5 and scored 1.5, the last broken. Few: three images."""
     folder = tmp_path_factory.mktemp("rated")
     rng = np.random.default_rng(1)
     made = []

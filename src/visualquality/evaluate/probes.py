@@ -104,7 +104,7 @@ def _visit(step: int, scores: Sequence[float | None], texts: Sequence[str]) -> V
 
 
 def probes(steps: Sequence[Step], pictures: Mapping[ImageKey, Path] | None) -> list[Probe]:
-    """At most `PROBES` images whose answers can be compared over steps, from the lowest MOS to the highest.
+    """At most `PROBES` images whose answers can be compared over steps, by data set and MOS.
 
     They came at two steps or more and have words at one or more; those with words at most steps, then those that came
     most often, are preferred, and among equals they are spread over the MOS. Where `pictures` is given, only its images
@@ -123,7 +123,7 @@ def probes(steps: Sequence[Step], pictures: Mapping[ImageKey, Path] | None) -> l
         better = [probe for probe in ranked if _rank(probe) < last]
         equal = sorted((probe for probe in ranked if _rank(probe) == last), key=lambda p: p.image.mos)
         ranked = better + spread(equal, lambda p: p.image.mos, PROBES - len(better))
-    return sorted(ranked, key=lambda p: p.image.mos)
+    return sorted(ranked, key=lambda p: (p.image.dataset, p.image.mos))
 
 
 def _rank(probe: Probe) -> tuple[int, int]:
