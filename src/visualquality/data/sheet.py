@@ -1,0 +1,99 @@
+"""A contact sheet: a data set's images from the worst to the best, each with its MOS, on one page."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import UserError
+from .images import open_image
+from .manifest import Manifest, Row
+
+_CELL, _GAP, _MARGIN = 192, 14, 28  # pixels
+_CAPTION, _HEADING = 44, 64  # heights
+_PAGE, _PANEL, _TEXT, _MUTED = "#fafaf8", "#ecedef", "#23272e", "#5c6470"
+_LONGEST = 65_500  # pixels: what a JPEG can be
+
+
+def contact_sheet(manifest: Manifest, output: str | os.PathLike[str], *, count: int = 24, columns: int = 6) -> None:
+    """Write a PNG or JPEG (by suffix) of thumbnails, a section for each data set.
+
+    A section holds `count` images (all, if there are fewer) at evenly spaced ranks of MOS, the worst and the best
+    among them, in rising order; images of equal MOS are taken by path. The same input gives the same pixels.
+
+    Raises UserError for another suffix, a count or columns below 1, a sheet too long to be written, and for an image
+    that cannot be opened.
+    """
+    output = Path(output)
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"{output} is neither .png nor .jpg: give it one of these suffixes")
+    if count < 1 or columns < 1:
+        raise UserError(f"count is {count} and columns {columns}: give at least 1 of each")
+    sections = {name: [row for row in manifest.rows if row.dataset == name] for name in manifest.datasets}
+    chosen = {name: by_mos(rows, count) for name, rows in sections.items()}
+    columns = min(columns, max(map(len, chosen.values())))
+    lines = {name: -(-len(rows) // columns) for name, rows in chosen.items()}
+    step = _CELL + _CAPTION + _GAP
+    width = 2 * _MARGIN + columns * (_CELL + _GAP) - _GAP
+    height = 2 * _MARGIN + len(chosen) * _HEADING + sum(lines.values()) * step - _GAP
+    if max(width, height) > _LONGEST:
+        raise UserError(f"the sheet would be {width} × {height} pixels, over {_LONGEST:,}: give a smaller count")
+    page = Image.new("RGB", (width, height), _PAGE)
+    draw = ImageDraw.Draw(page)
+    top = _MARGIN
+    for name, rows in chosen.items():
+        mos = [row.mos for row in sections[name]]
+        decimals = _decimals(max(mos) - min(mos))
+        facts = f"{len(mos):,} images, MOS {min(mos):.{decimals}f} to {max(mos):.{decimals}f}"
+        draw.text((_MARGIN, top), _fitted(name, width - 2 * _MARGIN, 24), _TEXT, _font(24))
+        draw.text((_MARGIN, top + 32), _fitted(facts, width - 2 * _MARGIN, 15), _MUTED, _font(15))
+        top += _HEADING
+        for number, row in enumerate(rows):
+            line, column = divmod(number, columns)
+            _cell(page, draw, _MARGIN + column * (_CELL + _GAP), top + line * step, row, f"{row.mos:.{decimals}f}")
+        top += lines[name] * step
+    output.parent.mkdir(parents=True, exist_ok=True)
+    page.save(output, quality=90)
+
+
+def by_mos(rows: list[Row], count: int) -> list[Row]:
+    """At most `count` of the rows, at evenly spaced ranks of MOS, from the worst to the best; the median for 1."""
+    ranked = sorted(rows, key=lambda row: (row.mos, str(row.image)))
+    if count == 1:
+        return [ranked[(len(ranked) - 1) // 2]]
+    ranks = np.linspace(0, len(ranked) - 1, min(count, len(ranked)))
+    return [ranked[rank] for rank in np.rint(ranks).astype(int)]
+
+
+def _cell(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, row: Row, mos: str) -> None:
+    draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), _PANEL)
+    image = open_image(row.image)
+    scale = _CELL / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    thumbnail = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
+    page.paste(thumbnail, (left + (_CELL - size[0]) // 2, top + (_CELL - size[1]) // 2))
+    draw.text((left, top + _CELL + 4), mos, _TEXT, _font(16))
+    draw.text((left, top + _CELL + 23), _fitted(row.image.name, _CELL, 12), _MUTED, _font(12))
+
+
+def _decimals(span: float) -> int:
+    """Three significant digits or so of MOS that span so much: 3 for 0 to 1, 2 for 1 to 5, 1 for 0 to 100."""
+    return 3 if span <= 2 else 2 if span <= 20 else 1
+
+
+def _fitted(text: str, width: int, size: int) -> str:
+    """The text, its middle left out where it is wider than `width`: the ends of file names differ."""
+    font = _font(size)
+    if font.getlength(text) <= width:
+        return text
+    kept = len(text)
+    while kept > 1 and font.getlength(shorter := f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}") > width:
+        kept -= 1
+    return shorter
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
