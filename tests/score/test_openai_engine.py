@@ -157,7 +157,7 @@ def test_seeds_depend_on_seed_pixels_and_number_alone(server, tmp_path):
 
 def test_order_is_kept_and_requests_overlap(server):
     server.script = lambda image, attempt: (time.sleep(0.02 * (image.width % 3)), (200, completion()))[1]
-    server.delay = 0.05
+    server.delay = 0.1
     images = [f"{i}" for i in range(12)]
     opened = dict(zip(images, tiles(12), strict=True))
     for name, tile in opened.items():
@@ -165,7 +165,7 @@ def test_order_is_kept_and_requests_overlap(server):
     ratings = list(rater(server, concurrency=6).rate(opened.values()))
     assert [r.image for r in ratings] == images
     assert all(r.score == 4 for r in ratings)
-    assert 4 <= server.most_inside <= 6
+    assert 3 <= server.most_inside <= 6
 
 
 def test_an_endless_stream_is_read_a_few_images_ahead(server):
@@ -207,8 +207,8 @@ def test_an_image_is_given_up_after_the_stated_attempts_and_the_others_are_score
 
 
 def test_a_silent_server_is_left_after_the_timeout(server, pauses):
-    server.script = lambda image, attempt: (time.sleep(0.3 if attempt == 0 else 0), (200, completion()))[1]
-    rating = next(rater(server, samples=1, timeout=0.1).rate([picture(0)]))
+    server.script = lambda image, attempt: (time.sleep(1 if attempt == 0 else 0), (200, completion()))[1]
+    rating = next(rater(server, samples=1, timeout=0.5).rate([picture(0)]))
     assert rating.score == 4
     assert len(server.requests) == 2
 
@@ -297,7 +297,7 @@ def test_reading_a_completion():
         read_completion(completion([1]))
 
 
-@pytest.mark.parametrize("size", [(300, 200), (3000, 1), (10, 10)])
+@pytest.mark.parametrize("size", [(300, 200), (3000, 1), (1, 3000), (10, 10)])
 def test_max_pixels_bounds_what_is_sent(server, size):
     next(rater(server, samples=1, max_pixels=1000).rate([picture(0, size)]))
     width, height = server.images()[0].size
@@ -354,12 +354,12 @@ from visualquality.score.openai_engine import OpenAIRater
 stream = OpenAIRater("m", {server.url!r}, samples=1).rate(Image.new("RGB", (8 + i, 8)) for i in range(99))
 print(next(stream).score)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("4.0\n", "")
 
 
 def test_leaving_early_ends_what_is_under_way(server):
-    server.delay = 1.0
+    server.delay = 5.0
 
     def interrupted(made):
         yield next(made)
@@ -368,4 +368,4 @@ def test_leaving_early_ends_what_is_under_way(server):
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         list(rater(server).rate(interrupted(iter(tiles(4)))))
-    assert time.perf_counter() - started < 0.6
+    assert time.perf_counter() - started < 3

@@ -55,7 +55,7 @@ class LLM:
         self.calls.append((messages, sampling_params))
         images = [chat[-1]["content"][0]["image_pil"] for chat in messages]
         if any(image.width > 500 for image in images):
-            raise VLLMClientError("The decoder prompt is longer than the maximum model length")
+            raise VLLMClientError("Failed on <image at 0x7F>") from ValueError("the aspect ratio is above 200")
         return [
             SimpleNamespace(outputs=[self.answer(image, k, p) for k in reversed(range(p.n))])
             for image, p in zip(images, sampling_params, strict=True)
@@ -124,7 +124,7 @@ def test_an_image_that_vllm_refuses_fails_alone():
     images = [picture(i, (600 if i in (2, 5) else 20 + i, 8)) for i in range(7)]
     ratings = list(VllmRater("some/model", samples=1).rate(images))
     assert [r.score for r in ratings] == [1.02, 1.021, None, 1.023, 1.024, None, 1.026]
-    assert "longer than the maximum" in ratings[2].problem
+    assert "the aspect ratio" in ratings[2].problem
     assert next(VllmRater("some/model", max_pixels=1000).rate([images[2]])).score
 
 

@@ -205,7 +205,7 @@ class VllmRater:
             outputs = self._llm.chat(chats, [self._sampling(digest) for _, digest in images], use_tqdm=False)
         except self._refusals as fault:  # of one image, for all: those on its other side are scored together again
             if len(images) == 1:
-                return [f"vLLM refuses it: {fault}"]
+                return [f"vLLM refuses it: {fault.__cause__ or fault}"]  # the cause is what the model's processor says
             half = len(images) // 2
             return self._responses(images[:half]) + self._responses(images[half:])
         return [self._read(request.outputs) for request in outputs]
