@@ -10,7 +10,7 @@ Products are of true neighbours inside a patch, as the papers' equations have th
 edge). Every number here is finite for every image: what has no spread has shape `SHAPES[0]` and width 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,20 +120,37 @@ def width(shape: Array) -> Array:
     return np.exp((gammaln(1 / shape) - gammaln(3 / shape)) / 2)
 
 
+# Rows around a patch that its numbers depend on: 3 of the window at half size, and 4 of the cubic; even, so that the
+# halves of a part are a part of the halves.
+_REACH = 12
+
+
 def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
     """Fits of the whole patches of luma (H, W), row by row, at full size and at half.
 
     patch: its height and width at full size, both even unless there is one patch alone. Rows and columns that fill no
     patch are left out.
     """
-    rows, columns = values.shape[0] // patch[0], values.shape[1] // patch[1]
-    values = values[: rows * patch[0], : columns * patch[1]]
-    return _fit(values, rows, columns), _fit(half_size(values), rows, columns)
+    height = patch[0]
+    rows, columns = values.shape[0] // height, values.shape[1] // patch[1]
+    values = values[: rows * height, : columns * patch[1]]
+    full, half = [], []
+    for top in range(0, rows * height, height):  # a row of patches at a time stays in the processor's cache
+        start = max(0, top - _REACH)
+        around = values[start : top + height + _REACH]
+        full.append(_fit(around, top - start, height, columns))
+        half.append(_fit(half_size(around), (top - start) // 2, -(-height // 2), columns))
+    return _joined(full), _joined(half)
 
 
-def _fit(values: Array, rows: int, columns: int) -> Fits:
-    coefficients, deviation = mscn(values)
-    patches = _split(coefficients, rows, columns)
+def _joined(rows: list[Fits]) -> Fits:
+    return Fits(*(np.concatenate([getattr(row, field.name) for row in rows]) for field in fields(Fits)))
+
+
+def _fit(values: Array, top: int, height: int, columns: int) -> Fits:
+    """Fits of the row of patches that begins at row `top` of `values` and is `height` high."""
+    coefficients, deviation = (found[top : top + height] for found in mscn(values))
+    patches = _split(coefficients, columns)
     shape, sigma = fit_ggd(patches.reshape(len(patches), -1))
     one, other = patches[:, :-1], patches[:, 1:]
     pairs = (
@@ -144,13 +161,12 @@ def _fit(values: Array, rows: int, columns: int) -> Fits:
     )
     asymmetric = np.array([fit_aggd((a * b).reshape(len(patches), -1)) for a, b in pairs])  # (4, 3, P)
     shapes, left, right = asymmetric.transpose(1, 2, 0)
-    return Fits(shape, sigma, shapes, left, right, _split(deviation, rows, columns).mean((1, 2)))
+    return Fits(shape, sigma, shapes, left, right, _split(deviation, columns).mean((1, 2)))
 
 
-def _split(values: Array, rows: int, columns: int) -> Array:
-    height, breadth = values.shape[0] // rows, values.shape[1] // columns
-    tiles = values.reshape(rows, height, columns, breadth).swapaxes(1, 2)
-    return np.ascontiguousarray(tiles).reshape(rows * columns, height, breadth)
+def _split(values: Array, columns: int) -> Array:
+    """(height, columns · width) -> (columns, height, width)."""
+    return np.ascontiguousarray(values.reshape(len(values), columns, -1).swapaxes(0, 1))
 
 
 def fit_ggd(samples: Array) -> tuple[Array, Array]:
