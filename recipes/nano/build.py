@@ -11,7 +11,7 @@
 6. rl2r/         RL2R on both: this is `nano` (rl2r.yaml)
 7. with --export, the float16 weights in the package
 
-BIQ2021's manifest is made by `visualquality data import biq2021 FOLDER -o manifest.csv`; one photo in twenty of its train
+The manifest is made by `visualquality data import biq2021 FOLDER -o manifest.csv`; one photo in twenty of its train
 part is held out by tower.py, to choose by, and nothing is ever trained on its test part. `nano-base`, the start of the
 demo and of the benchmark on BIQ2021, is an earlier warm-up on the published tower, and has seen no human score.
 """

@@ -56,7 +56,7 @@ class SFT(Section):
 
 
 class Expect(Section):
-    """Training of the expected score, without sampling. "fidelity" compares within a data set, "regression" does not."""
+    """Training of the expected score, nothing drawn. "fidelity" compares within a data set, "regression" does not."""
 
     objective: Literal["fidelity", "regression"] = "fidelity"
 

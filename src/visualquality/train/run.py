@@ -13,6 +13,7 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
+from ..memory import keep_freed_memory
 from ..models.load import TRAINED_WITH, VisionLanguageModel, load
 from ..models.nano import NanoForConditionalGeneration
 from .examples import read_examples, run_order
@@ -45,6 +46,8 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise UserError("FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun")
     checkpoint = _claim(recipe, output, resume)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     examples, names = read_examples(recipe)
     total = plan_steps(recipe, count_images(examples, names))
     order = run_order(
