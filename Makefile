@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both make .venv first.
+# Two commands matter: `make demo` and `make test`. All make .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test bench lint format clean
 
 install: $(VENV)/installed
 
@@ -20,6 +20,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+# The short form of every benchmark; without --short and with --json they write what the README shows.
+bench: install
+	for name in reward packed step scoring loading scaling; do $(BIN)/python benchmarks/$$name.py --short || exit 1; done
 
 lint: install
 	$(BIN)/ruff check .

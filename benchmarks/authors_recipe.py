@@ -17,7 +17,9 @@ BATCH = 32
 
 
 @torch.no_grad()
-def score(vlm: VisionLanguageModel, paths: Sequence[str], returned: int = 1) -> list[float | None]:
+def score(
+    vlm: VisionLanguageModel, paths: Sequence[str], returned: int = 1, max_new_tokens: int = 512
+) -> list[float | None]:
     """One score an image and run; `returned` sequences are what a user gets who asks `generate` for K at once."""
     tokenizer = vlm.processor.tokenizer
     question = response.prompt_text(vlm.prompt or "paper")
@@ -31,7 +33,7 @@ def score(vlm: VisionLanguageModel, paths: Sequence[str], returned: int = 1) -> 
             do_sample=True,
             temperature=1.0,
             top_k=50,
-            max_new_tokens=512,
+            max_new_tokens=max_new_tokens,
             num_return_sequences=returned,
             pad_token_id=tokenizer.pad_token_id,
         )

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=10000")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=10000"),
+    # It need not, and may not, call home.
+    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 
 # Each page is shown in a frame of its own as it is, under its own security policy; the script looks at it from outside.
 LOOK = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="seen"></pre><script>

@@ -13,6 +13,7 @@ from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.generate import eos_token_ids, prefill
 from visualquality.models.load import load
 from visualquality.rl2r import fidelity_reward
+from visualquality.score import expect
 from visualquality.score.expect import ScoreVocabulary, begun, expected_scores
 from visualquality.score.scorer import Scorer
 from visualquality.train.expected import fidelity_loss, score_moments, score_tree
@@ -21,19 +22,20 @@ from visualquality.train.run import train
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(family, model_folder, pictures):
+def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(family, model_folder, pictures, monkeypatch):
     vlm = load(str(model_folder(family)), device="cpu")
     vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
     prompts = [begun(encode_prompt(vlm.processor, image, "Rate."), vocabulary.opening) for image in pictures[:3]]
     batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
     mean, variance = score_moments(vlm.model, vlm.model, batch, score_tree(vocabulary))
+    monkeypatch.setattr(expect, "NEGLIGIBLE", 0.0)
     whole = expected_scores(prefill(vlm.model, batch), vocabulary)
     for m, v, e in zip(mean.tolist(), variance.tolist(), whole, strict=True):
         coarse = [math.floor(value * 10 + 1e-6) / 10 for value in e.values]
         wanted = sum(p * c for p, c in zip(e.probabilities, coarse, strict=True))
         spread = sum(p * (c - wanted) ** 2 for p, c in zip(e.probabilities, coarse, strict=True))
-        assert m == pytest.approx(wanted, abs=5e-3)  # branches of little probability are cut there
-        assert v == pytest.approx(spread, abs=1e-2)
+        assert m == pytest.approx(wanted, abs=1e-4)
+        assert v == pytest.approx(spread, abs=1e-3)
     mean.sum().backward()
     assert vlm.model.get_input_embeddings().weight.grad.abs().sum() > 0
 

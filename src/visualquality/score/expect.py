@@ -19,9 +19,10 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError
 from ..models.encode import Encoded
 from ..models.generate import Prefilled
+from ..response import HIGHEST
 
 OPENING, CLOSING = "<answer>", "</answer>"
-NEGLIGIBLE = 1e-3  # a branch of less probability is not followed: it counts as what it reads so far
+NEGLIGIBLE = 1e-2  # a branch of less probability is not followed: it counts as the middle of what it can become
 
 _BEGINS = re.compile(r"[1-4](\.\d{0,2})?|5(\.0{0,2})?")  # what can still become a score in [1, 5]
 _COMPLETE = re.compile(r"[1-5](\.\d{1,2})?")
@@ -137,11 +138,22 @@ def _grow(
     for token, longer, share in zip(ids, texts, shares, strict=True):
         joint = probability * share
         if longer is None or _FINEST.fullmatch(longer) or joint < NEGLIGIBLE:
-            value = float(longer or text)
+            value = float(text) if longer is None else middle(longer)
             found[value] = found.get(value, 0.0) + joint
         else:
             branches.append(_Branch(row, longer, joint, token, place))
     return branches
+
+
+def middle(text: str) -> float:
+    """The middle of the scores of two decimals that begin like this.
+
+    >>> middle("3"), middle("3."), middle("3.4"), middle("3.45"), middle("5.")
+    (3.495, 3.495, 3.445, 3.45, 5.0)
+    """
+    low, decimals = float(text), len(text.partition(".")[2])
+    reach = 0.0 if low == HIGHEST else (0.99, 0.09, 0.0)[decimals]
+    return round(low + reach / 2, 3)
 
 
 def _padded(rows: list[list[int]], width: int) -> Tensor:
