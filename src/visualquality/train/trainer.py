@@ -12,6 +12,7 @@ Eq. 5 is 1 and the clip idle, as in the authors' code.
 
 import copy
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ from .examples import Example, PromptEncoder
 from .packed import packed_log_probabilities
 from .recipe import Recipe
 from .resume import ExactResume
+
+log = logging.getLogger(__name__)
+
+UNREADABLE_STEPS = 5  # in a row: then something is wrong, and the user is told
 
 
 class RL2RTrainer(ExactResume, GRPOTrainer):
@@ -58,6 +63,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         self.question = response.prompt_text(recipe.prompt, recipe.reasoning)
         self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
         self.vlm = vlm
+        self._unreadable_steps = 0  # in a row
         # Copied before TRL patches the policy's forward: a copy of the patched one would call the policy's.
         frozen = self.settings.kl_weight > 0 and recipe.lora is None
         reference = copy.deepcopy(vlm.model).requires_grad_(False).eval() if frozen else None
@@ -227,6 +233,13 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         self._metrics["train"][name].append(value)
 
     def _watch_rewards(self, scores: Tensor, ranking: Tensor, formed: Tensor, rewards: Tensor) -> None:
+        self._unreadable_steps = self._unreadable_steps + 1 if scores.isnan().all() else 0
+        if self._unreadable_steps == UNREADABLE_STEPS:
+            log.warning(
+                "not one answer of the last %d steps could be read, so there is no reward to learn from: stop, teach the "
+                "model the form first (method: sft), or give it more max_new_tokens",
+                UNREADABLE_STEPS,
+            )
         mean, variance = rl2r.sample_moments(scores)
         several = (~scores.isnan()).sum(1) > 1  # one readable answer has no spread
         self._watch("reward", rewards.mean().item())
