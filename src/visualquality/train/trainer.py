@@ -236,7 +236,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         self._unreadable_steps = self._unreadable_steps + 1 if scores.isnan().all() else 0
         if self._unreadable_steps == UNREADABLE_STEPS:
             log.warning(
-                "not one answer of the last %d steps could be read, so there is no reward to learn from: stop, teach the "
+                "not one answer of the last %d steps could be read, so there is nothing to learn from: stop, teach the "
                 "model the form first (method: sft), or give it more max_new_tokens",
                 UNREADABLE_STEPS,
             )
