@@ -25,6 +25,22 @@ def test_nano_figures():
                 assert f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in README
 
 
+def test_classic_figures():
+    results = json.loads((RESULTS / "baselines.json").read_text())
+    for name in ("NIQE", "BRISQUE"):
+        found = [results["agreement"][test][name.lower()]["srcc"] for test in ("AGIQA-3K", "BIQ2021 test")]
+        (speed,) = [r for r in results["rows"] if r["case"] == name and r["unit"] == "images/s"]
+        cells = [f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" for x in found]
+        assert f"| {name} | {' | '.join(cells)} | {speed['ours']:.1f} | {speed['theirs']:.1f} |" in README
+
+
+def test_speed_figures():
+    for name in ("reward", "packed", "step", "scoring", "loading"):
+        for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]:
+            figures = f"{row['ours']:.3g} | {row['theirs']:.3g} | {row['unit']} | {row['ratio']:.3g}×"
+            assert f"| {row['case']} | {figures} |" in README, row["case"]
+
+
 def test_links_and_make_targets():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
