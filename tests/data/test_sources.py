@@ -7,160 +7,30 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import openpyxl
 import pytest
 import scipy.io
-import xlwt
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from visualquality.data.manifest import Manifest, Row
+from source_forms import (
+    FORMS,
+    SHARED,
+    agiqa,
+    bid,
+    biq,
+    brief,
+    clive,
+    draw,
+    kadid,
+    koniq,
+    put,
+    refusal,
+    rows,
+    spaq,
+    sriqa,
+)
+from visualquality.data.manifest import Manifest
 from visualquality.data.sources import SOURCES, import_dataset
-from visualquality.data.sources.authors import _parsed
 from visualquality.data.sources.kadid import DISTORTIONS, authors_split
 from visualquality.data.sources.readers import READERS
-from visualquality.errors import UserError
-
-SHARED = Path(__file__).parents[2] / "../shared/data"
-
-
-def put(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
-
-
-def draw(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (2, 2)).save(folder / name)
-
-
-def rows(name: str, root: Path, **options) -> tuple[Row, ...]:
-    imported = import_dataset(name, root, **options)
-    assert imported.missing == () or options.get("missing") == "skip"
-    assert all(row.image.is_file() and row.image.is_absolute() for row in imported.manifest.rows)
-    return imported.manifest.rows
-
-
-def brief(found: tuple[Row, ...]) -> list[tuple]:
-    return [(row.image.name, row.mos, row.std, row.split) for row in found]
-
-
-def refusal(name: str, root: Path, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        import_dataset(name, root, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def kadid(root: Path) -> Path:
-    put(
-        root / "dmos.csv",
-        "dist_img,ref_img,dmos,var\r\nI01_01_01.png,I01.png,4.57,0.496\r\n"
-        "I07_12_05.png,I07.png,1,0\r\nI81_25_03.png,I81.png,2.5,1.21\r\n",
-    )
-    draw(root / "images", "I01_01_01.png", "I07_12_05.png", "I81_25_03.png", "I01.png")
-    return root
-
-
-def koniq(root: Path, sets: bool = True) -> Path:
-    put(
-        root / "koniq10k_scores_and_distributions.csv",
-        '"image_name","c1","c2","c3","c4","c5","c_total","MOS","SD","MOS_zscore"\n'
-        '"1.jpg",0,0,25,73,7,105,3.83,0.53,77.4\n"2.jpg",0,3,45,47,1,96,3.48,0.58,68.7\n"3.jpg",0,0,1,1,0,2,3.5,0.5,60\n',
-    )
-    if sets:
-        put(
-            root / "koniq10k_distributions_sets.csv",
-            "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set\n1.jpg,0,0,0.2,0.7,0.1,105,77.38,0.53,training\n"
-            "2.jpg,0,0,0.5,0.5,0,96,68.73,0.58,test\n3.jpg,0,0,0.5,0.5,0,2,60.1,0.5,validation\n",
-        )
-    draw(root / "512x384", "1.jpg", "2.jpg", "3.jpg")
-    return root
-
-
-def spaq(root: Path, header: tuple[str, ...] = ("Image name", "MOS", "Brightness")) -> Path:
-    book = openpyxl.Workbook()
-    for line in (header, ("00001.jpg", 52.5, 60.1), ("00002.jpg", 100, None), (None, None, None)):
-        book.active.append(line)
-    (root / "Annotations").mkdir(parents=True)
-    book.save(root / "Annotations" / "MOS and Image attribute scores.xlsx")
-    draw(root / "TestImage", "00001.jpg", "00002.jpg")
-    return root
-
-
-def clive(root: Path, names: list[str] | None = None, std: int = 9) -> Path:
-    names = names or [f"t{i}.bmp" for i in range(1, 8)] + ["3.bmp", "4.JPG"]
-    cells = np.array([[name] for name in names], dtype=object)
-    (root / "Data").mkdir(parents=True)
-    scipy.io.savemat(root / "Data" / "AllImages_release.mat", {"AllImages_release": cells})
-    scipy.io.savemat(root / "Data" / "AllMOS_release.mat", {"AllMOS_release": np.arange(9.0)[None] * 10})
-    scipy.io.savemat(root / "Data" / "AllStdDev_release.mat", {"AllStdDev_release": np.arange(std)[None] + 0.5})
-    draw(root / "Images", "3.bmp", "4.jpg")
-    draw(root / "Images" / "trainingImages", *(f"t{i}.bmp" for i in range(1, 8)))
-    return root
-
-
-BID = (("Image Number", "Average Subjective Grade"), (1.0, 2.5), (586, 5), (1003, 0))
-
-
-def bid(root: Path, suffix: str = "xls", folder: str = "ImageDatabase") -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    if suffix == "xls":
-        old = xlwt.Workbook()
-        sheet = old.add_sheet("Sheet1")
-        for i, line in enumerate(BID):
-            for j, value in enumerate(line):
-                sheet.write(i, j, value)
-        old.save(str(root / "DatabaseGrades.xls"))
-    else:
-        book = openpyxl.Workbook()
-        for line in BID:
-            book.active.append(line)
-        book.save(root / "DatabaseGrades.xlsx")
-    draw(root / folder, "DatabaseImage0001.JPG", "DatabaseImage0586.jpg", "DatabaseImage1003.JPG")
-    return root
-
-
-def agiqa(root: Path) -> Path:
-    put(
-        root / "data.csv",
-        "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align\n"
-        'sd1.5_lowcorr_003.jpg,"a cat, asleep",,,anime style,3.25,0.5,1.5,0.7\n'
-        "DALLE2_normal_000.jpg,red armor,,,,0,0.25,4.5,0.1\n",
-    )
-    draw(root / "images", "sd1.5_lowcorr_003.jpg", "DALLE2_normal_000.jpg")
-    return root
-
-
-def biq(root: Path, train: str = "ss01 (1).jpg,0.8471,,\n", bom: str = "", test: str = "ss03 (9).jpg,0\n") -> Path:
-    put(root / "Train (Images and MOS).csv", f"{bom}Image Name,MOS,,\nss02 (1014).jpg,0.2874,,\n,,,\n{train}")
-    put(root / "Test (Images and MOS).csv", f"Image Name,MOS\n{test}")
-    draw(root / "Images", "ss02 (1014).JPG", "ss01 (1).jpg", "ss03 (9).jpg")
-    return root
-
-
-def sriqa(root: Path) -> Path:
-    lines = "a1_Original.png a1_SeeSRx4.png 100.00000000000001\na1_Original.png a1_Original.png 34.9\n"
-    put(root / "SRIQA-Bench_test_all.txt", lines)
-    draw(root / "images", "a1_Original.png", "a1_SeeSRx4.png")
-    return root
-
-
-FORMS = {
-    "kadid10k": kadid,
-    "koniq10k": koniq,
-    "spaq": spaq,
-    "clive": clive,
-    "bid": bid,
-    "agiqa3k": agiqa,
-    "biq2021": biq,
-    "sriqa-bench": sriqa,
-}
 
 
 def test_every_source_has_a_reader_and_says_where_it_is_had():
@@ -427,90 +297,6 @@ def test_unknown_names_and_splits(tmp_path):
     assert "none of its own" in refusal("spaq", tmp_path, split="official")
     assert "columns are for csv and pyiqa-csv" in refusal("bid", tmp_path, columns={"mos": "x"})
     assert "use error or skip" in refusal("bid", tmp_path, missing="drop")
-
-
-def test_authors_txt(tmp_path):
-    draw(tmp_path, "a b.png", "a b_1.png", "c.png")
-    path = put(tmp_path / "KADID-10K_val_set.txt", "a b.png  a b_1.png 4.5 0.25\na b.png c.png 1 0\n")
-    first, second = rows("authors-txt", path)
-    assert first == Row((tmp_path / "a b_1.png").resolve(), 4.5, "KADID-10K", 0.25, "a b.png", "val")
-    assert (second.mos, second.std) == (1, 0)
-    (found,) = rows("authors-txt", put(tmp_path / "SPAQ_test_all.txt", "c.png 2\r\n"))
-    assert (found.dataset, found.mos, found.std, found.reference, found.split) == ("SPAQ", 2, None, None, None)
-    assert "row 2" in refusal("authors-txt", put(tmp_path / "x.txt", "c.png 2\na b.png 3 1\n"))
-    assert "first line" in refusal("authors-txt", put(tmp_path / "y.txt", "c 2\n"))
-    assert "is a folder" in refusal("authors-txt", tmp_path)
-
-
-WORD = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=5)
-NAME = st.lists(WORD, min_size=1, max_size=3).map(lambda words: " ".join(words) + ".png")
-NUMBER = st.floats(0, 100)
-
-
-@settings(deadline=None, max_examples=50)
-@given(names=st.lists(NAME, min_size=1, max_size=2), numbers=st.lists(NUMBER, min_size=1, max_size=2))
-def test_names_with_spaces_are_read_back(names, numbers):
-    assert _parsed(" ".join([*names, *map(str, numbers)])) == (names, numbers)
-
-
-def test_authors_jsonl(tmp_path):
-    draw(tmp_path / "img", "I01_01_01.png", "x.jpg")
-    human = {"from": "human", "value": "Rate 3 images."}
-
-    def line(image: object, mos: object) -> str:
-        turns = [human, {"from": "gpt", "value": mos}]
-        return json.dumps({"id": 1, "dataset_name": "KADID-10K", "image": image, "conversations": turns}) + "\n"
-
-    path = put(tmp_path / "train.jsonl", line(["I01_01_01.png"], 4.633587786259543) + line(["x.jpg"], "2.5"))
-    found = rows("authors-jsonl", path, images=tmp_path / "img")
-    assert [(row.image.name, row.mos, row.dataset) for row in found] == [
-        ("I01_01_01.png", 4.633587786259543, "KADID-10K"),
-        ("x.jpg", 2.5, "KADID-10K"),
-    ]
-    for wrong in (line(["a.png", "b.png"], 1), line(["a.png"], "good"), '{"id": 1}\n', "[1]\n", "not json\n"):
-        assert "row 2 is not" in refusal("authors-jsonl", put(tmp_path / "bad.jsonl", line(["x.jpg"], 1) + wrong))
-
-
-def test_pyiqa_csv(tmp_path):
-    draw(tmp_path, "a.jpg", "b.jpg")
-    text = "img_name,mos,std,official_split,ratio802_seed123_split_01\na.jpg,3.5,,train,val\nb.jpg,2,0.5,test,train\n"
-    path = put(tmp_path / "meta_info_KonIQ10kDataset.csv", text)
-    assert brief(rows("pyiqa-csv", path)) == [("a.jpg", 3.5, None, "train"), ("b.jpg", 2, 0.5, "test")]
-    assert [row.split for row in rows("pyiqa-csv", path, split="ratio802_seed123_split_01")] == ["val", "train"]
-    assert rows("pyiqa-csv", path)[0].dataset == "KonIQ10k"
-    assert "choose one of official_split, ratio802" in refusal("pyiqa-csv", path, split="official")
-    path = put(tmp_path / "fr.csv", "ref_name,dist_name,dmos,std\nr.png,a.jpg,4.57,0.496\n")
-    assert "is higher better in column 'dmos'?" in refusal("pyiqa-csv", path)
-    (found,) = rows("pyiqa-csv", path, columns={"mos": "dmos"})
-    assert (found.reference, found.image.name, found.mos, found.std) == ("r.png", "a.jpg", 4.57, 0.496)
-    assert "go by their place" in refusal("pyiqa-csv", path, columns={"mos": "dmos", "image": "x"})
-
-
-@pytest.mark.parametrize("metas", ["KONIQ/metas", "."])
-def test_deqa_json(tmp_path, metas):
-    draw(tmp_path / "KONIQ" / "images", "1.jpg", "2.jpg")
-    entries = [
-        {"id": "1.jpg->3.1", "image": "KONIQ/images/1.jpg", "gt_score": 77.5, "gt_score_norm": 4.1, "std": 9.5},
-        {"image": "KONIQ/images/2.jpg", "gt_score": 3},
-    ]
-    path = put(tmp_path / metas / "train_koniq.json", json.dumps(entries))
-    assert brief(rows("deqa-json", path)) == [("1.jpg", 77.5, 9.5, None), ("2.jpg", 3, None, None)]
-    assert {row.dataset for row in rows("deqa-json", path)} == {"KONIQ"}
-    for wrong in ({"image": "x.jpg"}, {"image": "x.jpg", "gt_score": "3"}, {"gt_score": 1}):
-        assert "entry 2" in refusal("deqa-json", put(tmp_path / "bad.json", json.dumps([entries[0], wrong])))
-    assert "is not a list" in refusal("deqa-json", put(tmp_path / "bad.json", "{}"))
-    assert "is not JSON" in refusal("deqa-json", put(tmp_path / "bad.json", "["))
-
-
-def test_any_csv(tmp_path):
-    draw(tmp_path / "photos", "a.jpg", "b.jpg")
-    path = put(tmp_path / "mine.csv", "Image Name,Score,note\na.jpg,3,x\nb.JPG,4,\nc.jpg,5,\n")
-    columns = {"image": "Image Name", "mos": "Score"}
-    found = rows("csv", path, columns=columns, images=tmp_path / "photos", missing="skip")
-    assert brief(found) == [("a.jpg", 3, None, None), ("b.jpg", 4, None, None)]
-    assert found[0].dataset == "mine"
-    assert found[0].extra == {"note": "x"}
-    assert "1 of 3" in refusal("csv", path, columns=columns, images=tmp_path / "photos")
 
 
 @pytest.mark.parametrize("name", ["kadid10k", "koniq10k", "agiqa3k", "biq2021"])
