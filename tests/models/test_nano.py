@@ -10,7 +10,7 @@ from visualquality.models.load import load
 from visualquality.models.nano.layout import image_tokens
 from visualquality.models.nano.modeling import CELL_WIDTH, GLOBAL_WIDTH
 from visualquality.models.nano.processor import NanoImageProcessor, target_size
-from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms, pad_same
+from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,13 @@ def test_saved_and_loaded_is_the_same(nano, tmp_path):
     assert again.processor.image_processor.max_pixels == nano.processor.image_processor.max_pixels
 
 
+def tensorflow_same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """TensorFlow's padding as its documentation has it: what is odd goes to the bottom and the right."""
+    excess = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in (x.shape[-1], x.shape[-2])]
+    left, top = excess[0] // 2, excess[1] // 2
+    return nn.functional.pad(x, (left, excess[0] - left, top, excess[1] - top))
+
+
 def test_folding_batch_norms_keeps_the_function():
     """Against the unfolded network written out: convolution, batch norm, ReLU6."""
     torch.manual_seed(0)
@@ -116,7 +123,7 @@ def test_folding_batch_norms_keeps_the_function():
     for old, (new, bn) in convs.items():
         conv: Conv = tower.get_submodule(new)
         inputs = torch.randn(1, conv.in_channels * 1, 8, 6, dtype=torch.float64) if new != "stem" else x
-        padded = pad_same(inputs, conv.kernel_size[0], conv.stride[0])
+        padded = tensorflow_same(inputs, conv.kernel_size[0], conv.stride[0])
         plain = nn.functional.conv2d(padded, weights[f"{old}.weight"], None, conv.stride, 0, 1, conv.groups)
         torch.testing.assert_close(conv(inputs), norms[bn](plain))
     assert [tuple(m.shape[1:]) for m in tower(x)] == [(24, 16, 8), (40, 8, 4), (112, 4, 2), (320, 2, 1), (1280, 2, 1)]

@@ -9,6 +9,7 @@ import yaml
 from scipy.stats import spearmanr
 
 from conftest import FAMILIES
+from visualquality.errors import UserError
 from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.generate import eos_token_ids, prefill
 from visualquality.models.load import load
@@ -80,3 +81,40 @@ def test_a_run_learns_what_raters_say(objective, datasets, ranking_set, tmp_path
     for dataset in datasets:
         scores = [scorer(str(ranking_set.parent / f"{dataset}{i}.png")).score for i in range(8)]
         assert spearmanr(scores, range(8))[0] < -0.9  # image 7 is the most blurred
+
+
+def test_rehearsal_learns_the_reasoning_beside_the_score(ranking_set, tmp_path):
+    lines = [line.rsplit(",", 1)[0] for line in ranking_set.read_text().splitlines() if not line.startswith("wild")]
+    part = ranking_set.with_name("reasoned.csv")
+    part.write_text("\n".join([lines[0] + ",reasoning", *(line + ",It is sharp." for line in lines[1:])]) + "\n")
+    recipe = {
+        "method": "expect",
+        "model": "nano-base",
+        "data": [{"manifest": str(part)}],
+        "freeze_vision": True,
+        "expect": {"rehearsal": 1.0},
+        "optimizer": {"learning_rate": 1e-3, "steps": 30, "images_per_device": 4},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    final = train(read_recipe(tmp_path / "recipe.yaml", (), tmp_path / "run"))
+    spoken = [
+        json.loads(line)["rehearsal_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert spoken[-1] < 0.5 * spoken[0]
+    image = next(ranking_set.parent.glob("*.png"))
+    assert Scorer(str(final), samples=1, temperature=0)(str(image)).reasoning == "It is sharp."
+
+
+def test_rehearsal_without_reasonings_is_refused(ranking_set, tmp_path):
+    wordless = ranking_set.with_name("wordless.csv")
+    wordless.write_text("\n".join(line.rsplit(",", 1)[0] for line in ranking_set.read_text().splitlines()) + "\n")
+    recipe = {
+        "method": "expect",
+        "model": "nano-base",
+        "data": [{"manifest": str(wordless)}],
+        "expect": {"rehearsal": 1.0},
+        "optimizer": {"steps": 1, "images_per_device": 4},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UserError, match="column reasoning"):
+        train(read_recipe(tmp_path / "recipe.yaml", (), tmp_path / "run"))

@@ -22,7 +22,8 @@ from ..models.generate import Prefilled
 from ..response import HIGHEST
 
 OPENING, CLOSING = "<answer>", "</answer>"
-NEGLIGIBLE = 1e-2  # a branch of less probability is not followed: it counts as the middle of what it can become
+# A branch that can move the mean by less is not followed: it counts as the middle of what it can become.
+NEGLIGIBLE = 5e-4
 
 _BEGINS = re.compile(r"[1-4](\.\d{0,2})?|5(\.0{0,2})?")  # what can still become a score in [1, 5]
 _COMPLETE = re.compile(r"[1-5](\.\d{1,2})?")
@@ -137,23 +138,22 @@ def _grow(
     branches = []
     for token, longer, share in zip(ids, texts, shares, strict=True):
         joint = probability * share
-        if longer is None or _FINEST.fullmatch(longer) or joint < NEGLIGIBLE:
-            value = float(text) if longer is None else middle(longer)
+        if longer is None or _FINEST.fullmatch(longer) or joint * reach(longer) / 2 < NEGLIGIBLE:
+            value = float(text) if longer is None else round(float(longer) + reach(longer) / 2, 3)
             found[value] = found.get(value, 0.0) + joint
         else:
             branches.append(_Branch(row, longer, joint, token, place))
     return branches
 
 
-def middle(text: str) -> float:
-    """The middle of the scores of two decimals that begin like this.
+def reach(text: str) -> float:
+    """How far above `text` the scores of two decimals go that begin like it.
 
-    >>> middle("3"), middle("3."), middle("3.4"), middle("3.45"), middle("5.")
-    (3.495, 3.495, 3.445, 3.45, 5.0)
+    >>> reach("3"), reach("3."), reach("3.4"), reach("3.45"), reach("5.")
+    (0.99, 0.99, 0.09, 0.0, 0.0)
     """
-    low, decimals = float(text), len(text.partition(".")[2])
-    reach = 0.0 if low == HIGHEST else (0.99, 0.09, 0.0)[decimals]
-    return round(low + reach / 2, 3)
+    decimals = len(text.partition(".")[2])
+    return 0.0 if float(text) == HIGHEST else (0.99, 0.09, 0.0)[decimals]
 
 
 def _padded(rows: list[list[int]], width: int) -> Tensor:

@@ -4,8 +4,8 @@ drawn. What `--mode expect` reads is what is learnt here.
 With the objective "fidelity" it is RL2R's reward (Eq. 1-3) as a loss: mean and variance are those of the distribution
 instead of K samples, as UNIQUE has it with a network's own mean and variance. "regression" is the plain squared error.
 
-Only the answer that is given at once is learnt. A small model forgets how to reason meanwhile: 300 steps on nano's
-decoder left no readable reasoning. Train so what is to be used with `--mode expect` alone.
+Only the answer that is given at once is learnt, and a small model forgets how to reason meanwhile: 300 steps on nano's
+decoder left no readable reasoning. With `rehearsal` the manifests' own reasonings are learnt beside it.
 """
 
 import math
@@ -21,14 +21,16 @@ from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from .. import response
+from ..errors import UserError
 from ..models.encode import Encoded, collate, prompt_positions
-from ..models.generate import eos_token_ids
+from ..models.generate import eos_token_ids, random_streams
 from ..models.load import VisionLanguageModel
 from ..rl2r.preference import GAMMA, true_preference
 from ..score.expect import ScoreVocabulary, begun
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
 from .resume import ExactResume
+from .sft import TargetCollator
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
         super().__init__(
             model=vlm.model,
             data_collator=BegunAnswers(vlm, examples, recipe, vocabulary.opening),
-            train_dataset=Dataset.from_dict({"row": [row for row, _ in order]}),
+            train_dataset=Dataset.from_dict({"row": [r for r, _ in order], "visit": [v for _, v in order]}),
             processing_class=vlm.processor,
             **kwargs,
         )
@@ -153,13 +155,17 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        prompts = dict(inputs)
-        mos, datasets = prompts.pop("mos"), prompts.pop("datasets")
+        prompts: dict[str, Any] = dict(inputs)
+        mos, datasets, rehearsed = prompts.pop("mos"), prompts.pop("datasets"), prompts.pop("rehearsed", None)
         mean, variance = score_moments(model, self.accelerator.unwrap_model(self.model), prompts, self.tree)
         if self.recipe.expect.objective == "regression":
             loss = F.mse_loss(mean, mos.to(mean.dtype))
         else:
             loss = fidelity_loss(mean, variance, mos, datasets)
+        if rehearsed is not None:
+            spoken = model(**rehearsed).loss
+            self._metrics["train"]["rehearsal_loss"].append(spoken.item())
+            loss = loss + self.recipe.expect.rehearsal * spoken
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step}")
         self._metrics["train"]["score_mean"].append(mean.mean().item())
@@ -168,18 +174,29 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
 
 
 class BegunAnswers:
-    """Rows -> prompts that end in `<answer>`, with MOS and data sets."""
+    """Rows -> prompts that end in `<answer>`, with MOS and data sets; and as many targets to rehearse."""
 
     def __init__(self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe, opening: list[int]):
-        self.examples, self.opening = examples, opening
+        self.examples, self.opening, self.seed = examples, opening, recipe.seed
         self.question = response.prompt_text(recipe.prompt, reasoning=False)
         self.pad = vlm.processor.tokenizer.pad_token_id
         self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
+        self.targets = TargetCollator(vlm, examples, recipe) if recipe.expect.rehearsal else None
+        self.reasoned = [index for index, example in enumerate(examples) if example.reasoning]
+        if self.targets and not self.reasoned:
+            raise UserError("expect.rehearsal learns reasonings, and no manifest has any: add a column reasoning")
 
-    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         examples = [self.examples[row["row"]] for row in rows]
         encoded = self.encode([(e.path, self.question) for e in examples])
-        batch = collate([begun(prompt, self.opening) for prompt in encoded], self.pad)
+        batch: dict[str, Any] = collate([begun(prompt, self.opening) for prompt in encoded], self.pad)
         batch["mos"] = torch.tensor([e.mos for e in examples], dtype=torch.float64)
         batch["datasets"] = torch.tensor([e.dataset for e in examples])
+        if self.targets:
+            batch["rehearsed"] = self.targets([self._to_rehearse(row) for row in rows])
         return batch
+
+    def _to_rehearse(self, row: dict[str, int]) -> dict[str, int]:
+        """Any reasoned image, decided by seed, visit and row alone, so that a resumed run rehearses the same."""
+        share = random_streams(self.seed, [f"rehearsal/{row['visit']}/{row['row']}"], 1, 1)[0, 0, 0]
+        return {"row": self.reasoned[int(share * len(self.reasoned))], "visit": row["visit"]}

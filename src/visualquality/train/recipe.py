@@ -59,6 +59,7 @@ class Expect(Section):
     """Training of the expected score, nothing drawn. "fidelity" compares within a data set, "regression" does not."""
 
     objective: Literal["fidelity", "regression"] = "fidelity"
+    rehearsal: float = Field(0.0, ge=0, description="weight of the manifests' reasonings, learnt beside as in sft")
 
 
 class Optimizer(Section):

@@ -25,24 +25,24 @@ HEAD_CHANNELS = 1280
 STRIDE = 32
 
 
-def pad_same(x: Float[Tensor, "n c h w"], kernel: int, stride: int) -> Float[Tensor, "n c h2 w2"]:
-    """TensorFlow's `same` padding: what is odd goes to the bottom and the right."""
-    excess = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in (x.shape[-1], x.shape[-2])]
-    left, top = excess[0] // 2, excess[1] // 2
-    return F.pad(x, (left, excess[0] - left, top, excess[1] - top))
-
-
 class Conv(nn.Conv2d):
-    """A convolution with `same` padding and a bias (the folded batch norm)."""
+    """A convolution with TensorFlow's `same` padding and a bias (the folded batch norm); sizes are even at stride 2.
+
+    There `same` pads an even size by k // 2 - 1 before and k // 2 after. A kernel with a row and a column of zeros in
+    front and k // 2 on both sides gives just that, without a padded copy, which took a fifth of the tower's time.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        padding = kernel // 2 if stride == 1 else 0
-        super().__init__(inputs, outputs, kernel, stride, padding=padding, groups=groups, bias=True)
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=True)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.stride[0] > 1:
-            input = pad_same(input, self.kernel_size[0], self.stride[0])
-        return super().forward(input)
+        weight = F.pad(self.weight, (1, 0, 1, 0)) if self.stride[0] > 1 else self.weight
+        return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def relu6(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In place: nobody reads a convolution's output before it, and large maps cost time to copy."""
+    return F.relu6(x, inplace=True)
 
 
 class InvertedBottleneck(nn.Module):
@@ -55,8 +55,8 @@ class InvertedBottleneck(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x if self.expand is None else relu6(self.expand(x))
+        y = self.project(relu6(self.depthwise(y)))
         return x + y if self.residual else y
 
 
@@ -77,13 +77,13 @@ class Tower(nn.Module):
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         if not self.stem.weight.is_contiguous(memory_format=torch.channels_last):
             self.to(memory_format=torch.channels_last)  # three times as fast on a CPU
-        x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+        x = relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in TAPS:
                 maps.append(x)
-        maps.append(F.relu6(self.head(x)))
+        maps.append(relu6(self.head(x)))
         return maps
 
 

