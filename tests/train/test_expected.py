@@ -17,7 +17,14 @@ from visualquality.rl2r import fidelity_reward
 from visualquality.score import expect
 from visualquality.score.expect import ScoreVocabulary, begun, expected_scores
 from visualquality.score.scorer import Scorer
-from visualquality.train.expected import fidelity_loss, score_moments, score_tree
+from visualquality.train.expected import (
+    Distribution,
+    fidelity_loss,
+    level_shares,
+    objective_loss,
+    score_distribution,
+    score_tree,
+)
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
 
@@ -28,7 +35,7 @@ def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(family,
     vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
     prompts = [begun(encode_prompt(vlm.processor, image, "Rate."), vocabulary.opening) for image in pictures[:3]]
     batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
-    mean, variance = score_moments(vlm.model, vlm.model, batch, score_tree(vocabulary))
+    mean, variance = score_distribution(vlm.model, vlm.model, batch, score_tree(vocabulary)).moments()
     monkeypatch.setattr(expect, "NEGLIGIBLE", 0.0)
     whole = expected_scores(prefill(vlm.model, batch), vocabulary)
     for m, v, e in zip(mean.tolist(), variance.tolist(), whole, strict=True):
@@ -59,7 +66,29 @@ def test_the_loss_is_one_minus_the_reward_of_the_mean():
     assert alone.item() == 0
 
 
-@pytest.mark.parametrize(("objective", "datasets"), [("fidelity", ("lab", "wild")), ("regression", ("lab",))])
+def test_levels_share_out_a_mos_and_are_their_cross_entropy():
+    mos = torch.tensor([1.0, 3.25, 4.6], dtype=torch.float64)
+    hard, soft = (level_shares(mos, soft=soft) for soft in (False, True))
+    assert hard.argmax(1).tolist() == [0, 2, 4]
+    levels = torch.arange(1.0, 6.0, dtype=torch.float64)
+    torch.testing.assert_close(soft @ levels, mos)
+    torch.testing.assert_close(soft.sum(1), torch.ones(3, dtype=torch.float64))
+    # Leaves: 3 by one end and by another, 3.0, and 4; what is not bare is no level.
+    shares = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    shares = torch.cat([shares * 0.7, torch.full((1, 3), 0.1, dtype=torch.float64)], 1)
+    found = Distribution(
+        torch.tensor([3.0, 3.0, 3.0, 4.0, 1.0, 2.0, 5.0], dtype=torch.float64),
+        shares.log(),
+        torch.tensor([True, True, False, True, True, True, True]),
+    )
+    loss = objective_loss("soft_levels", found, mos[1:2], torch.zeros(1, dtype=torch.long))
+    assert loss.item() == pytest.approx(-0.75 * math.log(0.21) - 0.25 * math.log(0.28))
+
+
+@pytest.mark.parametrize(
+    ("objective", "datasets"),
+    [("fidelity", ("lab", "wild")), ("regression", ("lab",)), ("levels", ("lab",)), ("soft_levels", ("lab",))],
+)
 def test_a_run_learns_what_raters_say(objective, datasets, ranking_set, tmp_path):
     """With nano-base, whose tower sees something: a random one does not. Two scales at once, for fidelity."""
     rows = [line for line in ranking_set.read_text().splitlines() if not line.startswith("wild") or "wild" in datasets]

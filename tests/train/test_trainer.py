@@ -89,7 +89,7 @@ def reward_on_a_letter(monkeypatch, letter: str = "e"):
     """A reward that a random model can earn: how often a letter comes. Shows that the gradient has the right sign."""
     from visualquality.train.trainer import RL2RTrainer
 
-    def advantages(self, examples, texts, truncated):
+    def advantages(self, examples, texts, truncated, lengths):
         counts = torch.tensor([float(t.count(letter)) for t in texts]).view(len(examples), -1)
         self._watch("letters", counts.mean().item())
         self._watch("reward", 0.0)
@@ -120,6 +120,39 @@ def test_accumulation_compares_all_its_images(recipe, monkeypatch):
     )
     train(recipe(optimizer={"steps": 2, "images_per_device": 2, "accumulation": 4}))
     assert seen == [(8, 1), (8, 1)]
+
+
+def test_images_can_be_compared_in_groups(recipe, monkeypatch):
+    seen = []
+    real = rl2r.reward
+    monkeypatch.setattr(rl2r, "reward", lambda s, m, d, v: seen.append(d.tolist()) or real(s, m, d, v))
+    train(recipe(optimizer={"steps": 1, "images_per_device": 8}, rl2r={"compare_within": 4}))
+    assert seen == [[0, 0, 0, 0, 1, 1, 1, 1]]
+
+
+def test_a_longer_response_loses_its_share_of_the_length_weight(recipe, model_folder):
+    """A random model has nothing that can be read, so that the length is all of the reward."""
+    chosen = recipe(rl2r={"length_weight": 0.5, "max_new_tokens": 8}, optimizer={"steps": 1})
+    train(chosen)
+    (sample,) = lines(chosen.output / "samples.jsonl")
+    tokenizer = load(str(model_folder("nano")), device="cpu").processor.tokenizer
+    for reward, text in zip(sample["rewards"][0], sample["texts"], strict=True):
+        at_least = len(tokenizer(text)["input_ids"])
+        assert -0.5 <= reward <= -0.5 / 8
+        assert reward <= -0.5 * min(at_least, 8) / 8 + 0.5 / 4  # the text may be written with other tokens
+
+
+def test_probes_are_asked_along_the_way_and_change_nothing(recipe, ranking_set):
+    plain = train(recipe("plain"))
+    chosen = recipe("probed", probes={"manifest": str(ranking_set)}, probe_every=2)
+    assert_same_weights(plain, train(chosen))
+    asked = lines(chosen.output / "probes.jsonl")
+    assert [p["step"] for p in asked] == [0] * 16 + [2] * 16
+    assert all(len(p["texts"]) == len(p["scores"][0]) == 3 for p in asked)
+    shutil.rmtree(chosen.output / "checkpoint-4")
+    shutil.rmtree(chosen.output / "final")
+    train(chosen, resume=True)
+    assert lines(chosen.output / "probes.jsonl") == asked
 
 
 def test_accumulated_batches_give_the_gradient_of_one(recipe, model_folder):

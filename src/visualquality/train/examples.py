@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -38,18 +38,24 @@ def read_examples(recipe: Recipe) -> tuple[list[Example], list[str]]:
     names: list[str] = []
     examples: list[Example] = []
     for source in recipe.data:
-        rows = _rows(source)
-        mos = _mos(source, rows, on_1_to_5=recipe.on_1_to_5)
-        for number, (row, value) in enumerate(zip(rows, mos, strict=True)):
-            if row.dataset not in names:
-                names.append(row.dataset)
-            # The same wherever the files are, and different for any two images of a data set.
-            key = f"{row.dataset}/{number}/{row.image.name}"
-            examples.append(Example(row.image, key, value, names.index(row.dataset), row.reasoning))
+        examples += read_source(source, names, on_1_to_5=recipe.on_1_to_5)
     twice = [path for path, count in Counter(e.path for e in examples).items() if count > 1]
     if twice:
         raise UserError(f"{twice[0]} is in two manifests of the recipe ({len(twice)} such images): leave one out")
     return examples, names
+
+
+def read_source(source: DataSource, names: list[str], *, on_1_to_5: bool) -> list[Example]:
+    """The examples of one manifest; data sets that `names` has not are added to it."""
+    rows, examples = _rows(source), []
+    mos = _mos(source, rows, on_1_to_5=on_1_to_5)
+    for number, (row, value) in enumerate(zip(rows, mos, strict=True)):
+        if row.dataset not in names:
+            names.append(row.dataset)
+        # The same wherever the files are, and different for any two images of a data set.
+        key = f"{row.dataset}/{number}/{row.image.name}"
+        examples.append(Example(row.image, key, value, names.index(row.dataset), row.reasoning))
+    return examples
 
 
 def _rows(source: DataSource) -> tuple[Row, ...]:
@@ -101,13 +107,21 @@ class PromptEncoder:
     """Turns paths into prompts in the model's tensors.
 
     Where the model's vision is frozen and can be remembered (`frozen_vision_features`), each image goes through it once
-    and is remembered with its question: about 80 kB an image for `nano`.
+    and is remembered with its question: about 80 kB an image for `nano`. Runs that start from the same weights in one
+    process share what is remembered; another start makes it forget.
     """
+
+    _remembered: ClassVar[tuple[object, dict[tuple[Path, str], Encoded]]] = (None, {})
 
     def __init__(self, vlm: VisionLanguageModel, *, remember: bool):
         self.vlm = vlm
         self.remember = remember and hasattr(vlm.model, "frozen_vision_features")
         self.memory: dict[tuple[Path, str], Encoded] = {}
+        if self.remember:
+            start = (vlm.digest, str(vlm.processor.image_processor))
+            if PromptEncoder._remembered[0] != start:
+                PromptEncoder._remembered = (start, self.memory)
+            self.memory = PromptEncoder._remembered[1]
 
     def __call__(self, asked: Sequence[tuple[Path, str]]) -> list[Encoded]:
         """Prompts of these images with their questions; files are read in threads."""

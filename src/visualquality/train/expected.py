@@ -1,8 +1,15 @@
 """Training the expected score itself: the distribution over the digits of the answer is differentiable, so nothing is
 drawn. What `--mode expect` reads is what is learnt here.
 
-With the objective "fidelity" it is RL2R's reward (Eq. 1-3) as a loss: mean and variance are those of the distribution
-instead of K samples, as UNIQUE has it with a network's own mean and variance. "regression" is the plain squared error.
+The objectives are those of RL2R's peers, on one model:
+
+- "fidelity": RL2R's reward (Eq. 1-3) as a loss. Mean and variance are those of the distribution instead of K samples,
+  as UNIQUE has it with a network's own (Zhang et al. 2021). Compares within a data set, on any scale.
+- "regression": the squared error of the mean, as MUSIQ and MANIQA learn.
+- "levels": the cross-entropy of the nearest of five levels, here the bare answers 1 to 5, whose mean is the score, as
+  Q-Align has it with five words (Wu et al. 2023).
+- "soft_levels": the same with the shares of the two nearest levels, whose mean is the MOS itself: the soft label of
+  DeQA-Score (You et al. 2025) where no std of the opinions is given.
 
 Only the answer that is given at once is learnt, and a small model forgets how to reason meanwhile: 300 steps on nano's
 decoder left no readable reasoning. With `rehearsal` the manifests' own reasonings are learnt beside it.
@@ -14,7 +21,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -28,7 +35,7 @@ from ..models.load import VisionLanguageModel
 from ..rl2r.preference import GAMMA, true_preference
 from ..score.expect import ScoreVocabulary, begun
 from .examples import Example, PromptEncoder
-from .recipe import Recipe
+from .recipe import Objective, Recipe
 from .resume import ExactResume
 from .sft import TargetCollator
 
@@ -39,19 +46,23 @@ class Tree:
 
     Node 0 is the prompt's end; node n > 0 is a `token` after `parents[n]`, `depths[n]` tokens from the prompt. After
     each node `following[n]` are the ids that may come, and what each leads to: a node, or a score where it ends.
+    `levels` are the nodes of a digit alone.
     """
 
     tokens: list[int]
     parents: list[int]
     depths: list[int]
+    levels: list[int]
     following: list[tuple[list[int], list[int | float]]]
 
 
 def score_tree(vocabulary: ScoreVocabulary) -> Tree:
     """All nodes up to the first decimal, which is where the score is read: a second one moves it by less than 0.1."""
-    texts, tree = [""], Tree([-1], [-1], [0], [])
+    texts, tree = [""], Tree([-1], [-1], [0], [], [])
     for node, text in enumerate(texts):  # grows while it is gone through
         ids, leads = vocabulary.following(text)
+        if len(text) == 1:
+            tree.levels.append(node)
         places: list[int | float] = []
         for token, longer in zip(ids, leads, strict=True):
             if longer is None or len(longer) > 2:
@@ -66,10 +77,28 @@ def score_tree(vocabulary: ScoreVocabulary) -> Tree:
     return tree
 
 
-def score_moments(
-    model: Any, core: PreTrainedModel, prompts: Encoded, tree: Tree
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Mean and variance of the score of each of B prompts that end in `<answer>`; both can be differentiated.
+@dataclass(frozen=True)
+class Distribution:
+    """Over S scores, of each of B prompts; `bare` marks those that end after one digit: 3 and not 3.0."""
+
+    values: Float[Tensor, " s"]
+    log_probabilities: Float[Tensor, "b s"]
+    bare: Bool[Tensor, " s"]
+
+    def levels(self) -> Float[Tensor, "b 5"]:
+        """Log-probabilities of the bare answers 1 to 5."""
+        ends = [self.bare & (self.values == level) for level in range(1, 6)]
+        return torch.stack([self.log_probabilities[:, end].logsumexp(1) for end in ends], 1)
+
+    def moments(self) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Mean and variance."""
+        shares = self.log_probabilities.exp()
+        mean = shares @ self.values
+        return mean, (shares @ self.values.square() - mean.square()).clamp(min=0)
+
+
+def score_distribution(model: Any, core: PreTrainedModel, prompts: Encoded, tree: Tree) -> Distribution:
+    """The distribution over the score of each of B prompts that end in `<answer>`; it can be differentiated.
 
     All nodes of the tree are in one row behind the prompt, each seeing the prompt, its ancestors and itself.
     """
@@ -103,18 +132,21 @@ def score_moments(
         use_cache=False,
         logits_to_keep=torch.arange(length - 1, length + nodes, device=ids.device),
     ).logits.float()
-    reached: list[Tensor] = [logits.new_ones(batch), *[logits.new_zeros(batch)] * nodes]
-    mean, square = logits.new_zeros(batch), logits.new_zeros(batch)
+    reached: list[Tensor] = [logits.new_zeros(batch)] * (nodes + 1)  # log-probability of getting to each node
+    values, found, bare = list[float](), list[Tensor](), list[bool]()
     for node, (following, places) in enumerate(tree.following):
-        shares = logits[:, node, following].softmax(-1) * reached[node][:, None]
-        ends = [i for i, place in enumerate(places) if isinstance(place, float)]
-        values = shares.new_tensor([places[i] for i in ends])
-        mean = mean + shares[:, ends] @ values
-        square = square + shares[:, ends] @ values.square()
-        for i, place in enumerate(places):
+        joint = logits[:, node, following].log_softmax(-1) + reached[node][:, None]
+        for index, place in enumerate(places):
             if isinstance(place, int):
-                reached[place] = shares[:, i]
-    return mean, (square - mean.square()).clamp(min=0)
+                reached[place] = joint[:, index]
+        ends = [index for index, place in enumerate(places) if isinstance(place, float)]
+        values += [float(places[index]) for index in ends]
+        found.append(joint[:, ends])
+        bare += [node in tree.levels and places[index] == round(places[index]) for index in ends]
+    device = logits.device
+    return Distribution(
+        torch.tensor(values, device=device), torch.cat(found, 1), torch.tensor(bare, dtype=torch.bool, device=device)
+    )
 
 
 def fidelity_loss(
@@ -128,6 +160,31 @@ def fidelity_loss(
     fidelity = truth.sqrt() * better + (1 - truth).sqrt() * worse
     pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(len(mos), dtype=torch.bool, device=mos.device)
     return 1 - fidelity[pairs].mean() if pairs.any() else (mean * 0).sum()
+
+
+def level_shares(mos: Float[Tensor, " b"], *, soft: bool) -> Float[Tensor, "b 5"]:
+    """What the five levels should have: all for the nearest one, or, if `soft`, shares whose mean is the MOS.
+
+    >>> level_shares(torch.tensor([3.25]), soft=True)
+    tensor([[0.0000, 0.0000, 0.7500, 0.2500, 0.0000]])
+    """
+    distance = (mos[:, None] - torch.arange(1.0, 6.0, dtype=mos.dtype, device=mos.device)).abs()
+    return (1 - distance).clamp(min=0) if soft else F.one_hot(distance.argmin(1), 5).to(mos.dtype)
+
+
+def objective_loss(
+    objective: Objective, found: Distribution, mos: Float[Tensor, " b"], datasets: Int[Tensor, " b"]
+) -> Tensor:
+    """The loss of a batch; MOS are from 1 to 5 for all objectives but fidelity."""
+    match objective:
+        case "fidelity":
+            return fidelity_loss(*found.moments(), mos, datasets)
+        case "regression":
+            mean, _ = found.moments()
+            return F.mse_loss(mean, mos.to(mean.dtype))
+        case "levels" | "soft_levels":
+            levels = found.levels()
+            return -(level_shares(mos.to(levels.dtype), soft=objective == "soft_levels") * levels).sum(1).mean()
 
 
 class ExpectedScoreTrainer(ExactResume, SFTTrainer):
@@ -157,11 +214,9 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
     ) -> Tensor:
         prompts: dict[str, Any] = dict(inputs)
         mos, datasets, rehearsed = prompts.pop("mos"), prompts.pop("datasets"), prompts.pop("rehearsed", None)
-        mean, variance = score_moments(model, self.accelerator.unwrap_model(self.model), prompts, self.tree)
-        if self.recipe.expect.objective == "regression":
-            loss = F.mse_loss(mean, mos.to(mean.dtype))
-        else:
-            loss = fidelity_loss(mean, variance, mos, datasets)
+        found = score_distribution(model, self.accelerator.unwrap_model(self.model), prompts, self.tree)
+        loss = objective_loss(self.recipe.expect.objective, found, mos, datasets)
+        mean, variance = found.moments()
         if rehearsed is not None:
             spoken = model(**rehearsed).loss
             self._metrics["train"]["rehearsal_loss"].append(spoken.item())

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import UserError
 from ..rl2r import Variant
 
+Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +44,8 @@ class RL2R(Section):
     responses: int = Field(6, ge=2, description="K")
     reward: Variant = "fidelity"
     format_weight: float = Field(1.0, ge=0, description="weight of the format reward, added to the ranking reward")
+    length_weight: float = Field(0.0, ge=0, description="what a response of max_new_tokens loses, a shorter one less")
+    compare_within: int | None = Field(None, ge=2, description="compare images in groups of so many, not all with all")
     kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5")
     clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5")
     temperature: float = Field(1.0, gt=0)
@@ -56,9 +60,9 @@ class SFT(Section):
 
 
 class Expect(Section):
-    """Training of the expected score, nothing drawn. "fidelity" compares within a data set, "regression" does not."""
+    """Training of the expected score, nothing drawn: see `train/expected.py` for the objectives."""
 
-    objective: Literal["fidelity", "regression"] = "fidelity"
+    objective: Objective = "fidelity"
     rehearsal: float = Field(0.0, ge=0, description="weight of the manifests' reasonings, learnt beside as in sft")
 
 
@@ -112,6 +116,8 @@ class Recipe(Section):
     checkpoint_every: int = Field(50, ge=1, description="steps")
     keep_checkpoints: int = Field(2, ge=1)
     tensorboard: bool = False
+    probes: DataSource | None = Field(None, description="images asked along the way and never learnt from (RL2R)")
+    probe_every: int = Field(10, ge=1, description="steps")
 
     @property
     def compares(self) -> bool:

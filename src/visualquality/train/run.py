@@ -20,6 +20,7 @@ from .examples import read_examples, run_order
 from .expected import ExpectedScoreTrainer
 from .plan import count_images, global_batch
 from .plan import steps as plan_steps
+from .probes import read_probes
 from .recipe import Recipe
 from .resume import last_checkpoint, rewind
 from .sft import SupervisedTrainer
@@ -60,18 +61,21 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         seed=recipe.seed,
     )
     vlm = load_policy(recipe)
-    metrics, samples = output / "metrics.jsonl", output / "samples.jsonl"
+    metrics, samples, asked = (output / name for name in ("metrics.jsonl", "samples.jsonl", "probes.jsonl"))
+    probes = read_probes(recipe, asked)
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
-        for log in (metrics, samples):
-            rewind(log, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        rewind(metrics, done)
+        rewind(samples, done)
+        rewind(asked, done - 1)  # they are asked before a step, under the number of steps done
     live = LiveProgress(console or Console(stderr=True))
     kwargs: dict[str, Any] = {"callbacks": [MetricsFile(metrics), live], "peft_config": _lora(recipe)}
     common = _arguments(recipe, total)
     trainer: RL2RTrainer | SupervisedTrainer | ExpectedScoreTrainer
     if recipe.method == "rl2r":
         args = _grpo_config(recipe, common)
-        trainer = RL2RTrainer(vlm, examples, names, recipe, order, args, samples, **kwargs)
+        trainer = RL2RTrainer(vlm, examples, names, recipe, order, args, samples, probes, **kwargs)
     else:
         sft = SFTConfig(**common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
         kind = SupervisedTrainer if recipe.method == "sft" else ExpectedScoreTrainer

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -33,6 +34,7 @@ from ..models.generate import Completion, decode, eos_token_ids, prefill, random
 from ..models.load import VisionLanguageModel
 from .examples import Example, PromptEncoder
 from .packed import packed_log_probabilities
+from .probes import Probes
 from .recipe import Recipe
 from .resume import ExactResume
 
@@ -56,9 +58,10 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         order: list[tuple[int, int]],
         args: GRPOConfig,
         samples: Path,
+        probes: Probes | None = None,
         **kwargs: Any,
     ):
-        self.settings, self.recipe, self.samples = recipe.rl2r, recipe, samples
+        self.settings, self.recipe, self.samples, self.probes = recipe.rl2r, recipe, samples, probes
         self.examples, self.dataset_names = examples, names
         self.question = response.prompt_text(recipe.prompt, recipe.reasoning)
         self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
@@ -116,6 +119,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         module: Any = self.model
         module.eval()  # without dropout, and with a cache, which gradient checkpointing forbids in training mode
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
+            self._ask_probes(policy)
             batches = [self._sample(policy, examples[i : i + size]) for i in range(0, len(examples), size)]
         generated = time.perf_counter()
         for batch in batches:
@@ -123,21 +127,33 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         module.train()
         texts = [text for batch in batches for text in batch.pop("texts")]
         truncated = [flag for batch in batches for flag in batch.pop("truncated")]
-        advantages = self._advantages(examples, texts, truncated)
+        lengths = torch.cat([batch["completion_mask"].sum(-1) for batch in batches])
+        advantages = self._advantages(examples, texts, truncated, lengths)
         for batch, part in zip(batches, advantages.split(size), strict=True):
             batch["advantages"] = part
         self._watch("seconds/generate", generated - started)
         self._watch("seconds/rollout", time.perf_counter() - started)
         return batches
 
-    def _sample(self, policy: PreTrainedModel, examples: list[Example]) -> dict[str, Any]:
-        """K responses for each image, and what the update needs of them."""
+    def _ask_probes(self, policy: PreTrainedModel) -> None:
+        """Every process asks all of them, as all must take part where weights are sharded; the first one writes."""
+        step, size = self.state.global_step, self.recipe.optimizer.images_per_device
+        if self.probes is None or step % self.recipe.probe_every:
+            return
+        for at in range(0, len(self.probes.examples), size):
+            part = self.probes.examples[at : at + size]
+            texts = self._sample(policy, part, draw="probe")["texts"]
+            if self.accelerator.is_main_process:
+                self.probes.write(step, part, texts)
+
+    def _sample(self, policy: PreTrainedModel, examples: list[Example], draw: str | None = None) -> dict[str, Any]:
+        """K responses for each image, and what the update needs of them. Probes are always asked with one `draw`."""
         pad = self._tokenizer.pad_token_id
         prompts = collate(self.encode([(e.path, self.question) for e in examples]), pad)
         prompts = {k: v.to(self.accelerator.device) for k, v in prompts.items()}
         uniforms = random_streams(
             self.recipe.seed,
-            [f"{self.state.global_step}/{e.key}" for e in examples],
+            [f"{self.state.global_step if draw is None else draw}/{e.key}" for e in examples],
             self.settings.responses,
             self.settings.max_new_tokens,
         )
@@ -176,8 +192,10 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         with policy.disable_adapter():  # LoRA: without its adapter the policy is the one it started from
             return self._log_probabilities(policy, batch)
 
-    def _advantages(self, examples: list[Example], texts: list[str], truncated: list[bool]) -> Tensor:
-        """Eq. 1-4 on the responses of all processes; the part of this process is returned, (images, K)."""
+    def _advantages(
+        self, examples: list[Example], texts: list[str], truncated: list[bool], lengths: Int[Tensor, "images k"]
+    ) -> Float[Tensor, "images k"]:
+        """Eq. 1-4 on the responses of all processes; the part of this process is returned."""
         k = self.settings.responses
         read = [response.read(t, truncated=c) for t, c in zip(texts, truncated, strict=True)]
         nan = float("nan")
@@ -187,15 +205,20 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         else:
             formed = ~scores.isnan()
         rows = gather_object(
-            [(e, s, f) for e, s, f in zip(examples, scores.tolist(), formed.tolist(), strict=True)]
+            list(zip(examples, scores.tolist(), formed.tolist(), lengths.tolist(), strict=True))
         )  # rank order, which is the order of the sampler: the same on every process
         everyone = [row[0] for row in rows]
         scores = torch.tensor([row[1] for row in rows], dtype=torch.float64)
         formed = torch.tensor([row[2] for row in rows])
+        tokens = torch.tensor([row[3] for row in rows], dtype=torch.float64)
         mos = torch.tensor([e.mos for e in everyone], dtype=torch.float64)
         datasets = torch.tensor([e.dataset for e in everyone])
+        if self.settings.compare_within is not None:  # every batch is of one data set: groups take its place
+            datasets = torch.arange(len(everyone)) // self.settings.compare_within
         ranking = rl2r.reward(scores, mos, datasets, self.settings.reward)
         rewards = ranking + self.settings.format_weight * rl2r.format_reward(formed)
+        if self.settings.length_weight:
+            rewards -= self.settings.length_weight * tokens / self.settings.max_new_tokens
         self._watch_rewards(scores, ranking, formed, rewards)
         self._write_samples(everyone, scores, rewards, gather_object(texts))
         own = slice(self.accelerator.process_index * len(examples), None)
