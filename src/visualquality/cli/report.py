@@ -56,6 +56,7 @@ def _run(run: Path, output: Path) -> None:
     if not (run / "samples.jsonl").is_file():
         raise UserError(f"{run} has no samples.jsonl, which every RL2R run writes: give the whole folder of the run")
     pictures, notes = _pictures(recipe)
+    asked = (run / "probes.jsonl").is_file()
     k, optimizer = recipe.rl2r, recipe.optimizer
     length = f"{optimizer.steps} steps" if optimizer.steps is not None else f"{optimizer.epochs:g} epochs"
     metrics = read_metrics(run / "metrics.jsonl")
@@ -68,7 +69,9 @@ def _run(run: Path, output: Path) -> None:
         output,
         title=f"Training run {'/'.join(run.resolve().parts[-2:])}",
         metrics=metrics,
-        steps=read_steps(run / "samples.jsonl"),
+        # A run that was asked about the same images all along shows best how its words changed.
+        steps=read_steps(run / ("probes.jsonl" if asked else "samples.jsonl")),
+        asked=asked,
         pictures=pictures,
         notes=settings + notes,
     )
@@ -87,17 +90,21 @@ def _pictures(recipe: "Recipe") -> tuple["dict[ImageKey, Path] | None", list[str
     """
     from ..evaluate.probes import ImageKey
     from ..train.examples import read_examples
+    from ..train.probes import read_probes
 
     try:
         examples, names = read_examples(recipe)
+        named = [(names[e.dataset], e) for e in examples]
+        if (asked := read_probes(recipe, Path())) is not None:
+            named += [(asked.names[e.dataset], e) for e in asked.examples]
     except UserError as error:
         err.print(f"no pictures: {error}", soft_wrap=True, markup=False)
         return None, [
             "Images have no pictures here, since the run’s manifests could not be read when this was written."
         ]
     found: dict[ImageKey, list[Path]] = {}
-    for e in examples:
-        found.setdefault(ImageKey(names[e.dataset], e.path.name, round(e.mos, 6)), []).append(e.path)
+    for dataset, e in named:
+        found.setdefault(ImageKey(dataset, e.path.name, round(e.mos, 6)), []).append(e.path)
     return {key: paths[0] for key, paths in found.items() if len(paths) == 1}, []
 
 

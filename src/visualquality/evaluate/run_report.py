@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .curves import curves
-from .page import LIGHT, draw, thumbnail, write_page
+from .page import LIGHT, draw, evenly, thumbnail, write_page
 from .probes import ImageKey, Probe, Step, probes, sayings
+
+WORDED = 5  # visits of an image whose words are shown where there are words of all
 
 
 def write_run_report(
@@ -23,12 +25,13 @@ def write_run_report(
     steps: Sequence[Step],
     pictures: Mapping[ImageKey, Path] | None,
     notes: Sequence[str],
+    asked: bool = False,
 ) -> None:
     """Write the page about a run to the file `output`; its folder is made where it is missing.
 
     Args:
         metrics: the objects of `metrics.jsonl` (`read_metrics`); where one has no number, the page says so.
-        steps: the steps of `samples.jsonl` (`read_steps`).
+        steps: the steps of `samples.jsonl`, or of `probes.jsonl` if `asked` (`read_steps`).
         pictures: where the images of the steps are, if that is known; images that are not there are not shown.
         notes: sentences to stand under the title.
 
@@ -46,6 +49,8 @@ def write_run_report(
             (probe, _chart(probe, number, ends), *_picture(probe.image, pictures))
             for number, probe in enumerate(probes(steps, pictures))
         ],
+        asked=asked,
+        worded=lambda probe: evenly(probe.worded, WORDED) if asked else probe.worded,
         sayings=[(image, visit, *_picture(image, pictures)) for image, visit in sayings(steps, pictures)],
         steps=len(steps),
     )

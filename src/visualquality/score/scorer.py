@@ -93,7 +93,7 @@ class Scorer:
             if self.prompt == "q-insight":
                 raise UserError(f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason")
             self.vocabulary = ScoreVocabulary(self.vlm.processor.tokenizer, self.eos)
-        self._preparation = Preparation(self.vlm.processor, self._questions())
+        self.preparation = Preparation(self.vlm.processor, self._questions())
 
     def __call__(self, images: Source | list[Source]) -> Rating | list[Rating]:
         """A rating for one image, a list of them for a list. A problem with an image is in its rating, not raised."""
@@ -106,7 +106,11 @@ class Scorer:
 
         Images are read in worker processes, and those of a window that are of like size make a batch.
         """
-        prepared = prepare_all(self._preparation, images, inline=self.batch)
+        return self.rate_prepared(prepare_all(self.preparation, images, inline=self.batch))
+
+    def rate_prepared(self, images: Iterable[Prepared]) -> Iterator[Rating]:
+        """Ratings in order of images that were prepared elsewhere, for this scorer's `preparation.questions`."""
+        prepared = iter(images)
         while window := list(islice(prepared, WINDOW * self.batch)):
             yield from self._rate_window(window)
 

@@ -1,0 +1,224 @@
+"""The paper's experiments in small, on nano: the same start, data and number of steps for every row, several seeds.
+
+    python benchmarks/experiments.py [NAME ...] --data FOLDER --synthetic MANIFEST --json benchmarks/results/experiments
+
+NAME is a file of recipes/experiments (all of them by default): what its rows change in common.yaml, and which row the
+paper, or its reading, expects above which. FOLDER is as for rl2r_biq2021.py; MANIFEST is the described.csv that
+recipes/nano/build.py made of BSDS500's photos. Tests: BIQ2021's test part, every second image of AGIQA-3K (never
+trained on). Rows that reason are scored by the mean of K = 6, the others by their expected score.
+
+A run that is done is not done again, and rows of equal settings share theirs.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from common import machine, parser
+from experiments_figures import draw_rows, draw_training
+from rich.console import Console
+from rich.table import Table
+from rl2r_biq2021 import test_sets
+
+from visualquality.data.manifest import Manifest, Row
+from visualquality.evaluate.correlation import agreement
+from visualquality.models.load import load
+from visualquality.quiet import quiet_libraries
+from visualquality.score.expect import begun
+from visualquality.score.prepare import Prepared
+from visualquality.score.scorer import Scorer
+from visualquality.train.examples import PromptEncoder
+from visualquality.train.recipe import Recipe, read_recipe
+from visualquality.train.run import FINAL, train
+
+FOLDER = Path(__file__).parents[1] / "recipes" / "experiments"
+PROBES = 20  # images of each set that a run is asked about along the way, as for the paper's Fig. 3
+SETS = ("biq2021", "synthetic")  # data.0 and data.1 of common.yaml
+
+
+@dataclass(frozen=True)
+class Sources:
+    data: Path
+    synthetic: Path
+    work: Path
+
+    def tests(self) -> dict[str, tuple[Row, ...]]:
+        sets = test_sets(self.data)
+        return {"BIQ2021 test": sets["BIQ2021 test"].rows, "AGIQA-3K (half)": sets["AGIQA-3K"].rows[::2]}
+
+    def probes(self) -> Path:
+        """A manifest of images from four sets, evenly over their MOS."""
+        path = self.work / "probes.csv"
+        if not path.exists():
+            train_part = self.data / "biq2021" / "train.csv"
+            columns = {"image": "Image Name", "mos": "MOS"}
+            seen = Manifest.read(train_part, columns=columns, images=self.data / "biq2021" / "images").rows
+            synthetic = Manifest.read(self.synthetic).rows
+            sets = {**self.tests(), "BIQ2021 train": seen, "synthetic": synthetic}
+            rows = []
+            for name, members in sets.items():
+                ranked = sorted(members, key=lambda r: r.mos)
+                chosen = [ranked[int(i)] for i in np.linspace(0, len(ranked) - 1, PROBES)]
+                rows += [Row(r.image.resolve(), r.mos, dataset=name) for r in dict.fromkeys(chosen)]
+            self.work.mkdir(parents=True, exist_ok=True)
+            Manifest(tuple(rows)).write(path)
+        return path
+
+
+def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {k: merged(tree[k], v) if isinstance(v, dict) and k in tree else v for k, v in changes.items()}
+    return tree | both
+
+
+def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
+    """common.yaml with a row's changes; the run's folder is named by a hash of both."""
+    changes = dict(changes)
+    without, probes = changes.pop("without", None), changes.pop("probes", False)
+    tree = merged(yaml.safe_load((FOLDER / "common.yaml").read_text()), changes)
+    biq = sources.data.resolve() / "biq2021"
+    tree["data"][0] |= {"manifest": str(biq / "train.csv"), "images": str(biq / "images")}
+    tree["data"][1] |= {"manifest": str(sources.synthetic.resolve())}
+    if Recipe.model_validate(tree | {"output": sources.work}).on_1_to_5:
+        tree["data"][0]["mos_range"] = [0, 1]
+    tree["data"] = [source for name, source in zip(SETS, tree["data"], strict=True) if name != without]
+    if probes:
+        tree |= {"probes": {"manifest": str(sources.probes().resolve())}, "probe_every": 5}
+    identity = json.dumps([{**tree, "data": [sorted(s) for s in tree["data"]]}, without, seed], sort_keys=True)
+    folder = sources.work / sha256(identity.encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "asked.yaml").write_text(yaml.safe_dump(tree | {"seed": seed}, sort_keys=False))
+    return read_recipe(folder / "asked.yaml", (), folder / "run")
+
+
+class Tests:
+    """The test sets, whose images go through the frozen tower once for all runs."""
+
+    def __init__(self, sources: Sources):
+        self.rows = sources.tests()
+        self.encode = PromptEncoder(load("nano-base", device="cpu"), remember=True)
+
+    def measure(self, model: str, mode: str) -> dict[str, Any]:
+        """Agreement with people on each test set, std, readable answers and their length in characters."""
+        scorer = Scorer(model, mode=mode, samples=6, batch=16, device="cpu")
+        (question,) = scorer.preparation.questions
+        found = {}
+        for name, rows in self.rows.items():
+            prompts = self.encode([(row.image, question.text) for row in rows])
+            prepared = [
+                Prepared(row.image.name, row.image.name, (begun(prompt, question.opening),))
+                for row, prompt in zip(rows, prompts, strict=True)
+            ]
+            ratings = list(scorer.rate_prepared(prepared))
+            agreed = agreement([r.score for r in ratings], [row.mos for row in rows])
+            samples = [s for r in ratings for s in r.samples]
+            found[name] = {
+                "n": agreed.n,
+                "srcc": agreed.srcc.to_dict(),
+                "plcc": agreed.plcc.to_dict(),
+                "std": float(np.mean([r.std for r in ratings if r.std is not None])),
+                "readable": sum(s is not None for s in samples) / len(samples) if samples else 1.0,
+                "characters": float(np.mean([len(r.reasoning or "") for r in ratings])),
+            }
+        return found
+
+
+def run(changes: dict[str, Any], seed: int, sources: Sources, tests: Tests, console: Console) -> dict[str, Any]:
+    """Train a row with a seed, measure it, and keep the measurement."""
+    recipe = recipe_of(changes, seed, sources)
+    result = recipe.output.parent / "result.json"
+    if not result.exists():
+        if not (recipe.output / FINAL / "model.safetensors").exists():
+            shutil.rmtree(recipe.output, ignore_errors=True)
+            train(recipe, console=console)
+            for checkpoint in recipe.output.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+        mode = "reason" if recipe.method == "rl2r" else "expect"
+        measured = {"mode": mode, "tests": tests.measure(str(recipe.output / FINAL), mode)}
+        result.write_text(json.dumps(measured) + "\n")
+    return json.loads(result.read_text()) | {"run": recipe.output.parent.name}
+
+
+def verdict(rows: Sequence[dict[str, Any]], higher: str, lower: str, test: str) -> dict[str, Any]:
+    """Whether one row is above another: in every seed ("seen"), in none ("reversed"), or now and then ("unclear")."""
+    of = {
+        row["row"]: {r["seed"]: r["srcc"]["value"] for r in rows if r["row"] == row["row"] and r["test"] == test}
+        for row in rows
+    }
+    gains = [of[higher][seed] - of[lower][seed] for seed in of[higher]]
+    seen = "seen" if min(gains) > 0 else "reversed" if max(gains) < 0 else "unclear"
+    return {"higher": higher, "lower": lower, "test": test, "gain": float(np.mean(gains)), "verdict": seen}
+
+
+def experiment(name: str, seeds: Sequence[int], sources: Sources, tests: Tests, console: Console) -> dict[str, Any]:
+    asked = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    rows = []
+    for seed in seeds:
+        for label, changes in asked["rows"].items():
+            console.print(f"{name}: {label}, seed {seed}")
+            measured = run(changes, seed, sources, tests, console)
+            for test, numbers in measured["tests"].items():
+                more = {"row": label, "seed": seed, "test": test, "mode": measured["mode"], "run": measured["run"]}
+                rows.append(more | numbers)
+    found = [verdict(rows, *pair, test) for pair in asked["expected"] for test in tests.rows]
+    return {"title": asked["title"], "paper": asked["paper"], "rows": rows, "verdicts": found}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    names = list(dict.fromkeys(r["test"] for r in result["rows"]))
+    table = Table(
+        "row", *(f"{name} {what}" for name in names for what in ("SRCC", "PLCC", "std")), title=result["title"]
+    )
+    for label in dict.fromkeys(r["row"] for r in result["rows"]):
+        cells = []
+        for name in names:
+            own = [r for r in result["rows"] if r["row"] == label and r["test"] == name]
+            for what in ("srcc", "plcc"):
+                values = [r[what]["value"] for r in own]
+                cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+            cells.append(f"{np.mean([r['std'] for r in own]):.2f}")
+        table.add_row(label, *cells)
+    console.print(table)
+    for v in result["verdicts"]:
+        console.print(f"{v['verdict']}: {v['higher']} above {v['lower']} on {v['test']} (by {v['gain']:+.3f})")
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("names", nargs="*", metavar="NAME")
+    made.add_argument("--data", type=Path, required=True)
+    made.add_argument("--synthetic", type=Path, required=True)
+    made.add_argument("--work", type=Path, default=Path("runs/experiments"))
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = made.parse_args()
+    quiet_libraries()
+    every = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "common")
+    unknown = [name for name in args.names if name not in every]
+    if unknown:
+        made.error(f"no experiment {', '.join(unknown)}: there are {', '.join(every)}")
+    sources = Sources(args.data, args.synthetic, args.work)
+    tests, console = Tests(sources), Console(stderr=True)
+    for name in args.names or every:
+        result = experiment(name, args.seeds, sources, tests, console)
+        show(result, Console(width=150))
+        if args.json:
+            args.json.mkdir(parents=True, exist_ok=True)
+            seeds = " ".join(map(str, args.seeds))
+            command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
+            start = {"base_weights": load("nano-base", device="cpu").digest}
+            written = {"machine": machine(), "command": command, **start, **result}
+            (args.json / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
+            if name == "training":
+                probed = [sources.work / r["run"] / "run" / "probes.jsonl" for r in result["rows"][:1]]
+                draw_training(probed[0], args.json / "training.png")
+            else:
+                draw_rows(result, args.json / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
