@@ -23,7 +23,7 @@ test: install
 
 # The short form of every benchmark; without --short and with --json they write what the README shows.
 bench: install
-	for name in reward packed step scoring loading scaling; do $(BIN)/python benchmarks/$$name.py --short || exit 1; done
+	for name in reward packed breakdown step scoring loading scaling; do $(BIN)/python benchmarks/$$name.py --short || exit 1; done
 
 lint: install
 	$(BIN)/ruff check .

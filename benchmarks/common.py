@@ -34,7 +34,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def row(case: str, ours: float | None, theirs: float | None, unit: str, **more: Any) -> Row:
-    """A line of the result; None stands for a side that ran out of memory, and the ratio is then None too."""
+    """A line of the result; None stands for a side that there is not, and the ratio is then None too.
+
+    With `missing` the table says why there is none, "out of memory" for instance.
+    """
     known = ours is not None and theirs is not None
     return {
         "case": case,
@@ -100,7 +103,8 @@ def finish(title: str, rows: Sequence[Row], args: argparse.Namespace, device: st
         table.add_column(name, justify="left" if name in ("case", "unit") else "right")
     for r in rows:
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.3g}×"
-        table.add_row(r["case"], _number(r["ours"]), _number(r["theirs"]), r["unit"], ratio)
+        sides = [_number(r[side], r.get("missing", "")) for side in ("ours", "theirs")]
+        table.add_row(r["case"], *sides, r["unit"], ratio)
     Console(width=120).print(table)
     if args.json:
         script = f"benchmarks/{Path(sys.argv[0]).name}"
@@ -110,5 +114,5 @@ def finish(title: str, rows: Sequence[Row], args: argparse.Namespace, device: st
         args.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _number(value: float | None) -> str:
-    return "out of memory" if value is None else f"{value:.4g}"
+def _number(value: float | None, missing: str) -> str:
+    return missing if value is None else f"{value:.4g}"

@@ -103,7 +103,9 @@ def measure(size: str, device: str, images: int, side: int, tokens: int, repeats
         peaks = [in_fresh_process(resident_peak, layout, threads, *arguments) for layout in ("packed", "stock")]
     fits = None not in peaks
     ours, theirs = interleaved(lambda: update.run("packed"), lambda: update.run("stock" if fits else "packed"), repeats)
-    more = {"images": images, "responses": K, "model": size}
+    more: dict[str, object] = {"images": images, "responses": K, "model": size}
+    if not fits:
+        more["missing"] = "out of memory"
     if cuda:
         more |= {"share of peak": share_of_peak(update, ours)}
     seconds = row(f"{case}: forward + backward", ours, theirs if fits else None, "s", **more)

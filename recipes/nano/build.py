@@ -11,7 +11,7 @@
 4. tower/         the tower's later blocks fine-tuned on BIQ2021's human MOS and on distorted photos (tower.py)
 5. initial/       that tower and an untrained decoder
 6. warmup/        as 3, on seen.csv
-7. expect/        the score that it would answer at once with, on BIQ2021 and seen.csv, sentences rehearsed (expect.yaml)
+7. expect/        the score that it would answer at once with, on both, sentences rehearsed (expect.yaml)
 8. rl2r/          RL2R on both (rl2r.yaml): this is `nano`
 9. with --export, the float16 weights in the package
 
