@@ -192,3 +192,14 @@ def test_a_huge_response_is_read_in_linear_time(unit):
     read(text)
     well_formed(text)
     read(text, prompt="q-insight")
+
+
+@pytest.mark.parametrize("task", ["super-resolution", "dehazing", "deblurring", "generated", "aesthetics"])
+def test_prompts_of_tasks_ask_for_the_same_form(task):
+    assert prompt_text(task) != prompt_text("paper")
+    for form in (True, False):
+        frame = prompt_text("paper", form).partition("Rate the")
+        asked = prompt_text(task, form)
+        assert asked.startswith(frame[0])
+        assert asked.endswith("The rating" + frame[2].partition("The rating")[2])
+    assert read("<answer>3.2</answer>", prompt=task).score == 3.2

@@ -12,8 +12,10 @@ from visualquality.errors import UserError
 
 LOWEST, HIGHEST = 1.0, 5.0  # the scale that every prompt asks for, both ends included
 
-PromptName = Literal["paper", "released", "q-insight"]
-PROMPTS: tuple[PromptName, ...] = ("paper", "released")  # those to train with; q-insight is for its authors' weights
+PromptName = Literal[
+    "paper", "released", "q-insight", "super-resolution", "dehazing", "deblurring", "generated", "aesthetics"
+]
+PROMPTS: tuple[PromptName, ...] = ("paper", "released")  # of no task in particular, and with either form
 
 # What the inference code of Q-Insight (github.com/bytedance/Q-Insight, demo_score.py) gives its weights. The other
 # prompts have no system message of their own: a model's chat template may bring one.
@@ -38,6 +40,34 @@ _QUESTIONS: dict[str, str] = {
         "excellent quality."
     ),
 }
+# What an application asks, in the paper's words but for what is rated (its section 5 names one fixed prompt as a
+# limit). Its artefacts are named, so that a model looks for them.
+_TASKS = {
+    "super-resolution": (
+        "visual quality of this image, which was enlarged by super-resolution. Look at sharpness, at invented or "
+        "smeared texture, and at halos"
+    ),
+    "dehazing": (
+        "visual quality of this image, from which haze was removed. Look at what haze is left, at colour and contrast, "
+        "and at halos"
+    ),
+    "deblurring": (
+        "visual quality of this image, from which blur was removed. Look at what blur is left, at ringing, and at "
+        "invented texture"
+    ),
+    "generated": (
+        "visual quality of this image, which a computer generated. Look at sharpness, at broken shapes and texture, "
+        "and at how natural it looks, not at what it shows"
+    ),
+    "aesthetics": "aesthetic quality of this image. Look at composition, light, colour and how well it is done",
+}
+_QUESTIONS |= {
+    name: (
+        f"Rate the {what}. The rating should be a float between 1 and 5, with 1 representing very poor quality and 5 "
+        "representing excellent quality."
+    )
+    for name, what in _TASKS.items()
+}
 _QUESTIONS["q-insight"] = (
     _QUESTIONS["released"] + ' Return the final answer in JSON format with the following keys: "rating": The score.'
 )
@@ -54,7 +84,8 @@ def prompt_text(name: PromptName, reasoning: bool = True) -> str:
 
     Args:
         name: "paper" is Table 1 of the paper; "released" is the question that the published weights were
-            trained with; "q-insight" is that of Q-Insight's weights, which needs its `SYSTEM` message too.
+            trained with; "q-insight" is that of Q-Insight's weights, which needs its `SYSTEM` message too; the others
+            ask about an application, and are only as good as the model that is asked (nano knows none of them).
         reasoning: ask for the thinking process before the answer; if False, for the answer alone.
 
     Raises:

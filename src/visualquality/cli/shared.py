@@ -53,7 +53,13 @@ def _method_options(
         float, typer.Option(help="With --mode auto: reason where the expected score's std is above.")
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="The same image and seed give the same score.")] = 0,
-    prompt: Annotated[str | None, typer.Option(help="By default the one that the model was trained with.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="By default the one that the model was trained with. paper, released; for large models also "
+            "super-resolution, dehazing, deblurring, generated, aesthetics."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 8,
     max_pixels: Annotated[int | None, typer.Option(help="Bound on the pixels that the model sees of an image.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")] = None,

@@ -28,6 +28,7 @@ class Rating:
         problem: why there is no score, or None.
         model, mode, seed: what made it.
         seconds: the time it took, or its share of the time of a batch.
+        prompt: the name of what was asked, or None where nothing was, as by NIQE.
 
     NaN and infinity are refused (`ValueError`): no rating holds a number that was not read.
     """
@@ -42,6 +43,7 @@ class Rating:
     mode: str
     seed: int
     seconds: float
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         numbers = (self.score, self.std, self.seconds, *self.samples)
@@ -60,11 +62,12 @@ class Rating:
         mode: str,
         seed: int,
         seconds: float,
+        prompt: str | None = None,
     ) -> "Rating":
         """The rating that K `responses` (score or None, reasoning, problem) make together."""
         samples = tuple(response.score for response in responses)
         readable = [(response.score, response) for response in responses if response.score is not None]
-        made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed, "seconds": seconds}
+        made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed, "seconds": seconds, "prompt": prompt}
         if not readable:
             common = Counter(str(response.problem) for response in responses).most_common(1)
             problem = f"no readable answer in {len(samples)} samples"
@@ -78,9 +81,12 @@ class Rating:
         return cls(image, round(mean, 4), std, samples, _printable(nearest.reasoning), None, **made_by)
 
     @classmethod
-    def failed(cls, image: str, problem: str, *, model: str, mode: str, seed: int, seconds: float = 0.0) -> "Rating":
-        """The rating of an image that could not be scored at all, such as a file that is not an image."""
-        return cls(image, None, None, (), None, _printable(problem), model, mode, seed, seconds)
+    def failed(cls, image: str, problem: str, **made_by: Any) -> "Rating":
+        """The rating of an image that could not be scored at all, such as a file that is not an image.
+
+        `made_by`: model, mode, seed, and what else there is of the last fields.
+        """
+        return cls(image, None, None, (), None, _printable(problem), **{"seconds": 0.0, **made_by})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe, in the order of the fields; `samples` is a list."""
@@ -90,7 +96,7 @@ class Rating:
     def from_dict(cls, row: dict[str, Any]) -> "Rating":
         """The inverse of `to_dict`. Raises `UserError` naming an absent or unknown field, or wrong value."""
         names = {field.name for field in fields(cls)}
-        if wrong := sorted(names ^ row.keys()):
+        if wrong := sorted((names ^ row.keys()) - {"prompt"}):  # files of version 0.1 have no prompt
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
             )

@@ -227,7 +227,7 @@ class Scorer:
         return prefill(self.vlm.model, {k: v.to(self.vlm.model.device) for k, v in batch.items()})
 
     def _made_by(self, mode: str, **more: Any) -> dict[str, Any]:
-        return {"model": self.vlm.name, "mode": mode, "seed": self.seed, **more}
+        return {"model": self.vlm.name, "mode": mode, "seed": self.seed, "prompt": self.prompt, **more}
 
 
 def settled(responses: Sequence[response.Response], tolerance: float) -> bool:

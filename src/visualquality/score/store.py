@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         ("mode", pa.string()),
         ("seed", pa.int64()),
         ("seconds", pa.float64()),
+        ("prompt", pa.string()),
     ]
 )
 

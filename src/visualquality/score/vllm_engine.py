@@ -74,7 +74,7 @@ class Question:
         self.prompt: response.PromptName = prompt or trained_prompt(model) or "paper"
         self.text = response.prompt_text(self.prompt, mode == "reason")
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS[mode]
-        self.made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed}
+        self.made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed, "prompt": self.prompt}
 
     def settings(self) -> dict[str, Any]:
         names = ("prompt", "mode", "samples", "seed", "temperature", "max_new_tokens", "max_pixels")

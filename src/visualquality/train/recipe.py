@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UserError
+from ..response import PromptName
 from ..rl2r import Variant
 
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
@@ -100,7 +101,7 @@ class Recipe(Section):
     model: str = "nano"
     data: tuple[DataSource, ...] = Field(min_length=1)
     output: Path
-    prompt: Literal["paper", "released"] = "paper"
+    prompt: PromptName = "paper"
     reasoning: bool = True
     seed: int = 0
     rl2r: RL2R = RL2R()
@@ -118,6 +119,12 @@ class Recipe(Section):
     tensorboard: bool = False
     probes: DataSource | None = Field(None, description="images asked along the way and never learnt from (RL2R)")
     probe_every: int = Field(10, ge=1, description="steps")
+
+    @model_validator(mode="after")
+    def _own_prompt(self) -> "Recipe":
+        if self.prompt == "q-insight":
+            raise ValueError("the prompt q-insight is for the weights of its authors: train with another")
+        return self
 
     @property
     def compares(self) -> bool:
