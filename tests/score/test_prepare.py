@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import os
+import time
 
 import torch
 
@@ -49,3 +51,15 @@ def test_sources_may_be_endless_and_are_not_read_far_ahead(model_folder):
     assert len(read) <= 5 + AHEAD * WORKERS + 1
     prepared.close()
     assert multiprocessing.active_children() == []  # stopping early leaves nobody behind
+
+
+def who_prepares(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_workers_start_at_the_first_image_that_is_slow():
+    sleeps = [0.0, 0.0, 0.0, 0.2, 0.0, 0.0]
+    by = list(prepare_all(who_prepares, sleeps, inline=1, quick=0.1))
+    assert [pid == os.getpid() for pid in by] == [True] * 4 + [False] * 2
+    assert all(pid != os.getpid() for pid in list(prepare_all(who_prepares, sleeps, inline=1))[1:])

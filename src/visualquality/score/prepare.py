@@ -26,6 +26,7 @@ Source = str | Path | Image.Image | np.ndarray
 
 WORKERS = max(1, min(4, (os.cpu_count() or 1) - 1))
 AHEAD = 2  # images a worker may be ahead of the model, so that memory stays flat
+QUICK = 0.02  # seconds
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,24 @@ class Preparation:
         return begun(prompt, question.opening)
 
 
-def prepare_all(preparation: Preparation, sources: Iterable[Source], inline: int) -> Iterator[Prepared]:
+def prepare_all(
+    preparation: Preparation, sources: Iterable[Source], inline: int, quick: float = 0.0
+) -> Iterator[Prepared]:
     """Each of `sources`, which may be endless, prepared and in order.
 
-    The first `inline` are prepared here: workers cost a moment that a single photo need not wait for.
+    The first `inline` are prepared here: workers cost a moment that a single photo need not wait for. So are those
+    after them, up to the first that takes longer than `quick` seconds: where the model is on the same cores, a worker
+    takes from it more than a small image costs.
     """
     iterator = iter(sources)
     yield from map(preparation, islice(iterator, inline))
+    for source in iterator if quick else ():
+        started = time.perf_counter()
+        prepared = preparation(source)
+        slow = time.perf_counter() - started > quick
+        yield prepared
+        if slow:
+            break
     following = next(iterator, None)
     if following is None:
         return

@@ -19,7 +19,7 @@ from ..models.generate import Prefilled, decode, eos_token_ids, prefill, random_
 from ..models.known import trained_prompt
 from ..models.load import VisionLanguageModel, load
 from .expect import ScoreVocabulary, expected_scores
-from .prepare import Preparation, Prepared, Question, Source, prepare_all
+from .prepare import QUICK, Preparation, Prepared, Question, Source, prepare_all
 from .rating import Rating
 
 Mode = Literal["reason", "direct", "expect", "auto"]
@@ -106,7 +106,8 @@ class Scorer:
 
         Images are read in worker processes, and those of a window that are of like size make a batch.
         """
-        return self.rate_prepared(prepare_all(self.preparation, images, inline=self.batch))
+        quick = QUICK if self.vlm.model.device.type == "cpu" else 0.0
+        return self.rate_prepared(prepare_all(self.preparation, images, inline=self.batch, quick=quick))
 
     def rate_prepared(self, images: Iterable[Prepared]) -> Iterator[Rating]:
         """Ratings in order of images that were prepared elsewhere, for this scorer's `preparation.questions`."""
