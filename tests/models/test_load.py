@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from conftest import FAMILIES
 from visualquality.errors import UserError
 from visualquality.models.encode import encode_prompt
-from visualquality.models.load import load
+from visualquality.models.load import _processor, load
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,3 +70,17 @@ def test_digest_tells_weights_apart(model_folder):
     with torch.no_grad():
         other.model.model.vision.stages[0].up.bias[0] += 1e-3
     assert other.digest != digest
+
+
+@pytest.mark.parametrize(
+    ("family", "known_as"),
+    [("qwen2_vl", "Qwen2VLProcessor"), ("qwen2_5_vl", "Qwen2_5_VLProcessor"), ("qwen3_vl", "Qwen3VLProcessor")],
+)
+def test_a_saved_processor_is_what_other_software_looks_for(family, known_as, model_folder, pictures, tmp_path):
+    processor = load(str(model_folder(family)), device="cpu", max_pixels=56 * 56).processor
+    processor.save_pretrained(tmp_path)
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        assert json.loads((tmp_path / name).read_text())["processor_class"] == known_as
+    again = _processor(str(tmp_path), family)
+    before, after = (encode_prompt(p, pictures[0], "Rate.") for p in (processor, again))
+    assert all(torch.equal(before[key], after[key]) for key in before)

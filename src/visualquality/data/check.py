@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..errors import UserError
-from .images import MAX_PIXELS, _header, image_digest, open_image
+from .images import MAX_PIXELS, header, image_digest, open_image
 from .manifest import SPLITS, Manifest, Row
 
 # Images look alike within this many of the 256 bits of their perceptual hashes. Measured on 3700 images (BIQ2021,
@@ -162,7 +162,7 @@ def images_of(manifests: Mapping[str, Manifest]) -> list[Path]:
 
 def _look(path: Path) -> _Look | UserError:
     try:
-        with _header(path, MAX_PIXELS) as stored:
+        with header(path, MAX_PIXELS) as stored:
             kind = _kind(stored)
         image = open_image(path)
     except UserError as error:

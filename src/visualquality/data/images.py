@@ -77,7 +77,7 @@ def open_image(
         _refuse_size(image.size, name, max_pixels)
         return _upright_rgb(image, name)
     if isinstance(image, str | os.PathLike):
-        with _header(Path(image), max_pixels) as opened:
+        with header(Path(image), max_pixels) as opened:
             return _upright_rgb(opened, str(image))
     raise UserError(f"an image is given as a path, a PIL image or an array, not as {type(image).__name__}")
 
@@ -90,7 +90,7 @@ def image_faults(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list
 
     def fault(path: Path) -> UserError | None:
         try:
-            with _header(path, max_pixels):
+            with header(path, max_pixels):
                 return None
         except UserError as error:
             return error
@@ -145,7 +145,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _header(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def header(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The image of a file with its header read and its size checked, its pixels not yet decoded."""
     with _open_file(path) as file, _parse(file, path, max_pixels) as image:
         _refuse_size(image.size, str(path), max_pixels)

@@ -152,6 +152,7 @@ def _processor(name: str, model_type: str, subfolder: str = "") -> ProcessorMixi
         return NanoProcessor.from_pretrained(name)
     if model_type in QWEN_VL:
         processor = ImageOnlyQwenVLProcessor.from_pretrained(name, subfolder=subfolder)
+        processor.family = model_type
         # Whatever else is installed.
         processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(name, subfolder=subfolder)
         return processor
