@@ -136,11 +136,18 @@ def run(name: str, model: Path, output: Path, manifests: list[Path], console: Co
     return train(recipe, resume=(output / "recipe.yaml").exists(), console=console)
 
 
-def export(models: dict[str, Path], console: Console) -> None:
-    """Stage 9: float16 weights, and the configuration and vocabulary, which are the same for both."""
-    for name, folder in models.items():
+def export(base: Path, nano: Path, console: Console) -> None:
+    """Stage 9: float16 weights, and the configuration and vocabulary, which are the same for both.
+
+    The published tower of nano-base is a file of its own: it does not change when nano-base is trained again.
+    """
+    for name, folder in (("nano-base", base), ("nano", nano)):
         vlm = load(str(folder), device="cpu")
         state = {k: v.half().contiguous() for k, v in vlm.model.state_dict().items() if k != "lm_head.weight"}
+        if name == "nano-base":
+            prefix = "model.vision.tower."
+            published = {k.removeprefix(prefix): state.pop(k) for k in list(state) if k.startswith(prefix)}
+            save_file(published, EMBEDDED / "tower.safetensors")
         save_file(state, EMBEDDED / f"{name}.safetensors")
         vlm.model.config.save_pretrained(EMBEDDED)
         vlm.model.generation_config.save_pretrained(EMBEDDED)
@@ -169,7 +176,7 @@ def main() -> None:
     expecting = run("expect.yaml", warm, work / "expect", [rated, seen], console)
     nano = run("rl2r.yaml", expecting, work / "rl2r", [rated, seen], console)
     if args.export:
-        export({"nano-base": base, "nano": nano}, console)
+        export(base, nano, console)
 
 
 if __name__ == "__main__":
