@@ -77,7 +77,7 @@ def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
-    """common.yaml with a row's changes; the run's folder is named by a hash of both."""
+    """common.yaml with a row's changes; the run's folder is named by a hash of all that the run depends on."""
     changes = dict(changes)
     without, probes = changes.pop("without", None), changes.pop("probes", False)
     tree = merged(yaml.safe_load((FOLDER / "common.yaml").read_text()), changes)
@@ -89,7 +89,10 @@ def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
     tree["data"] = [source for name, source in zip(SETS, tree["data"], strict=True) if name != without]
     if probes:
         tree |= {"probes": {"manifest": str(sources.probes().resolve())}, "probe_every": 5}
-    identity = json.dumps([{**tree, "data": [sorted(s) for s in tree["data"]]}, without, seed], sort_keys=True)
+    start = load(tree["model"], device="cpu").digest
+    content = [sha256(Path(source["manifest"]).read_bytes()).hexdigest() for source in tree["data"]]
+    settings = {**tree, "data": [sorted(source) for source in tree["data"]], "probes": probes}
+    identity = json.dumps([settings, content, start, seed], sort_keys=True)
     folder = sources.work / sha256(identity.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "asked.yaml").write_text(yaml.safe_dump(tree | {"seed": seed}, sort_keys=False))

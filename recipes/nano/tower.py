@@ -238,13 +238,20 @@ def learn(reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row],
             record = {"step": step + 1, **{k: round(v.item(), 4) for k, v in losses.items()}}
             if (step + 1) % 200 == 0 or step + 1 == phase.steps:
                 record |= {"held_out": agreement(average.module, judges)}
-                torch.save({"step": step + 1} | {k: part.state_dict() for k, part in parts.items()}, checkpoint)
+                save({"step": step + 1} | {k: part.state_dict() for k, part in parts.items()}, checkpoint)
             log.write(json.dumps(record) + "\n")
             log.flush()
             if (step + 1) % 20 == 0 or step + 1 == phase.steps:
                 left = (time.monotonic() - began) / (step + 1 - start) * (phase.steps - step - 1)
                 print(record, f"{left / 60:.0f} min left", flush=True)
-    torch.save(average.module.state_dict(), result)
+    save(average.module.state_dict(), result)
+
+
+def save(state: dict, path: Path) -> None:
+    """Whole or not at all, since a file that is there is trusted."""
+    part = path.with_name(path.name + ".part")
+    torch.save(state, part)
+    part.replace(path)
 
 
 def losses_of(reader: Reader, batch: Batch) -> dict[str, Tensor]:

@@ -324,7 +324,7 @@ def test_credentials_are_sent_and_not_told(server, monkeypatch):
     told = json.dumps(made.settings()) + made.url
     assert not any(secret in told for secret in ("k-env", "cret", "me:"))
     names = ("model", "engine", "prompt", "mode", "samples", "seed", "temperature", "max_new_tokens", "max_pixels")
-    assert list(made.settings()) == [*names, "version"]
+    assert list(made.settings()) == [*names, "version", "url"]
 
 
 @pytest.mark.parametrize(

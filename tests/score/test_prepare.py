@@ -9,7 +9,7 @@ import torch
 
 from conftest import picture
 from visualquality.models.load import load
-from visualquality.score.prepare import AHEAD, WORKERS, Preparation, Question, prepare_all
+from visualquality.score.prepare import AHEAD, WORKERS, Preparation, Prepared, Question, prepare_all
 
 
 def preparation(model_folder) -> Preparation:
@@ -53,13 +53,13 @@ def test_sources_may_be_endless_and_are_not_read_far_ahead(model_folder):
     assert multiprocessing.active_children() == []  # stopping early leaves nobody behind
 
 
-def who_prepares(seconds: float) -> int:
+def who_prepares(seconds: float) -> Prepared:
     time.sleep(seconds)
-    return os.getpid()
+    return Prepared(str(os.getpid()), "", ())
 
 
 def test_workers_start_at_the_first_image_that_is_slow():
     sleeps = [0.0, 0.0, 0.0, 0.2, 0.0, 0.0]
     by = list(prepare_all(who_prepares, sleeps, inline=1, quick=0.1))
-    assert [pid == os.getpid() for pid in by] == [True] * 4 + [False] * 2
-    assert all(pid != os.getpid() for pid in list(prepare_all(who_prepares, sleeps, inline=1))[1:])
+    assert [p.name == str(os.getpid()) for p in by] == [True] * 4 + [False] * 2
+    assert all(p.name != str(os.getpid()) for p in list(prepare_all(who_prepares, sleeps, inline=1))[1:])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -269,3 +269,19 @@ def test_the_lock_ends_with_the_store_though_a_copy_of_its_descriptor_lives(tmp_
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(copy)
+
+
+def test_what_could_not_be_asked_is_tried_again_and_the_last_line_counts(tmp_path):
+    broken = Rating.failed("a.png", "a.png is no image: copy it again", model="m", mode="reason", seed=0)
+    unread = Rating("b.png", None, None, (None, None), None, "no readable answer", "m", "reason", 0, 0.1)
+    path = tmp_path / "out.jsonl"
+    with ResultStore(path, {"model": "m"}) as store:
+        store.append(broken)
+        store.append(unread)
+    with ResultStore(path, {"model": "m"}) as store:
+        assert store.done == {"b.png"}  # its answers could not be read, which no second try mends
+        store.append(replace(RATINGS[0], image="a.png"))
+    assert [(r.image, r.score) for r in read_ratings(path)] == [("b.png", None), ("a.png", RATINGS[0].score)]
+    assert read_scores(path) == {"a.png": RATINGS[0].score, "b.png": None}
+    export(path, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().count("a.png") == 1

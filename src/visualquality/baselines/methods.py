@@ -36,7 +36,8 @@ def method(
     The other options are those of `Scorer`. The classic methods give each image one number, without words or chance,
     so `mode`, `samples` and `seed` change nothing of theirs; `device` is heeded by pyiqa alone.
 
-    Raises UserError for a method or engine that cannot be had, and for an option that would change nothing there.
+    Raises UserError for a method or engine that cannot be had, and for a URL, prompt or bound on pixels that would
+    change nothing there. How many images an engine takes at a time is its own affair: `batch`, `device` are for "here".
     """
     kind, _, detail = name.partition(":")
     if kind in ("niqe", "brisque", "pyiqa"):
@@ -54,6 +55,8 @@ def method(
             f"engine {engine} draws a number of answers: use mode reason or direct, and a number of samples"
         )
     if engine == "vllm":
+        if url is not None:
+            raise UserError("--url is the address of a server: give --engine openai with it, or leave it out")
         from ..score.vllm_engine import VllmRater
 
         return VllmRater(name, **drawing)

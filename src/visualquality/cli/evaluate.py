@@ -33,6 +33,8 @@ def evaluate(
 
         if output is not None and output.suffix != ".jsonl":
             raise UserError(f"{output} must end in .jsonl")
+        if json_file is not None and not json_file.absolute().parent.is_dir():
+            raise UserError(f"--json: there is no folder {json_file.parent}")
         manifest = read_manifests([*data, *(more or [])])
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)

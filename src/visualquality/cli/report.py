@@ -62,7 +62,7 @@ def _run(run: Path, output: Path) -> None:
     metrics = read_metrics(run / "metrics.jsonl")
     settings = [
         f"Trained from {recipe.model} for {length}; this page was written after step {len(metrics)}.",
-        f"{k.responses} answers for each image, {optimizer.images_per_device * recipe.devices} images in a batch, "
+        f"{k.responses} answers for each image, {recipe.compared} images in a batch, "
         f"reward {k.reward}, learning rate {optimizer.learning_rate:g}, seed {recipe.seed}.",
     ]
     write_run_report(

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from ..score.rating import Rater
 
 out, err = Console(), Console(stderr=True)
+for stream in (sys.stdout, sys.stderr):  # a file name need not be text in any encoding
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

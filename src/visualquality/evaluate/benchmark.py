@@ -177,11 +177,13 @@ class _Bench:
             return Result(method.name, method.group, {}, {}, str(error))
         finally:
             self.progress.remove_task(loading)
+        measured = {}
         with ScoreCache(self.cache, rater) as scores:
-            measured = {
-                column.name: self._on(f"{method.name} · {column.name}", scores, manifest.rows)
-                for column, manifest in self.manifests.items()
-            }
+            for column, manifest in self.manifests.items():
+                try:
+                    measured[column.name] = self._on(f"{method.name} · {column.name}", scores, manifest.rows)
+                except UserError as error:  # a server that is gone; what was scored before is in the cache
+                    measured[column.name] = Measured(None, str(error))
         return Result(method.name, method.group, rater.settings(), measured)
 
     def _on(self, what: str, scores: ScoreCache, rows: Sequence[Row]) -> Measured:

@@ -1,5 +1,6 @@
 """Agreement of a model's scores, or of a file of scores, with the ratings of manifests."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,15 +43,18 @@ def evaluate_scores(
 ) -> dict[str, Agreement]:
     """The same for a file of scores made elsewhere, whose images are named by path or, where unique, by file name.
 
-    Raises UserError naming an image of the manifest that has no row in the file.
+    A folder that is given with the name must be the image's own. Raises UserError naming an image of the manifest that
+    has no row in the file.
     """
     groups = rows_of(manifest, split)
     given = read_scores(path)
     by_name: dict[str, list[str]] = {}
     for image in given:
         by_name.setdefault(Path(image).name, []).append(image)
+    every = [row for rows in groups.values() for row in rows]
+    counts = Counter(row.image.name for row in every)
     scores: dict[str, float | None] = {}
-    for row in (row for rows in groups.values() for row in rows):
+    for row in every:
         key = str(row.image)
         if key not in given:
             named = by_name.get(row.image.name, [])
@@ -58,6 +62,9 @@ def evaluate_scores(
                 how = "no row" if not named else f"{len(named)} rows of that name"
                 raise UserError(f"{path} has {how} for {row.image}: give every image of the manifest one score")
             key = named[0]
+            folder = Path(key).parent.name
+            if counts[row.image.name] > 1 or (folder and folder != row.image.parent.name):
+                raise UserError(f"{path} has {key}, which may not be {row.image}: give the path that the manifest has")
         scores[str(row.image)] = given[key]
     return _agreements(groups, scores, bootstrap)
 

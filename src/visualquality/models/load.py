@@ -71,6 +71,8 @@ def load(
         model, processor = _pretrained(name, torch_dtype)
     processor.tokenizer.padding_side = "left"
     if max_pixels is not None:
+        if max_pixels < 28 * 28:
+            raise UserError(f"max_pixels is {max_pixels}; give at least {28 * 28}, which is one token of a Qwen-VL")
         _bound_pixels(processor, max_pixels)
     _move(model, device=device)
     return VisionLanguageModel(name, model.eval(), processor, _trained_prompt(Path(name)))

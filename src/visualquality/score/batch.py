@@ -24,12 +24,12 @@ def score_all(
 ) -> Iterator[Rating]:
     """A rating for each path, in order; those in `journal` already are read from it, the others scored and appended.
 
-    Stop it at any point: what was yielded is in the journal.
+    What could not be read before is tried again. Stop it at any point: what was yielded is in the journal.
     """
     store = nullcontext() if journal is None else ResultStore(journal, scorer.settings())
     with store as opened, progress_bar(console) as progress:
         wanted = set(images)
-        before = {} if journal is None else {r.image: r for r in read_ratings(journal) if r.image in wanted}
+        before = {} if journal is None else {r.image: r for r in read_ratings(journal) if r.asked and r.image in wanted}
         todo = [image for image in images if image not in before]
         if before:
             console.print(f"{len(before)} of {len(images)} images are in {journal} already")

@@ -89,7 +89,7 @@ class OpenAIRater:
 
     def settings(self) -> dict[str, Any]:
         """Everything known that a score depends on besides the image; which weights are served is not known."""
-        return self.question.settings()
+        return self.question.settings() | {"url": self.url}
 
     def rate(self, images: "Iterable[Source]") -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless: a few are read ahead (requests / samples + 2)."""

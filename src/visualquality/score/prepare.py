@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -61,7 +62,10 @@ class Preparation:
             image = open_image(source)
         except UserError as error:
             return Prepared(name_of(source), "", (), str(error))
-        prompts = tuple(self._prompt(image, question) for question in self.questions)
+        try:
+            prompts = tuple(self._prompt(image, question) for question in self.questions)
+        except ValueError as error:  # of a shape that the model's processor refuses, for instance
+            return Prepared(name_of(source), "", (), f"{name_of(source)}: the model cannot take it ({error})")
         return Prepared(name_of(source), image_digest(image), prompts)
 
     def _prompt(self, image: Image.Image, question: Question) -> Encoded:
@@ -95,14 +99,16 @@ def prepare_all(
     # A fork has the processor without pickling it, and no second import of PyTorch.
     context = get_context("fork")
     with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_start, initargs=(preparation,)) as pool:
-        waiting: deque[Future[Prepared]] = deque()
+        waiting: deque[Future[tuple[Prepared, Arrays]]] = deque()
         try:
             for source in chain([following], iterator):
                 waiting.append(pool.submit(_prepare, source))
                 if len(waiting) > AHEAD * WORKERS:
-                    yield waiting.popleft().result()
+                    yield _with_prompts(*waiting.popleft().result())
             while waiting:
-                yield waiting.popleft().result()
+                yield _with_prompts(*waiting.popleft().result())
+        except BrokenProcessPool as error:
+            raise UserError("a process that reads images was killed, perhaps for want of memory: run again") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -125,8 +131,17 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _prepare(source: Source) -> Prepared:
-    return _preparation(source)
+Arrays = tuple[dict[str, np.ndarray], ...]
+
+
+def _prepare(source: Source) -> tuple[Prepared, Arrays]:
+    """The prompts as arrays: tensors would travel through shared memory, of which containers have little."""
+    prepared = _preparation(source)
+    return replace(prepared, prompts=()), tuple({k: v.numpy() for k, v in p.items()} for p in prepared.prompts)
+
+
+def _with_prompts(prepared: Prepared, arrays: Arrays) -> Prepared:
+    return replace(prepared, prompts=tuple({k: torch.from_numpy(v) for k, v in p.items()} for p in arrays))
 
 
 def name_of(source: Source) -> str:

@@ -88,6 +88,13 @@ class Rating:
         """
         return cls(image, None, None, (), None, _printable(problem), **{"seconds": 0.0, **made_by})
 
+    @property
+    def asked(self) -> bool:
+        """Whether anything was asked about the image. If not, its file could not be read or no server answered, which
+        may be mended: a run that goes on tries it again.
+        """
+        return self.score is not None or bool(self.samples)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe, in the order of the fields; `samples` is a list."""
         return {**vars(self), "samples": list(self.samples)}

@@ -78,6 +78,8 @@ class Scorer:
             raise UserError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
         if (samples != "auto" and (isinstance(samples, str) or samples < 1)) or batch < 1:
             raise UserError(f"samples is {samples!r} and batch {batch}; give numbers of at least 1, or samples='auto'")
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
         if not (math.isfinite(temperature) and temperature >= 0):
             raise UserError(f"temperature is {temperature}; it must be 0 or more")
         if not (tolerance > 0 and doubt >= 0):

@@ -27,7 +27,8 @@ def parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def read_scores(path: Path) -> dict[str, float | None]:
     """The scores of a .jsonl, .csv or .parquet file by image name, in its order; None where empty or NaN.
 
-    The columns `image` and `score` are needed, others are ignored; a journal's header line is not a row.
+    The columns `image` and `score` are needed, others are ignored; a journal's header line is not a row, and the last
+    line counts of an image that it tried again.
     Rows are counted as a spreadsheet does, the header of a CSV file being row 1. Raises `UserError` naming
     the row at fault.
     """
@@ -41,7 +42,8 @@ def read_scores(path: Path) -> dict[str, float | None]:
     for row, image, score in readers[path.suffix](path):
         if not isinstance(image, str) or not image:
             raise UserError(f"{path}, row {row}: image is {image!r}; it must be a file name")
-        if image in rows:
+        tried_again = path.suffix == ".jsonl" and scores.get(image, 0.0) is None
+        if image in rows and not tried_again:
             raise UserError(f"{path}, row {row}: {image} is already in row {rows[image]}; remove one of the two")
         number = score is None or (isinstance(score, int | float) and not isinstance(score, bool))
         if not number or (score is not None and math.isinf(score)):

@@ -61,10 +61,10 @@ def journal_path(output: Path) -> Path:
 class ResultStore:
     """The journal of one run: `with ResultStore(path, header) as store`, then `append` what is not in `done`.
 
-    On entering, a new file gets the header; an existing one must have the same, its images are in `done`
-    (those without a score too), and a last line torn by a kill is cut off, so that its image is scored
-    again. One process at a time may hold a journal. Raises `UserError` for another header, a locked file,
-    or one that is not a journal, and leaves that file as it was.
+    On entering, a new file gets the header; an existing one must have the same. Its images are in `done`, those without
+    a score too, but not those that nothing was asked about, such as broken files. A last line torn by a kill is cut
+    off, so that its image is scored again. One process at a time may hold a journal. Raises `UserError` for another
+    header, a locked file, or one that is not a journal, and leaves that file as it was.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
@@ -112,12 +112,13 @@ class ResultStore:
             for number, line in enumerate(file, start=2):
                 if not line.endswith(b"\n"):
                     break
-                image = _read_rating(self.path, number, line).image
-                if image in self.done:
+                rating = _read_rating(self.path, number, line)
+                if rating.image in self.done:
                     raise UserError(
-                        f"{self.path}, line {number}: {image} is there a second time; remove one of the two"
+                        f"{self.path}, line {number}: {rating.image} is there a second time; remove one of the two"
                     )
-                self.done.add(image)
+                if rating.asked:
+                    self.done.add(rating.image)
                 self._size += len(line)
         os.ftruncate(self._fd, self._size)
 
@@ -156,7 +157,8 @@ class ResultStore:
         if rating.image in self.done:
             raise ValueError(f"{rating.image} is already in {self.path}")
         self._write((json.dumps(rating.to_dict(), allow_nan=False) + "\n").encode())
-        self.done.add(rating.image)
+        if rating.asked:
+            self.done.add(rating.image)
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self._sync()
 
@@ -187,14 +189,22 @@ def _read_rating(path: Path, number: int, line: bytes) -> Rating:
 
 
 def read_ratings(path: Path) -> Iterator[Rating]:
-    """The ratings of a journal, as they were written; a torn last line is no rating. Raises `UserError`."""
+    """The ratings of a journal, an image each, in the order of their last lines; a torn last line is no rating.
+
+    An image that was tried again has several lines, of which the last counts. Raises `UserError`.
+    """
     if not path.is_file():
         raise UserError(f"{path} is not a file; give a journal of results that exists")
+    last = {rating.image: number for number, rating in _lines(path)}
+    yield from (rating for number, rating in _lines(path) if last[rating.image] == number)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Rating]]:
     with open(path, "rb") as file:
         _read_header(path, file.readline())
         for number, line in enumerate(file, start=2):
             if line.endswith(b"\n"):
-                yield _read_rating(path, number, line)
+                yield number, _read_rating(path, number, line)
 
 
 def export(journal: Path, output: Path) -> None:

@@ -134,7 +134,11 @@ class PromptEncoder:
 
     def _encode(self, pair: tuple[Path, str]) -> Encoded:
         path, question = pair
-        return encode_prompt(self.vlm.processor, open_image(path), question)
+        image = open_image(path)
+        try:
+            return encode_prompt(self.vlm.processor, image, question)
+        except ValueError as error:  # of a shape that the model's processor refuses, for instance
+            raise UserError(f"{path}: the model cannot take it ({error}); leave it out") from error
 
     def _without_pixels(self, encoded: Encoded) -> Encoded:
         device = next(self.vlm.model.parameters()).device

@@ -46,23 +46,23 @@ class Tree:
 
     Node 0 is the prompt's end; node n > 0 is a `token` after `parents[n]`, `depths[n]` tokens from the prompt. After
     each node `following[n]` are the ids that may come, and what each leads to: a node, or a score where it ends.
-    `levels` are the nodes of a digit alone.
+    `bare` are the pairs (node, place among those that follow) at which a digit alone ends.
     """
 
     tokens: list[int]
     parents: list[int]
     depths: list[int]
-    levels: list[int]
+    bare: set[tuple[int, int]]
     following: list[tuple[list[int], list[int | float]]]
 
 
 def score_tree(vocabulary: ScoreVocabulary) -> Tree:
     """All nodes up to the first decimal, which is where the score is read: a second one moves it by less than 0.1."""
-    texts, tree = [""], Tree([-1], [-1], [0], [], [])
+    texts, tree = [""], Tree([-1], [-1], [0], set(), [])
     for node, text in enumerate(texts):  # grows while it is gone through
         ids, leads = vocabulary.following(text)
         if len(text) == 1:
-            tree.levels.append(node)
+            tree.bare.update((node, index) for index, longer in enumerate(leads) if longer is None)
         places: list[int | float] = []
         for token, longer in zip(ids, leads, strict=True):
             if longer is None or len(longer) > 2:
@@ -142,7 +142,7 @@ def score_distribution(model: Any, core: PreTrainedModel, prompts: Encoded, tree
         ends = [index for index, place in enumerate(places) if isinstance(place, float)]
         values += [float(places[index]) for index in ends]
         found.append(joint[:, ends])
-        bare += [node in tree.levels and places[index] == round(places[index]) for index in ends]
+        bare += [(node, index) in tree.bare for index in ends]
     device = logits.device
     return Distribution(
         torch.tensor(values, device=device), torch.cat(found, 1), torch.tensor(bare, dtype=torch.bool, device=device)
@@ -199,6 +199,8 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
         **kwargs: Any,
     ):
         self.recipe = recipe
+        self.mos = torch.tensor([e.mos for e in examples], dtype=torch.float64)
+        self.datasets = torch.tensor([e.dataset for e in examples])
         vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
         self.tree = score_tree(vocabulary)
         super().__init__(
@@ -213,7 +215,9 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         prompts: dict[str, Any] = dict(inputs)
-        mos, datasets, rehearsed = prompts.pop("mos"), prompts.pop("datasets"), prompts.pop("rehearsed", None)
+        # MOS do not travel with the batch: DeepSpeed would round them to bfloat16, and make ties of near ones.
+        rows, rehearsed = prompts.pop("rows").cpu(), prompts.pop("rehearsed", None)
+        mos, datasets = (x[rows].to(self.accelerator.device) for x in (self.mos, self.datasets))
         found = score_distribution(model, self.accelerator.unwrap_model(self.model), prompts, self.tree)
         loss = objective_loss(self.recipe.expect.objective, found, mos, datasets)
         mean, variance = found.moments()
@@ -225,11 +229,11 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step}")
         self._metrics["train"]["score_mean"].append(mean.mean().item())
         self._metrics["train"]["score_std"].append(variance.sqrt().mean().item())
-        return loss / self.current_gradient_accumulation_steps
+        return loss  # Trainer divides by the accumulation
 
 
 class BegunAnswers:
-    """Rows -> prompts that end in `<answer>`, with MOS and data sets; and as many targets to rehearse."""
+    """Rows -> prompts that end in `<answer>`, with the rows' numbers; and as many targets to rehearse."""
 
     def __init__(self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe, opening: list[int]):
         self.examples, self.opening, self.seed = examples, opening, recipe.seed
@@ -240,13 +244,18 @@ class BegunAnswers:
         self.reasoned = [index for index, example in enumerate(examples) if example.reasoning]
         if self.targets and not self.reasoned:
             raise UserError("expect.rehearsal learns reasonings, and no manifest has any: add a column reasoning")
+        wrong = [examples[i] for i in self.reasoned if not response.LOWEST <= examples[i].mos <= response.HIGHEST]
+        if self.targets and wrong:
+            raise UserError(
+                f"expect.rehearsal learns the answer with the reasoning, and {wrong[0].path} has the MOS "
+                f"{wrong[0].mos:g}: give mos_range: [lowest, highest] of its scale, or leave its reasonings out"
+            )
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         examples = [self.examples[row["row"]] for row in rows]
         encoded = self.encode([(e.path, self.question) for e in examples])
         batch: dict[str, Any] = collate([begun(prompt, self.opening) for prompt in encoded], self.pad)
-        batch["mos"] = torch.tensor([e.mos for e in examples], dtype=torch.float64)
-        batch["datasets"] = torch.tensor([e.dataset for e in examples])
+        batch["rows"] = torch.tensor([row["row"] for row in rows])
         if self.targets:
             batch["rehearsed"] = self.targets([self._to_rehearse(row) for row in rows])
         return batch

@@ -36,7 +36,7 @@ class Plan:
 
 
 def global_batch(recipe: Recipe) -> int:
-    """Images that are compared with one another in a step."""
+    """Images of an update, on all devices."""
     return recipe.optimizer.images_per_device * recipe.optimizer.accumulation * recipe.devices
 
 
@@ -69,7 +69,7 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
             )
     rl2r = recipe.method == "rl2r"
     responses = batch * recipe.rl2r.responses if rl2r else batch
-    comparisons = responses * (batch - 1) if rl2r and recipe.rl2r.reward != "absolute" else 0
+    comparisons = compared_pairs(recipe) * (recipe.rl2r.responses if rl2r else 1)
     size = model_size(recipe.model)
     width = 2 if recipe.lora else 4  # bytes a weight: LoRA trains on a frozen bfloat16 base
     trained = size.lora(recipe.lora.rank) if recipe.lora else size.parameters
@@ -92,6 +92,15 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
         optimizer=trained * 12,  # gradient and AdamW's two moments, float32
         activations=activations,
     )
+
+
+def compared_pairs(recipe: Recipe) -> int:
+    """Ordered pairs of images that an update compares."""
+    if not recipe.compares or (recipe.method == "rl2r" and recipe.rl2r.reward == "absolute"):
+        return 0
+    size = (recipe.method == "rl2r" and recipe.rl2r.compare_within) or recipe.compared
+    whole, rest = divmod(global_batch(recipe), size)
+    return whole * size * (size - 1) + rest * (rest - 1)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Optimizer(Section):
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
     images_per_device: int = Field(8, ge=1)
-    accumulation: int = Field(1, ge=1, description="batches of `images_per_device` per update; all are compared")
+    accumulation: int = Field(1, ge=1, description="batches of `images_per_device` per update; RL2R compares all")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -126,6 +126,21 @@ class Recipe(Section):
             raise ValueError("the prompt q-insight is for the weights of its authors: train with another")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> "Recipe":
+        if self.compares and self.compared < 2:
+            raise ValueError("images are compared with one another: raise optimizer.images_per_device to 2 or more")
+        within = self.rl2r.compare_within
+        if self.method == "rl2r" and within is not None and self.compared % within == 1:
+            raise ValueError(f"groups of {within} leave one of {self.compared} images alone: choose another size")
+        return self
+
+    @property
+    def compared(self) -> int:
+        """Images that are compared with one another, groups aside: those of an update, or of a device's batch."""
+        one = self.optimizer.images_per_device
+        return one * self.optimizer.accumulation * self.devices if self.method == "rl2r" else one
+
     @property
     def compares(self) -> bool:
         """Whether images are compared within a data set, so that a batch is of one and scales do not matter."""
@@ -163,17 +178,14 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
         raise UserError(f"{path}: {faults}") from error
     base = path.resolve().parent
-    data = tuple(
-        source.model_copy(
-            update={
-                "manifest": base / source.manifest.expanduser(),
-                "images": None if source.images is None else base / source.images.expanduser(),
-            }
-        )
-        for source in recipe.data
-    )
+
+    def placed(source: DataSource) -> DataSource:
+        images = None if source.images is None else base / source.images.expanduser()
+        return source.model_copy(update={"manifest": base / source.manifest.expanduser(), "images": images})
+
+    places = {"data": tuple(map(placed, recipe.data)), "probes": recipe.probes and placed(recipe.probes)}
     model = str(base / recipe.model) if (base / recipe.model).is_dir() else recipe.model
-    return recipe.model_copy(update={"data": data, "model": model})
+    return recipe.model_copy(update={**places, "model": model})
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

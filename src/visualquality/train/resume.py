@@ -1,6 +1,7 @@
 """Going on where a run stopped."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,12 @@ def rewind(log: Path, step: int) -> None:
     if not log.is_file():
         return
     kept = []
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8").split("\n"):  # words may hold other ends of lines
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    log.write_text("".join(kept), encoding="utf-8")
+    part = log.with_suffix(".part")
+    part.write_text("".join(kept), encoding="utf-8")
+    os.replace(part, log)

@@ -56,7 +56,7 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         names,
         compares=recipe.compares,
         batch=global_batch(recipe),
-        repeat=recipe.optimizer.accumulation,
+        repeat=recipe.optimizer.accumulation if recipe.method == "rl2r" else 1,  # TRL's GRPO takes a batch so often
         steps=total,
         seed=recipe.seed,
     )
