@@ -112,7 +112,7 @@ class Tests:
         (question,) = scorer.preparation.questions
         found = {}
         for name, rows in self.rows.items():
-            prompts = self.encode([(row.image, question.text) for row in rows])
+            prompts = self.encode([((row.image,), question.text) for row in rows])
             prepared = [
                 Prepared(row.image.name, row.image.name, (begun(prompt, question.opening),))
                 for row, prompt in zip(rows, prompts, strict=True)

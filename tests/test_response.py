@@ -194,6 +194,19 @@ def test_a_huge_response_is_read_in_linear_time(unit):
     read(text, prompt="q-insight")
 
 
+@pytest.mark.parametrize("name", ["paper", "released", "dehazing"])
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_a_reference_adds_its_sentences_and_changes_no_other(name, reasoning):
+    plain, anchored = (prompt_text(name, reasoning, reference=reference) for reference in (False, True))
+    before = "You are doing the image quality assessment task. Here is the question: "
+    added = anchored.removeprefix(before).removesuffix(plain.removeprefix(before))
+    assert anchored == before + added + plain.removeprefix(before)
+    assert "first image is the reference" in added
+    assert "second image is the one to rate" in added
+    with pytest.raises(UserError, match="no form with a reference"):
+        prompt_text("q-insight", reference=True)
+
+
 @pytest.mark.parametrize("task", ["super-resolution", "dehazing", "deblurring", "generated", "aesthetics"])
 def test_prompts_of_tasks_ask_for_the_same_form(task):
     assert prompt_text(task) != prompt_text("paper")

@@ -116,7 +116,7 @@ def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, pat
     """Mean and standard deviation of every statistic over some images, into the projectors."""
     whole, local = [], []
     for path in paths:
-        encoded = encode_prompt(processor, open_image(path), "")
+        encoded = encode_prompt(processor, [open_image(path)], "")
         (features,) = model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
         whole.append(features[:GLOBAL_WIDTH])
         local.append(features[GLOBAL_WIDTH:].view(-1, CELL_WIDTH))

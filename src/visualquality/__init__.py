@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from .metrics import VisualQualityScore, create_metric
     from .score.rating import Rating, compare
     from .score.scorer import Scorer
+    from .score.source import Referenced
 
-__all__ = ["Rating", "Scorer", "UserError", "VisualQualityScore", "compare", "create_metric"]
+__all__ = ["Rating", "Referenced", "Scorer", "UserError", "VisualQualityScore", "compare", "create_metric"]
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told who trains or scores what
 
 _HOMES = {
     "Rating": "score.rating",
+    "Referenced": "score.source",
     "Scorer": "score.scorer",
     "UserError": "errors",
     "VisualQualityScore": "metrics",

@@ -72,6 +72,11 @@ _QUESTIONS["q-insight"] = (
     _QUESTIONS["released"] + ' Return the final answer in JSON format with the following keys: "rating": The score.'
 )
 _TASK = "You are doing the image quality assessment task. Here is the question:"
+# The paper's section 5: the reference "(possibly corrupted)" is an anchor, of another size or range if need be.
+_ANCHOR = (
+    "The first image is the reference, which may itself be imperfect. The second image is the one to rate, against the "
+    "reference. "
+)
 _THINK_THEN_ANSWER = (
     "First output the thinking process in <think> </think> tags and then output the final answer "
     "with only one score in <answer> </answer> tags."
@@ -79,17 +84,19 @@ _THINK_THEN_ANSWER = (
 _ANSWER_ONLY = "Please only output the final answer with only one score in <answer> </answer> tags."
 
 
-def prompt_text(name: PromptName, reasoning: bool = True) -> str:
-    """The text that goes with an image.
+def prompt_text(name: PromptName, reasoning: bool = True, *, reference: bool = False) -> str:
+    """The text that goes with an image, or with a reference image and the image to rate, in this order.
 
     Args:
         name: "paper" is Table 1 of the paper; "released" is the question that the published weights were
             trained with; "q-insight" is that of Q-Insight's weights, which needs its `SYSTEM` message too; the others
             ask about an application, and are only as good as the model that is asked (nano knows none of them).
         reasoning: ask for the thinking process before the answer; if False, for the answer alone.
+        reference: there are two images, and the second is rated against the first; the scale is the same.
 
     Raises:
-        UserError: no prompt has this name, or "q-insight" is asked for the answer alone, a form that it never had.
+        UserError: no prompt has this name, or "q-insight" is asked for the answer alone or against a reference, forms
+            that it never had.
 
     >>> prompt_text("paper").startswith("You are doing the image quality assessment task.")
     True
@@ -97,10 +104,15 @@ def prompt_text(name: PromptName, reasoning: bool = True) -> str:
     if name not in _QUESTIONS:
         raise UserError(f"There is no prompt named {name!r}: choose one of {', '.join(_QUESTIONS)}.")
     if name == "q-insight":
+        if reference:
+            raise UserError(
+                "The prompt q-insight has no form with a reference image: leave it out, or use another prompt."
+            )
         if not reasoning:
             raise UserError("The prompt q-insight always asks for reasoning: use the mode reason, or another prompt.")
         return _QUESTIONS[name]
-    return f"{_TASK} {_QUESTIONS[name]} {_THINK_THEN_ANSWER if reasoning else _ANSWER_ONLY}"
+    question = (_ANCHOR if reference else "") + _QUESTIONS[name]
+    return f"{_TASK} {question} {_THINK_THEN_ANSWER if reasoning else _ANSWER_ONLY}"
 
 
 class Problem(StrEnum):

@@ -29,6 +29,22 @@ def put(path: Path, *lines: str, start: str = "") -> Path:
     return path
 
 
+def test_references_are_files_beside_the_image_or_above_it(folder):
+    (folder / "a" / "b").mkdir(parents=True)
+    for name in ("a/x.png", "a/b/y.png", "x.png"):
+        Image.new("RGB", (2, 2)).save(folder / name)
+    lines = ("image,mos,reference", "a/b/y.png,1,x.png", "a/x.png,2,a/b/y.png", "a.png,3,7")
+    rows = Manifest.read(put(folder / "set.csv", *lines)).rows
+    assert [row.reference_image for row in rows] == [folder / "a/x.png", folder / "a/b/y.png", None]
+    assert "row 4, reference: no file '7'" in refusal(folder / "set.csv", references=True)
+    (folder / "a" / "b" / "y.png").write_bytes(b"\x89PNG")
+    elsewhere = folder.parent / "other.csv"
+    Manifest(rows).write(elsewhere)
+    faults = refusal(elsewhere, references=True)
+    assert "row 3, reference:" in faults
+    assert "y.png is truncated" in faults
+
+
 def refusal(path: Path, **options) -> str:
     with pytest.raises(UserError) as caught:
         Manifest.read(path, **options)

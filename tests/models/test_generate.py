@@ -35,7 +35,7 @@ def vlm(request, model_folder):
 
 def test_greedy_is_what_hugging_face_generates(vlm, pictures):
     """Unequal prompts, padded, and each family's own positions."""
-    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures[:3]]
+    prompts = [encode_prompt(vlm.processor, [image], "Rate the picture.") for image in pictures[:3]]
     batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
     assert len({len(p["input_ids"]) for p in prompts}) > 1
     ours = sample(vlm, prompts, ["a", "b", "c"], 1, temperature=0.0)
@@ -52,7 +52,7 @@ def test_greedy_is_what_hugging_face_generates(vlm, pictures):
 
 def test_positions_are_those_of_hugging_face(vlm, pictures):
     """At the first steps after the prompt; a shift by one would hardly change what a random model says."""
-    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures[:3]]
+    prompts = [encode_prompt(vlm.processor, [image], "Rate the picture.") for image in pictures[:3]]
     batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
     seen = []
     hook = vlm.model.register_forward_pre_hook(
@@ -72,7 +72,7 @@ def test_positions_are_those_of_hugging_face(vlm, pictures):
 
 
 def test_a_response_does_not_depend_on_its_batch_or_on_k(vlm, pictures):
-    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures]
+    prompts = [encode_prompt(vlm.processor, [image], "Rate the picture.") for image in pictures]
     keys = ["a", "b", "c", "d"]
     together = sample(vlm, prompts, keys, 3)
     alone = sample(vlm, prompts[2:3], keys[2:3], 5)
@@ -82,7 +82,7 @@ def test_a_response_does_not_depend_on_its_batch_or_on_k(vlm, pictures):
 
 def test_responses_end_at_their_own_end_and_say_when_cut_off(model_folder, pictures):
     vlm = load(str(model_folder("nano")), device="cpu")
-    prompts = [encode_prompt(vlm.processor, image, "Rate the picture.") for image in pictures]
+    prompts = [encode_prompt(vlm.processor, [image], "Rate the picture.") for image in pictures]
     ends = [2, *range(4, 90)]  # so many ends that responses stop at different times
     groups = sample(vlm, prompts, ["a", "b", "c", "d"], 4, length=16, eos=ends)
     lengths = {len(c.ids) for group in groups for c in group}
@@ -101,7 +101,7 @@ def test_placeholders_of_images_are_never_drawn(model_folder, pictures):
     vlm = load(str(model_folder("qwen2_5_vl")), device="cpu")
     with torch.no_grad():
         vlm.model.lm_head.weight[image_placeholders(vlm.model)] *= 50
-    prompts = [encode_prompt(vlm.processor, image, "Rate.") for image in pictures]
+    prompts = [encode_prompt(vlm.processor, [image], "Rate.") for image in pictures]
     drawn = {t for group in sample(vlm, prompts, list("abcd"), 6) for c in group for t in c.ids}
     assert not drawn & set(image_placeholders(vlm.model))
 

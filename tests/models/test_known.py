@@ -72,7 +72,7 @@ def test_q_insight_has_one_form(q_insight):
 def test_other_models_are_asked_as_before(model_folder):
     """The image first, then the text, under the system message of the model's own template."""
     vlm = load(str(model_folder("qwen2_5_vl")), device="cpu", max_pixels=28 * 28 * 4)
-    text = vlm.processor.tokenizer.decode(encode_prompt(vlm.processor, picture(0, (56, 56)), "Rate.")["input_ids"])
+    text = vlm.processor.tokenizer.decode(encode_prompt(vlm.processor, [picture(0, (56, 56))], "Rate.")["input_ids"])
     image = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
     system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     assert text == f"{system}<|im_start|>user\n{image}Rate.<|im_end|>\n<|im_start|>assistant\n"

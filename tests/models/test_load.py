@@ -16,7 +16,7 @@ def test_every_family_loads_and_looks_at_the_image(family, model_folder, picture
     assert vlm.processor.tokenizer.padding_side == "left"
     assert vlm.model.dtype == torch.float32
     assert not vlm.model.training
-    tall, wide = (encode_prompt(vlm.processor, image, "Rate.") for image in pictures[:2])
+    tall, wide = (encode_prompt(vlm.processor, [image], "Rate.") for image in pictures[:2])
     assert tall["input_ids"].ndim == 1
     assert tall["image_grid_thw"].tolist() != wide["image_grid_thw"].tolist()
 
@@ -26,7 +26,7 @@ def test_pixels_can_be_bounded(family, model_folder, pictures):
     bounded = load(str(model_folder(family)), device="cpu", max_pixels=56 * 56)
     free = load(str(model_folder(family)), device="cpu")
     image = pictures[0].resize((112, 84))
-    lengths = [len(encode_prompt(v.processor, image, "Rate.")["pixel_values"]) for v in (bounded, free)]
+    lengths = [len(encode_prompt(v.processor, [image], "Rate.")["pixel_values"]) for v in (bounded, free)]
     assert lengths[0] < lengths[1]
 
 
@@ -82,5 +82,5 @@ def test_a_saved_processor_is_what_other_software_looks_for(family, known_as, mo
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         assert json.loads((tmp_path / name).read_text())["processor_class"] == known_as
     again = _processor(str(tmp_path), family)
-    before, after = (encode_prompt(p, pictures[0], "Rate.") for p in (processor, again))
+    before, after = (encode_prompt(p, [pictures[0]], "Rate.") for p in (processor, again))
     assert all(torch.equal(before[key], after[key]) for key in before)

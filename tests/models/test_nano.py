@@ -42,14 +42,14 @@ def test_patches_hold_the_pixels_in_place():
 
 def test_prompt_has_one_token_for_each_that_vision_gives(nano):
     for size in ((96, 96), (96, 32), (500, 20)):
-        encoded = encode_prompt(nano.processor, picture(0, size), "Rate it.")
+        encoded = encode_prompt(nano.processor, [picture(0, size)], "Rate it.")
         placed = int((encoded["input_ids"] == nano.model.config.image_token_id).sum())
         features = nano.model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
         assert placed == len(nano.model.model.vision(features))
 
 
 def test_wrong_number_of_image_tokens_is_an_error(nano):
-    encoded = encode_prompt(nano.processor, picture(0), "Rate it.")
+    encoded = encode_prompt(nano.processor, [picture(0)], "Rate it.")
     encoded["input_ids"] = encoded["input_ids"][2:]
     encoded["input_ids"][encoded["input_ids"] == nano.model.config.image_token_id] = 5
     with pytest.raises(ValueError, match="image tokens"):
@@ -57,7 +57,7 @@ def test_wrong_number_of_image_tokens_is_an_error(nano):
 
 
 def test_remembered_features_give_the_same_logits(nano, pictures):
-    prompts = [encode_prompt(nano.processor, image, "Rate it.") for image in pictures]
+    prompts = [encode_prompt(nano.processor, [image], "Rate it.") for image in pictures]
     batch = collate(prompts, 0)
     remembered = dict(batch)
     features = nano.model.frozen_vision_features(remembered.pop("pixel_values"), batch["image_grid_thw"])
@@ -70,7 +70,7 @@ def test_remembered_features_give_the_same_logits(nano, pictures):
 
 
 def test_the_image_matters_and_its_neighbours_in_the_batch_do_not(nano, pictures):
-    prompts = [encode_prompt(nano.processor, image, "Rate it.") for image in pictures]
+    prompts = [encode_prompt(nano.processor, [image], "Rate it.") for image in pictures]
     with torch.no_grad():
         together = nano.model(**collate(prompts, 0)).logits[:, -1]
         for prompt, logits in zip(prompts, together, strict=True):

@@ -24,7 +24,7 @@ def vlm(request, model_folder):
 
 
 def prompts_of(vlm, pictures, vocabulary):
-    return [begun(encode_prompt(vlm.processor, image, "Rate it."), vocabulary.opening) for image in pictures]
+    return [begun(encode_prompt(vlm.processor, [image], "Rate it."), vocabulary.opening) for image in pictures]
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def rated(image: str, *scores: float, reasoning: str = "sharp") -> Rating:
 
 RATINGS = [
     rated("a.png", 3.0, 4.0),
-    Rating.failed('ü, "b".png', "not an image", **BY),
+    Rating.from_samples('ü, "b".png', [response(None, None, "cut_off")], **BY),
     rated("c\r\n.png", 2.5, reasoning='too dark,\r "noisy"\nand — soft'),
     Rating.from_samples("d.png", [response(None, None, "no_answer"), response(1.25, "blur")], **BY),
 ]

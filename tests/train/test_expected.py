@@ -33,7 +33,7 @@ from visualquality.train.run import train
 def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(family, model_folder, pictures, monkeypatch):
     vlm = load(str(model_folder(family)), device="cpu")
     vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
-    prompts = [begun(encode_prompt(vlm.processor, image, "Rate."), vocabulary.opening) for image in pictures[:3]]
+    prompts = [begun(encode_prompt(vlm.processor, [image], "Rate."), vocabulary.opening) for image in pictures[:3]]
     batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
     mean, variance = score_distribution(vlm.model, vlm.model, batch, score_tree(vocabulary)).moments()
     monkeypatch.setattr(expect, "NEGLIGIBLE", 0.0)

@@ -18,11 +18,16 @@ REAL = torch.arange(C) < LENGTHS[..., None]
 
 @pytest.fixture(scope="module")
 def prompts(model_folder, pictures):
-    """A function: family -> the prompts of four pictures of unequal size, one by one and as a padded batch."""
+    """A function: family -> the prompts of four pictures of unequal size, one by one and as a padded batch.
 
-    def make(family):
+    `referenced`: each has another of the pictures as its reference.
+    """
+
+    def make(family, referenced=False):
         processor = load(str(model_folder(family)), device="cpu").processor
-        single = [encode_prompt(processor, image, "Rate the picture.") for image in pictures]
+        others = pictures[::-1]
+        sources = [[others[i], image] if referenced else [image] for i, image in enumerate(pictures)]
+        single = [encode_prompt(processor, images, "Rate the picture.") for images in sources]
         batch = collate(single, processor.tokenizer.pad_token_id)
         assert (batch["attention_mask"] == 0).any()
         return single, batch
@@ -81,13 +86,13 @@ def lora(model):
 
 @pytest.fixture(scope="module")
 def truth(model_folder, prompts):
-    """A function: family, adapted -> the one-by-one numbers of its model, found once."""
+    """A function: family, adapted, referenced -> the one-by-one numbers of its model, found once."""
 
     @cache
-    def find(family, adapted=False):
+    def find(family, adapted=False, referenced=False):
         model = load(str(model_folder(family)), device="cpu").model
         model = lora(model) if adapted else model
-        single, _ = prompts(family)
+        single, _ = prompts(family, referenced)
         return with_gradients(model, lambda: one_by_one(model, single, completions()))
 
     return find
@@ -132,9 +137,27 @@ def test_a_small_mask_gives_the_same(family, fitting, forwards, model_folder, pr
         assert all(mask.ndim == 2 and mask.all() for mask in seen)
 
 
-def test_remembered_features_are_parted_like_pixels(model_folder, prompts):
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("fitting", "forwards"), [(4, 1), (3, 2), (0, 4)])
+def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder, prompts, truth):
+    model = load(str(model_folder(family)), device="cpu").model
+    _, batch = prompts(family, referenced=True)
+    assert len(batch["image_grid_thw"]) == 8
+    bound = fitting * 4 * (batch["input_ids"].shape[1] + C) ** 2 or 100
+    seen = masks_of(model)
+    ours = with_gradients(model, lambda: packed_log_probabilities(model, model, batch, completions(), mask_bytes=bound))
+    assert len(seen) == forwards
+    assert_same(ours, truth(family, referenced=True))
+    with torch.no_grad():
+        plain = packed.repeated_log_probabilities(model, batch, completions())
+    torch.testing.assert_close(plain[REAL], ours[0][REAL], atol=1e-5, rtol=0)
+    assert (truth(family)[0] - ours[0]).abs().max() > 1e-3  # the reference is looked at
+
+
+@pytest.mark.parametrize("referenced", [False, True])
+def test_remembered_features_are_parted_like_pixels(referenced, model_folder, prompts):
     model = load(str(model_folder("nano")), device="cpu").model
-    _, batch = prompts("nano")
+    _, batch = prompts("nano", referenced)
     features = torch.cat(model.frozen_vision_features(batch["pixel_values"], batch["image_grid_thw"]))
     remembered = {k: v for k, v in batch.items() if k != "pixel_values"} | {"vision_features": features}
     adapted = lora(model)
@@ -213,7 +236,7 @@ def test_autocast(model_folder, prompts):
 
 def test_temperature_divides_the_logits(model_folder, pictures):
     vlm = load(str(model_folder("nano")), device="cpu")
-    batch = collate([encode_prompt(vlm.processor, pictures[0], "Rate.")], 0)
+    batch = collate([encode_prompt(vlm.processor, [pictures[0]], "Rate.")], 0)
     tokens = torch.arange(10, 60, 5)
     for bound in (MASK_BYTES, 1):  # packed, and one by one
         with torch.no_grad():

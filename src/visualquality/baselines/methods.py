@@ -22,6 +22,7 @@ def method(
     tolerance: float = 0.1,
     doubt: float = 0.5,
     prompt: PromptName | None = None,
+    reference: bool = False,
     batch: int = 8,
     device: str | None = None,
     max_pixels: int | None = None,
@@ -41,9 +42,10 @@ def method(
     """
     kind, _, detail = name.partition(":")
     if kind in ("niqe", "brisque", "pyiqa"):
-        return _classic(name, kind, detail, device, engine=engine, url=url, prompt=prompt, max_pixels=max_pixels)
+        options = {"url": url, "prompt": prompt, "max_pixels": max_pixels, "reference": reference or None}
+        return _classic(name, kind, detail, device, engine=engine, **options)
     drawing: dict[str, Any] = {"mode": mode, "samples": samples, "seed": seed, "prompt": prompt}
-    drawing["max_pixels"] = max_pixels
+    drawing |= {"max_pixels": max_pixels, "reference": reference}
     if engine == "here":
         if url is not None:
             raise UserError("--url is the address of a server: give --engine openai with it")

@@ -20,10 +20,13 @@ def evaluate(
     more: Annotated[list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)] = None,
     scores: Annotated[Path | None, typer.Option(help="A file of scores instead of a model.")] = None,
     split: Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Rate each image against the manifests' column reference.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the agreement to this file.")] = None,
     *,
-    make: "Callable[[], Rater]",
+    make: "Callable[..., Rater]",
 ) -> None:
     """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
     with errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
@@ -31,17 +34,21 @@ def evaluate(
         from ..evaluate.correlation import average, table
         from ..evaluate.evaluate import evaluate_model, evaluate_scores
 
+        if reference and scores is not None:
+            raise UserError(
+                "--reference is for a model that is asked, and --scores has its answers: leave one of them out"
+            )
         if output is not None and output.suffix != ".jsonl":
             raise UserError(f"{output} must end in .jsonl")
         if json_file is not None and not json_file.absolute().parent.is_dir():
             raise UserError(f"--json: there is no folder {json_file.parent}")
-        manifest = read_manifests([*data, *(more or [])])
+        manifest = read_manifests([*data, *(more or [])], references=reference)
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)
             by: dict[str, Any] = {"scores": str(scores)}
         else:
-            scorer = make()
-            results = evaluate_model(scorer, manifest, split=split, journal=output, console=err)
+            scorer = make(reference=reference)
+            results = evaluate_model(scorer, manifest, split=split, reference=reference, journal=output, console=err)
             by = scorer.settings()
         out.print(table(results))
         if json_file is not None:

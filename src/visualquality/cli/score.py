@@ -14,6 +14,12 @@ from .shared import err, errors, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater, Rating
+    from ..score.source import Referenced
+
+Reference = Annotated[
+    Path | None,
+    typer.Option(help="What to rate against: an image, or a folder that has one of the same name for each image."),
+]
 
 
 @rates
@@ -24,8 +30,9 @@ def score(
         typer.Option("--output", "-o", help="Results: .jsonl, .csv or .parquet. Run again to go on."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
+    reference: Reference = None,
     *,
-    make: "Callable[[], Rater]",
+    make: "Callable[..., Rater]",
 ) -> None:
     """Score images from 1 (bad) to 5 (excellent), with an uncertainty and a reason.
 
@@ -36,11 +43,11 @@ def score(
         from ..score.batch import score_all
         from ..score.store import export, journal_path
 
-        images = [str(path) for path in find_images(paths)]
+        images = _sources(find_images(paths), reference)
         journal = None if output is None else journal_path(output)
-        scorer = make()
+        scorer = make(reference=reference is not None)
         ratings = []
-        for rating in score_all(scorer, images, journal=journal, console=err):
+        for rating in score_all(scorer, images, journal=journal, references=reference, console=err):
             ratings.append(rating)
             if as_json:
                 sys.stdout.write(json.dumps(rating.to_dict(), ensure_ascii=False) + "\n")
@@ -64,15 +71,17 @@ def score(
 def compare(
     a: Annotated[Path, typer.Argument(help="An image.")],
     b: Annotated[Path, typer.Argument(help="Another.")],
+    reference: Reference = None,
     *,
-    make: "Callable[[], Rater]",
+    make: "Callable[..., Rater]",
 ) -> None:
     """Probability that A looks better than B, by Thurstone's model on their scores."""
     with errors():
         from ..score.rating import compare as thurstone
 
-        scorer = make()
-        first, second = scorer.rate([str(a), str(b)])
+        pair = _sources([a, b], reference)
+        scorer = make(reference=reference is not None)
+        first, second = scorer.rate(pair)
         probability = thurstone(first, second)
         out.print(_ratings_table([first, second]))
         out.print(f"P({a.name} better than {b.name}) = {probability:.3f}")
@@ -81,21 +90,33 @@ def compare(
 @rates
 def rank(
     paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
+    reference: Reference = None,
     *,
-    make: "Callable[[], Rater]",
+    make: "Callable[..., Rater]",
 ) -> None:
     """Order images from the best to the worst."""
     with errors():
         from ..data.images import find_images
         from ..score.batch import score_all
 
-        images = [str(path) for path in find_images(paths)]
-        scorer = make()
+        images = _sources(find_images(paths), reference)
+        scorer = make(reference=reference is not None)
         ratings = list(score_all(scorer, images, console=err))
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))
         if any(r.score is None for r in ratings):
             raise typer.Exit(1)
+
+
+def _sources(images: list[Path], reference: Path | None) -> "list[str | Referenced]":
+    """The images by path, each with its reference where there is one."""
+    from ..data.images import find_references
+    from ..score.source import Referenced
+
+    if reference is None:
+        return list(map(str, images))
+    pairs = zip(images, find_references(images, reference), strict=True)
+    return [Referenced(str(image), str(anchor)) for image, anchor in pairs]
 
 
 def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:

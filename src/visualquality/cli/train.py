@@ -37,4 +37,5 @@ def train(
         final = run(read, resume=resume, console=err)
         if os.environ.get("RANK", "0") == "0":
             out.print(f"trained model: {final}")
-            out.print(f"score with it: visualquality score --model {final} PHOTO")
+            photo = "PHOTO --reference IMAGE" if read.reference else "PHOTO"
+            out.print(f"score with it: visualquality score --model {final} {photo}")

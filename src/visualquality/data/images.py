@@ -132,6 +132,26 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(found.values())
 
 
+def find_references(images: Sequence[Path], given: Path) -> list[Path]:
+    """The reference of each image: the file `given`, or in that folder and those below it the file of the same stem.
+
+    Raises UserError for a path that does not exist, and for the first image that has no reference there or several.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for reference in find_images([given]):
+        by_stem.setdefault(reference.stem if given.is_dir() else "", []).append(reference)
+
+    def reference_of(image: Path) -> Path:
+        found = by_stem.get(image.stem if given.is_dir() else "", [])
+        if not found:
+            raise UserError(f"{image} has no reference: put an image named {image.stem} in {given}")
+        if len(found) > 1:
+            raise UserError(f"{image} has several references, {found[0]} and {found[1]}: keep one in {given}")
+        return found[0]
+
+    return [reference_of(image) for image in images]
+
+
 def _images_in(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be listed ({error.strerror}): make it readable") from error

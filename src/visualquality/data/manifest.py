@@ -1,8 +1,8 @@
 """A manifest: which images there are, and how people rated them (MOS, mean opinion score).
 
 A CSV (UTF-8) or Parquet file with the columns `image` and `mos`, and optionally `std` (of the ratings, in
-MOS units), `reference` (the pristine original), `dataset`, `split` (train, val or test), `distortion` and
-`reasoning`. MOS are never rescaled: the method compares images of one data set only.
+MOS units), `reference` (the pristine original, see `Row.reference_image`), `dataset`, `split` (train, val or test),
+`distortion` and `reasoning`. MOS are never rescaled: the method compares images of one data set only.
 """
 
 import csv
@@ -45,6 +45,16 @@ class Row:
     reasoning: str | None = None
     extra: dict[str, object] = field(default_factory=dict, hash=False)
 
+    @property
+    def reference_image(self) -> Path | None:
+        """The file that `reference` names, relative to the image's folder or to the nearest one above it that has it.
+
+        So it is found wherever the manifest lies, whether the column names files as KADID-10k does (beside the image)
+        or relative to the whole set. None where `reference` is empty or names no file, as a scene's number.
+        """
+        named = (folder / self.reference for folder in self.image.parents) if self.reference else ()
+        return next((path for path in named if path.is_file()), None)
+
 
 _FIELDS = tuple(f.name for f in fields(Row) if f.name != "extra")
 _REQUIRED = ("image", "mos")
@@ -65,6 +75,7 @@ class Manifest:
         check_images: bool = True,
         columns: dict[str, str] | None = None,
         images: str | os.PathLike[str] | None = None,
+        references: bool = False,
     ) -> "Manifest":
         """Read and check one file.
 
@@ -74,13 +85,14 @@ class Manifest:
         columns that bear our names already.
         images: the folder that image names are relative to; by default the manifest's own.
         check_images: also open each image's header.
+        references: every row needs a `reference_image`, which is checked like the images.
 
         Raises one UserError that lists every fault (20 at most) with its row, as an editor counts lines (the
         header is row 1), and field: missing columns; missing or unreadable images; a MOS or std that is not
         finite, or a negative std; an unknown split; an image that comes twice; a data set whose MOS are all
         equal; a reference whose images are in more than one split of its data set.
         """
-        return _checked(*_entries(Path(path), name, columns or {}, images), check_images)
+        return _checked(*_entries(Path(path), name, columns or {}, images), check_images, references)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV or Parquet file (by suffix), with image paths relative to it, that `read` reads back.
@@ -125,7 +137,9 @@ class Manifest:
         return len(self.rows)
 
 
-def read_manifests(paths: Sequence[str | os.PathLike[str]], *, check_images: bool = True) -> Manifest:
+def read_manifests(
+    paths: Sequence[str | os.PathLike[str]], *, check_images: bool = True, references: bool = False
+) -> Manifest:
     """Several files as one manifest, checked as `Manifest.read` does and across them; one UserError for all.
 
     A data set may be spread over files only where every row of it names it in the `dataset` column: files
@@ -135,7 +149,7 @@ def read_manifests(paths: Sequence[str | os.PathLike[str]], *, check_images: boo
         raise UserError("no manifest is given: name at least one file")
     read = [_entries(Path(path), None, {}, None) for path in paths]
     entries = [entry for more, _ in read for entry in more]
-    return _checked(entries, [fault for _, more in read for fault in more], check_images)
+    return _checked(entries, [fault for _, more in read for fault in more], check_images, references)
 
 
 class _Fault(NamedTuple):
@@ -157,7 +171,7 @@ class _Entry(NamedTuple):
         return f"row {self.number} of {self.file}"
 
 
-def _checked(entries: list[_Entry], faults: list[_Fault], check_images: bool) -> Manifest:
+def _checked(entries: list[_Entry], faults: list[_Fault], check_images: bool, references: bool) -> Manifest:
     by_dataset: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         by_dataset[entry.row.dataset].append(entry)
@@ -167,6 +181,8 @@ def _checked(entries: list[_Entry], faults: list[_Fault], check_images: bool) ->
     if check_images:
         wrong = image_faults([entry.row.image for entry in entries])
         faults += [entry.fault(f"image: {error}") for entry, error in zip(entries, wrong, strict=True) if error]
+    if references:
+        faults += _reference_faults(entries, check_images)
     if not faults:
         return Manifest(tuple(entry.row for entry in entries))
     faults.sort(key=lambda fault: (str(fault.file), fault.row))
@@ -181,6 +197,21 @@ def _duplicates(entries: list[_Entry]) -> list[_Fault]:
     first: dict[Path, _Entry] = {}
     pairs = [(entry, first.setdefault(entry.row.image, entry)) for entry in entries]
     return [e.fault(f"image: the same file as {before}: keep one") for e, before in pairs if before is not e]
+
+
+def _reference_faults(entries: list[_Entry], check_images: bool) -> list[_Fault]:
+    found = [entry.row.reference_image for entry in entries]
+    files = list({file for file in found if file})
+    wrong = dict(zip(files, image_faults(files), strict=True)) if check_images else {}
+    faults = []
+    for entry, file in zip(entries, found, strict=True):
+        name = entry.row.reference
+        if file is None:
+            text = f"no file {name!r} beside {entry.row.image} or above" if name else "is empty"
+            faults.append(entry.fault(f"reference: {text}: name the reference's file, or leave references out"))
+        elif wrong.get(file):
+            faults.append(entry.fault(f"reference: {wrong[file]}"))
+    return faults
 
 
 def _dataset_faults(name: str, members: list[_Entry]) -> list[_Fault]:

@@ -10,6 +10,7 @@ from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.batch import score_all
 from ..score.rating import Rater
+from ..score.source import Referenced
 from ..score.store import read_scores
 from .correlation import Agreement, agreement
 
@@ -27,15 +28,23 @@ def evaluate_model(
     manifest: Manifest,
     *,
     split: str | None = None,
+    reference: bool = False,
     journal: Path | None = None,
     console: Console,
     bootstrap: int = 1000,
 ) -> dict[str, Agreement]:
-    """Scores every image and compares with its MOS, a data set at a time. `journal` keeps the scores, and resumes."""
+    """Scores every image and compares with its MOS, a data set at a time. `journal` keeps the scores, and resumes.
+
+    reference: rate each image against its row's `reference_image`; `scorer` and the manifest must have been made so.
+    """
     groups = rows_of(manifest, split)
-    images = [str(row.image) for rows in groups.values() for row in rows]
+    images = [_source(row, reference) for rows in groups.values() for row in rows]
     scores = {r.image: r.score for r in score_all(scorer, images, journal=journal, console=console)}
     return _agreements(groups, scores, bootstrap)
+
+
+def _source(row: Row, reference: bool) -> str | Referenced:
+    return Referenced(str(row.image), str(row.reference_image)) if reference else str(row.image)
 
 
 def evaluate_scores(

@@ -1,4 +1,4 @@
-"""An image and a question as the tensors that a model takes, for one image and for a batch."""
+"""Images and a question as the tensors that a model takes, for one prompt and for a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,25 +14,26 @@ Encoded = dict[str, Tensor]
 
 def encode_prompt(
     processor: ProcessorMixin,
-    image: Image.Image,
+    images: Sequence[Image.Image],
     question: str,
     *,
     system: str | None = None,
     image_last: bool = False,
 ) -> Encoded:
-    """The prompt of one image: `input_ids` (P,), and whatever the model's own processor makes of the image.
+    """One prompt: `input_ids` (P,), and whatever the model's own processor makes of the images, in their order.
 
-    `system`: the system message, in place of the one that the chat template may bring. `image_last`: the image after
-    the question instead of before it.
+    `system`: the system message, in place of the one that the chat template may bring. `image_last`: the images
+    after the question instead of before it.
 
-    Tensors that go with the tokens are (P,) too; those of the image have its patches or images along their first axis.
+    Tensors that go with the tokens are (P,) too; those of the images have patches or images along their first axis.
     """
-    content: Any = [{"type": "image"}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content[::-1] if image_last else content}]
+    pictures: list[Any] = [{"type": "image"} for _ in images]
+    words: list[Any] = [{"type": "text", "text": question}]
+    messages: Any = [{"role": "user", "content": words + pictures if image_last else pictures + words}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    encoded = dict(processor(images=[image], text=[text], return_tensors="pt"))
+    encoded = dict(processor(images=list(images), text=[text], return_tensors="pt"))
     del encoded["attention_mask"]
     length = encoded["input_ids"].shape[1]
     return {k: v[0] if v.shape[:2] == (1, length) and v.ndim == 2 else v for k, v in encoded.items()}

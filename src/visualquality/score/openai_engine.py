@@ -15,18 +15,17 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx2
+from PIL import Image
 
 from .. import response
 from ..errors import UserError
 from .rating import Rating
-from .vllm_engine import SAMPLING, Mode, Question, image_name
-
-if TYPE_CHECKING:
-    from .scorer import Source
+from .source import Source, name_of
+from .vllm_engine import SAMPLING, Mode, Question
 
 RETRIES = 5  # after the first attempt
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
@@ -63,6 +62,7 @@ class OpenAIRater:
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
         max_pixels: int | None = None,
+        reference: bool = False,
         concurrency: int = 8,
         timeout: float = 120.0,
         key: str | None = None,
@@ -72,7 +72,9 @@ class OpenAIRater:
         `concurrency`: requests at a time. `timeout`: seconds that a server may be silent. `key`: by default the
         environment's OPENAI_API_KEY; sent as a bearer token unless `url` has a user. Raises UserError.
         """
-        self.question = Question("openai", model, mode, samples, seed, prompt, temperature, max_new_tokens, max_pixels)
+        self.question = Question(
+            "openai", model, mode, samples, seed, prompt, temperature, max_new_tokens, max_pixels, reference
+        )
         if concurrency < 1 or not timeout > 0:
             raise UserError(f"concurrency is {concurrency} and timeout {timeout}; both must be above 0")
         parts = urlsplit(url)
@@ -91,7 +93,7 @@ class OpenAIRater:
         """Everything known that a score depends on besides the image; which weights are served is not known."""
         return self.question.settings() | {"url": self.url}
 
-    def rate(self, images: "Iterable[Source]") -> Iterator[Rating]:
+    def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless: a few are read ahead (requests / samples + 2)."""
         headers = {"Content-Type": "application/json"}
         if self._key and self._auth is None:
@@ -111,8 +113,8 @@ class OpenAIRater:
             while waiting:
                 yield waiting.popleft().result()
 
-    async def _rate(self, run: "_Run", source: "Source") -> Rating:
-        name, made_by = image_name(source), self.question.made_by
+    async def _rate(self, run: "_Run", source: Source) -> Rating:
+        name, made_by = name_of(source), self.question.made_by
         try:
             body, digest = await asyncio.to_thread(self._body, source)
         except UserError as fault:
@@ -132,15 +134,12 @@ class OpenAIRater:
         responses = [task.result() for task in tasks]
         return Rating.from_samples(name, responses, **made_by, seconds=round(time.perf_counter() - started, 4))
 
-    def _body(self, source: "Source") -> tuple[bytes, str]:
-        """The request of an image but for its end, the seed; and the image's digest."""
-        image, digest = self.question.open(source)
-        png = BytesIO()
-        image.save(png, "PNG", compress_level=1)
-        data = "data:image/png;base64," + base64.b64encode(png.getbuffer()).decode()
+    def _body(self, source: Source) -> tuple[bytes, str]:
+        """The request of a source but for its end, the seed; and the digest of its images."""
+        images, digest = self.question.open(source)
         request = {
             "model": self.question.model,
-            "messages": self.question.messages({"type": "image_url", "image_url": {"url": data}}),
+            "messages": self.question.messages([_part(image) for image in images]),
             "n": 1,
             "max_tokens": self.question.max_new_tokens,
             "temperature": self.question.temperature,
@@ -206,6 +205,14 @@ class OpenAIRater:
             said = said.get("message") or said.get("detail") or said
         line = " ".join(str(said).split())
         return (line.replace(self._key, "…") if self._key else line)[:300] or "nothing"
+
+
+def _part(image: Image.Image) -> dict[str, Any]:
+    """An image in a message's content."""
+    png = BytesIO()
+    image.save(png, "PNG", compress_level=1)
+    data = "data:image/png;base64," + base64.b64encode(png.getbuffer()).decode()
+    return {"type": "image_url", "image_url": {"url": data}}
 
 
 def read_completion(completion: Any) -> tuple[str, bool]:

@@ -5,25 +5,22 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
-from ..data.images import image_digest, open_image
 from ..errors import UserError
 from ..models.encode import Encoded, encode_prompt
 from .expect import begun
-
-Source = str | Path | Image.Image | np.ndarray
+from .source import Source, name_of, open_source
 
 WORKERS = max(1, min(4, (os.cpu_count() or 1) - 1))
 AHEAD = 2  # images a worker may be ahead of the model, so that memory stays flat
@@ -32,7 +29,7 @@ QUICK = 0.02  # seconds
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of an image; `opening` are the tokens that the answer is begun with, if any."""
+    """What is asked; `opening` are the tokens that the answer is begun with, if any."""
 
     text: str
     system: str | None = None
@@ -52,25 +49,29 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How images are prepared. A call prepares one; a file that is not an image is no exception."""
+    """How images are prepared. A call prepares one; a file that is not an image is no exception.
+
+    `reference`: every source is `Referenced`, and a prompt has two images.
+    """
 
     processor: ProcessorMixin
     questions: tuple[Question, ...]
+    reference: bool = False
 
     def __call__(self, source: Source) -> Prepared:
         try:
-            image = open_image(source)
+            images, digest = open_source(source, reference=self.reference)
         except UserError as error:
             return Prepared(name_of(source), "", (), str(error))
         try:
-            prompts = tuple(self._prompt(image, question) for question in self.questions)
+            prompts = tuple(self._prompt(images, question) for question in self.questions)
         except ValueError as error:  # of a shape that the model's processor refuses, for instance
             return Prepared(name_of(source), "", (), f"{name_of(source)}: the model cannot take it ({error})")
-        return Prepared(name_of(source), image_digest(image), prompts)
+        return Prepared(name_of(source), digest, prompts)
 
-    def _prompt(self, image: Image.Image, question: Question) -> Encoded:
+    def _prompt(self, images: Sequence[Image.Image], question: Question) -> Encoded:
         prompt = encode_prompt(
-            self.processor, image, question.text, system=question.system, image_last=question.image_last
+            self.processor, images, question.text, system=question.system, image_last=question.image_last
         )
         return begun(prompt, question.opening)
 
@@ -142,10 +143,3 @@ def _prepare(source: Source) -> tuple[Prepared, Arrays]:
 
 def _with_prompts(prepared: Prepared, arrays: Arrays) -> Prepared:
     return replace(prepared, prompts=tuple({k: torch.from_numpy(v) for k, v in p.items()} for p in arrays))
-
-
-def name_of(source: Source) -> str:
-    """What the user called an image."""
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or "image"
-    return "array" if isinstance(source, np.ndarray) else str(source)

@@ -19,8 +19,9 @@ from ..models.generate import Prefilled, decode, eos_token_ids, prefill, random_
 from ..models.known import trained_prompt
 from ..models.load import VisionLanguageModel, load
 from .expect import ScoreVocabulary, expected_scores
-from .prepare import QUICK, Preparation, Prepared, Question, Source, prepare_all
+from .prepare import QUICK, Preparation, Prepared, Question, prepare_all
 from .rating import Rating
+from .source import Source
 
 Mode = Literal["reason", "direct", "expect", "auto"]
 
@@ -45,6 +46,9 @@ class Scorer:
 
     samples: a number, or "auto": 2, 4, 8, at most 16, until the standard error of the mean is below `tolerance`.
 
+    reference: every image comes with a reference that it is rated against, `Referenced(image, reference)`; a model that
+    was not trained so (no released one was) may make little of it.
+
     >>> from PIL import Image
     >>> rating = Scorer("nano", mode="expect")(Image.new("RGB", (64, 64)))
     >>> 1 <= rating.score <= 5
@@ -61,6 +65,7 @@ class Scorer:
         tolerance: float = 0.1,
         doubt: float = 0.5,
         prompt: response.PromptName | None = None,
+        reference: bool = False,
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
         batch: int = 8,
@@ -85,7 +90,7 @@ class Scorer:
         if not (tolerance > 0 and doubt >= 0):
             raise UserError(f"tolerance is {tolerance} and doubt {doubt}; they must be above 0, and 0 or more")
         self.vlm = load(model, device=device, dtype=dtype, max_pixels=max_pixels) if isinstance(model, str) else model
-        self.mode, self.samples, self.seed, self.batch = mode, samples, seed, batch
+        self.mode, self.samples, self.seed, self.batch, self.reference = mode, samples, seed, batch, reference
         self.temperature, self.tolerance, self.doubt, self.max_pixels = temperature, tolerance, doubt, max_pixels
         self.prompt = prompt or self.vlm.prompt or trained_prompt(self.vlm.name) or "paper"
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS["direct" if mode == "direct" else "reason"]
@@ -95,7 +100,7 @@ class Scorer:
             if self.prompt == "q-insight":
                 raise UserError(f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason")
             self.vocabulary = ScoreVocabulary(self.vlm.processor.tokenizer, self.eos)
-        self.preparation = Preparation(self.vlm.processor, self._questions())
+        self.preparation = Preparation(self.vlm.processor, self._questions(), reference=reference)
 
     def __call__(self, images: Source | list[Source]) -> Rating | list[Rating]:
         """A rating for one image, a list of them for a list. A problem with an image is in its rating, not raised."""
@@ -129,6 +134,7 @@ class Scorer:
             "model": self.vlm.name,
             "weights": self.vlm.digest,
             "prompt": self.prompt,
+            **({"reference": True} if self.reference else {}),
             "mode": self.mode,
             **(dict.fromkeys(drawn) if self.mode == "expect" else drawn),  # nothing is drawn
             **({"tolerance": self.tolerance} if self.samples == "auto" else {}),
@@ -144,7 +150,7 @@ class Scorer:
         kinds = {"reason": [True], "direct": [False], "expect": [False], "auto": [False, True]}[self.mode]
         return tuple(
             Question(
-                response.prompt_text(self.prompt, reasoning),
+                response.prompt_text(self.prompt, reasoning, reference=self.reference),
                 system=response.SYSTEM.get(self.prompt),
                 image_last=self.prompt in response.IMAGE_LAST,
                 opening=() if reasoning else opening,

@@ -6,23 +6,19 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
 import xxhash
 from PIL import Image
 
 from .. import response
-from ..data.images import image_digest, open_image
 from ..errors import UserError
 from ..models.known import trained_prompt
 from .rating import Rating
-
-if TYPE_CHECKING:
-    from .scorer import Source
+from .source import Source, name_of, open_source
 
 Mode = Literal["reason", "direct"]
-Opened = tuple[Image.Image, str]  # an image and its digest
+Opened = tuple[tuple[Image.Image, ...], str]  # the images of a prompt in order, and their digest
 MAX_NEW_TOKENS: dict[Mode, int] = {"reason": 512, "direct": 24}
 
 READERS = 4  # threads that open images while the model works
@@ -44,7 +40,7 @@ PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index")
 
 
 class Question:
-    """What a model is asked about each image, and all the settings that its answers depend on.
+    """What a model is asked about each source, and all the settings that its answers depend on.
 
     `prompt` is by default the one that a known model was trained with, else "paper"; `max_new_tokens` is 512 for
     "reason" and 24 for "direct". Raises UserError for a mode, prompt or number that cannot be.
@@ -61,6 +57,7 @@ class Question:
         temperature: float,
         max_new_tokens: int | None,
         max_pixels: int | None,
+        reference: bool,
     ):
         if mode not in MAX_NEW_TOKENS:
             raise UserError(f"mode is {mode!r}; with the engine {engine} choose one of {', '.join(MAX_NEW_TOKENS)}")
@@ -70,44 +67,41 @@ class Question:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise UserError(f"temperature is {temperature}; it must be 0 or more")
         self.engine, self.model, self.mode, self.samples, self.seed = engine, model, mode, samples, seed
-        self.temperature, self.max_pixels = temperature, max_pixels
+        self.temperature, self.max_pixels, self.reference = temperature, max_pixels, reference
         self.prompt: response.PromptName = prompt or trained_prompt(model) or "paper"
-        self.text = response.prompt_text(self.prompt, mode == "reason")
+        self.text = response.prompt_text(self.prompt, mode == "reason", reference=reference)
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS[mode]
         self.made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed, "prompt": self.prompt}
 
     def settings(self) -> dict[str, Any]:
         names = ("prompt", "mode", "samples", "seed", "temperature", "max_new_tokens", "max_pixels")
         asked = {name: getattr(self, name) for name in names}
+        asked |= {"reference": True} if self.reference else {}
         return {"model": self.model, "engine": self.engine, **asked, "version": version("visualquality")}
 
-    def messages(self, image: dict[str, Any]) -> list[dict[str, Any]]:
-        """The chat, in OpenAI's form, with `image` as the part of its content that is the image."""
-        content = [image, {"type": "text", "text": self.text}]
-        user = {"role": "user", "content": content[::-1] if self.prompt in response.IMAGE_LAST else content}
+    def messages(self, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The chat, in OpenAI's form, with `images` as the parts of its content that are the images."""
+        words = [{"type": "text", "text": self.text}]
+        user = {"role": "user", "content": words + images if self.prompt in response.IMAGE_LAST else images + words}
         system = response.SYSTEM.get(self.prompt)
         return [user] if system is None else [{"role": "system", "content": system}, user]
 
-    def open(self, source: "Source") -> Opened:
-        """The image in at most `max_pixels` (bicubic), and the digest of what it was before. Raises UserError."""
-        image = open_image(source)
-        digest = image_digest(image)
-        if self.max_pixels is not None and image.width * image.height > self.max_pixels:
-            scale = math.sqrt(self.max_pixels / (image.width * image.height))
-            width = min(max(1, int(image.width * scale)), self.max_pixels)
-            height = min(max(1, int(image.height * scale)), self.max_pixels // width)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return image, digest
+    def open(self, source: Source) -> Opened:
+        """The images, each in at most `max_pixels` (bicubic), and the digest of what they were. Raises UserError."""
+        images, digest = open_source(source, reference=self.reference)
+        return tuple(map(self._bounded, images)), digest
+
+    def _bounded(self, image: Image.Image) -> Image.Image:
+        if self.max_pixels is None or image.width * image.height <= self.max_pixels:
+            return image
+        scale = math.sqrt(self.max_pixels / (image.width * image.height))
+        width = min(max(1, int(image.width * scale)), self.max_pixels)
+        height = min(max(1, int(image.height * scale)), self.max_pixels // width)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
 
     def sample_seed(self, digest: str, k: int) -> int:
         """The seed of sample `k` of an image, in [0, 2³¹): what every server takes."""
         return xxhash.xxh3_64_intdigest(f"{self.seed} {digest} {k}".encode()) >> 33
-
-
-def image_name(source: "Source") -> str:
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or "image"
-    return "array" if isinstance(source, np.ndarray) else str(source)
 
 
 class VllmRater:
@@ -133,13 +127,16 @@ class VllmRater:
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
         max_pixels: int | None = None,
+        reference: bool = False,
         batch: int = 64,
     ):
         """`model`: a folder or a name of the hub, loaded at once. `batch`: images at a time.
 
         Raises UserError where vLLM is not installed, cannot load the model, or a setting cannot be.
         """
-        self.question = Question("vllm", model, mode, samples, seed, prompt, temperature, max_new_tokens, max_pixels)
+        self.question = Question(
+            "vllm", model, mode, samples, seed, prompt, temperature, max_new_tokens, max_pixels, reference
+        )
         if batch < 1:
             raise UserError(f"batch is {batch}; it must be at least 1")
         self.batch = batch
@@ -154,7 +151,7 @@ class VllmRater:
                 model,
                 max_model_len=-1,  # as long as the memory allows, where the model's own (128 k for Qwen) does not fit
                 enable_prefix_caching=True,
-                limit_mm_per_prompt={"image": 1, "video": 0},
+                limit_mm_per_prompt={"image": 1 + reference, "video": 0},
             )
         except (OSError, ValueError, RuntimeError) as fault:
             reason = str(fault).strip().partition("\n")[0]
@@ -166,15 +163,15 @@ class VllmRater:
         """Everything that a score depends on besides the image, but for vLLM's own version and kernels."""
         return self.question.settings()
 
-    def rate(self, images: "Iterable[Source]") -> Iterator[Rating]:
+    def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless: the next batch is read while one is scored."""
         iterator = iter(images)
         pool = ThreadPoolExecutor(READERS)
         try:
-            coming = [(image_name(s), pool.submit(self.question.open, s)) for s in islice(iterator, self.batch)]
+            coming = [(name_of(s), pool.submit(self.question.open, s)) for s in islice(iterator, self.batch)]
             while coming:
                 batch = coming
-                coming = [(image_name(s), pool.submit(self.question.open, s)) for s in islice(iterator, self.batch)]
+                coming = [(name_of(s), pool.submit(self.question.open, s)) for s in islice(iterator, self.batch)]
                 yield from self._rate_batch(batch)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -196,18 +193,21 @@ class VllmRater:
                 ratings[index] = Rating.from_samples(batch[index][0], said, **made_by)
         return [ratings[index] for index in range(len(batch))]
 
-    def _responses(self, images: list[Opened]) -> list[list[response.Response] | str]:
-        """K responses for each image, or why vLLM refuses it."""
-        if not images:
+    def _responses(self, opened: list[Opened]) -> list[list[response.Response] | str]:
+        """K responses for each source, or why vLLM refuses it."""
+        if not opened:
             return []
-        chats = [self.question.messages({"type": "image_pil", "image_pil": image}) for image, _ in images]
+        chats = [
+            self.question.messages([{"type": "image_pil", "image_pil": image} for image in images])
+            for images, _ in opened
+        ]
         try:
-            outputs = self._llm.chat(chats, [self._sampling(digest) for _, digest in images], use_tqdm=False)
+            outputs = self._llm.chat(chats, [self._sampling(digest) for _, digest in opened], use_tqdm=False)
         except self._refusals as fault:  # of one image, for all: those on its other side are scored together again
-            if len(images) == 1:
+            if len(opened) == 1:
                 return [f"vLLM refuses it: {fault.__cause__ or fault}"]  # the cause is what the model's processor says
-            half = len(images) // 2
-            return self._responses(images[:half]) + self._responses(images[half:])
+            half = len(opened) // 2
+            return self._responses(opened[:half]) + self._responses(opened[half:])
         return [self._read(request.outputs) for request in outputs]
 
     def _sampling(self, digest: str) -> Any:

@@ -18,6 +18,8 @@ from ..models.encode import Encoded, encode_prompt
 from ..models.load import VisionLanguageModel
 from .recipe import DataSource, Recipe
 
+Asked = tuple[tuple[Path, ...], str]  # the images of a prompt in order, and its question
+
 
 @dataclass(frozen=True)
 class Example:
@@ -28,6 +30,12 @@ class Example:
     mos: float
     dataset: int
     reasoning: str | None = None
+    reference: Path | None = None
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The images of its prompt, in order."""
+        return (self.path,) if self.reference is None else (self.reference, self.path)
 
 
 def read_examples(recipe: Recipe) -> tuple[list[Example], list[str]]:
@@ -38,28 +46,29 @@ def read_examples(recipe: Recipe) -> tuple[list[Example], list[str]]:
     names: list[str] = []
     examples: list[Example] = []
     for source in recipe.data:
-        examples += read_source(source, names, on_1_to_5=recipe.on_1_to_5)
+        examples += read_source(source, names, on_1_to_5=recipe.on_1_to_5, reference=recipe.reference)
     twice = [path for path, count in Counter(e.path for e in examples).items() if count > 1]
     if twice:
         raise UserError(f"{twice[0]} is in two manifests of the recipe ({len(twice)} such images): leave one out")
     return examples, names
 
 
-def read_source(source: DataSource, names: list[str], *, on_1_to_5: bool) -> list[Example]:
-    """The examples of one manifest; data sets that `names` has not are added to it."""
-    rows, examples = _rows(source), []
+def read_source(source: DataSource, names: list[str], *, on_1_to_5: bool, reference: bool) -> list[Example]:
+    """The examples of one manifest, with their references if so; data sets that `names` has not are added to it."""
+    rows, examples = _rows(source, reference), []
     mos = _mos(source, rows, on_1_to_5=on_1_to_5)
     for number, (row, value) in enumerate(zip(rows, mos, strict=True)):
         if row.dataset not in names:
             names.append(row.dataset)
         # The same wherever the files are, and different for any two images of a data set.
         key = f"{row.dataset}/{number}/{row.image.name}"
-        examples.append(Example(row.image, key, value, names.index(row.dataset), row.reasoning))
+        anchor = row.reference_image if reference else None
+        examples.append(Example(row.image, key, value, names.index(row.dataset), row.reasoning, anchor))
     return examples
 
 
-def _rows(source: DataSource) -> tuple[Row, ...]:
-    manifest = Manifest.read(source.manifest, columns=source.columns, images=source.images)
+def _rows(source: DataSource, reference: bool) -> tuple[Row, ...]:
+    manifest = Manifest.read(source.manifest, columns=source.columns, images=source.images, references=reference)
     if source.split is None:
         return manifest.rows
     if all(row.split is None for row in manifest.rows):
@@ -106,25 +115,25 @@ def run_order(
 class PromptEncoder:
     """Turns paths into prompts in the model's tensors.
 
-    Where the model's vision is frozen and can be remembered (`frozen_vision_features`), each image goes through it once
-    and is remembered with its question: about 80 kB an image for `nano`. Runs that start from the same weights in one
-    process share what is remembered; another start makes it forget.
+    Where the model's vision is frozen and can be remembered (`frozen_vision_features`), the images of a prompt go
+    through it once and are remembered with its question: about 80 kB an image for `nano`. Runs that start from the same
+    weights in one process share what is remembered; another start makes it forget.
     """
 
-    _remembered: ClassVar[tuple[object, dict[tuple[Path, str], Encoded]]] = (None, {})
+    _remembered: ClassVar[tuple[object, dict[Asked, Encoded]]] = (None, {})
 
     def __init__(self, vlm: VisionLanguageModel, *, remember: bool):
         self.vlm = vlm
         self.remember = remember and hasattr(vlm.model, "frozen_vision_features")
-        self.memory: dict[tuple[Path, str], Encoded] = {}
+        self.memory: dict[Asked, Encoded] = {}
         if self.remember:
             start = (vlm.digest, str(vlm.processor.image_processor))
             if PromptEncoder._remembered[0] != start:
                 PromptEncoder._remembered = (start, self.memory)
             self.memory = PromptEncoder._remembered[1]
 
-    def __call__(self, asked: Sequence[tuple[Path, str]]) -> list[Encoded]:
-        """Prompts of these images with their questions; files are read in threads."""
+    def __call__(self, asked: Sequence[Asked]) -> list[Encoded]:
+        """The prompts; files are read in threads."""
         missing = [pair for pair in dict.fromkeys(asked) if pair not in self.memory]
         fresh = dict(zip(missing, map_threads(self._encode, missing), strict=True))
         if self.remember:
@@ -132,13 +141,14 @@ class PromptEncoder:
             return [self.memory[pair] for pair in asked]
         return [fresh[pair] for pair in asked]
 
-    def _encode(self, pair: tuple[Path, str]) -> Encoded:
-        path, question = pair
-        image = open_image(path)
+    def _encode(self, asked: Asked) -> Encoded:
+        paths, question = asked
+        images = [open_image(path) for path in paths]
         try:
-            return encode_prompt(self.vlm.processor, image, question)
+            return encode_prompt(self.vlm.processor, images, question)
         except ValueError as error:  # of a shape that the model's processor refuses, for instance
-            raise UserError(f"{path}: the model cannot take it ({error}); leave it out") from error
+            named = " and ".join(map(str, paths))
+            raise UserError(f"{named}: the model cannot take it ({error}); leave it out") from error
 
     def _without_pixels(self, encoded: Encoded) -> Encoded:
         device = next(self.vlm.model.parameters()).device

@@ -237,7 +237,7 @@ class BegunAnswers:
 
     def __init__(self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe, opening: list[int]):
         self.examples, self.opening, self.seed = examples, opening, recipe.seed
-        self.question = response.prompt_text(recipe.prompt, reasoning=False)
+        self.question = response.prompt_text(recipe.prompt, reasoning=False, reference=recipe.reference)
         self.pad = vlm.processor.tokenizer.pad_token_id
         self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
         self.targets = TargetCollator(vlm, examples, recipe) if recipe.expect.rehearsal else None
@@ -253,7 +253,7 @@ class BegunAnswers:
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         examples = [self.examples[row["row"]] for row in rows]
-        encoded = self.encode([(e.path, self.question) for e in examples])
+        encoded = self.encode([(e.images, self.question) for e in examples])
         batch: dict[str, Any] = collate([begun(prompt, self.opening) for prompt in encoded], self.pad)
         batch["rows"] = torch.tensor([row["row"] for row in rows])
         if self.targets:

@@ -153,16 +153,19 @@ def _append(prompts: Encoded, ids: Int[Tensor, "n t"]) -> dict[str, Any]:
 
 def _take(core: PreTrainedModel, prompts: Encoded, rows: slice) -> Encoded:
     """Some rows of a batch of prompts with their images, without the padding that all of them have."""
+    grid = prompts["image_grid_thw"]
+    each = len(grid) // len(prompts["input_ids"])  # images a row: the prompts of a batch are of one form
+    images = slice(each * rows.start, each * rows.stop)
     bare: Any = core.get_base_model() if hasattr(core, "get_base_model") else core  # type: ignore[operator]
     padding = int(prompts["attention_mask"][rows].any(0).int().argmax())
     taken: Encoded = {}
     for key, value in prompts.items():
         if key == "pixel_values":
-            value = torch.cat(value.split(prompts["image_grid_thw"].prod(1).tolist())[rows])
+            value = torch.cat(value.split(grid.prod(1).tolist())[images])
         elif key == "vision_features":
-            value = torch.cat(value.split(bare.model.feature_sizes(prompts["image_grid_thw"]))[rows])
+            value = torch.cat(value.split(bare.model.feature_sizes(grid))[images])
         elif key == "image_grid_thw":
-            value = value[rows]
+            value = value[images]
         else:
             value = value[rows, padding:]
         taken[key] = value

@@ -75,7 +75,8 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
     trained = size.lora(recipe.lora.rank) if recipe.lora else size.parameters
     has_reference = rl2r and recipe.rl2r.kl_weight > 0 and not recipe.lora
     tokens = recipe.optimizer.images_per_device * (
-        size.prompt_tokens(recipe.max_pixels) + (recipe.rl2r.responses if rl2r else 1) * recipe.rl2r.max_new_tokens
+        size.prompt_tokens(recipe.max_pixels, 1 + recipe.reference)
+        + (recipe.rl2r.responses if rl2r else 1) * recipe.rl2r.max_new_tokens
     )
     kept = 2 if recipe.gradient_checkpointing else 34  # hidden-sized vectors kept a layer and token (Korthikanti 2022)
     activations = tokens * (size.layers * size.hidden * kept * 2 + size.vocabulary * 8)
@@ -115,9 +116,9 @@ class ModelSize:
         """Weights of adapters on the seven projections of every layer, taking each as hidden x 2 hidden on average."""
         return self.layers * 7 * 3 * self.hidden * rank
 
-    def prompt_tokens(self, max_pixels: int | None) -> int:
+    def prompt_tokens(self, max_pixels: int | None, images: int) -> int:
         """Text, and one token for each 28 x 28 pixels (Qwen-VL; less for nano)."""
-        return 128 + (max_pixels or 1280 * 28 * 28) // (28 * 28)
+        return 128 + images * ((max_pixels or 1280 * 28 * 28) // (28 * 28))
 
 
 def model_size(name: str) -> ModelSize:

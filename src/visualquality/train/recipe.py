@@ -103,6 +103,7 @@ class Recipe(Section):
     output: Path
     prompt: PromptName = "paper"
     reasoning: bool = True
+    reference: bool = Field(False, description="rate each image against its reference, a second image in the prompt")
     seed: int = 0
     rl2r: RL2R = RL2R()
     sft: SFT = SFT()

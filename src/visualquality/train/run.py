@@ -127,6 +127,7 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
         if not record.is_file():
             raise UserError(f"nothing to resume: {output} holds no run")
         before = yaml.safe_load(record.read_text(encoding="utf-8"))
+        before.setdefault("reference", False)  # a run that is older than the field
         changed = [key for key in resolved if before.get(key) != resolved[key]]
         if changed:
             raise UserError(

@@ -49,8 +49,8 @@ class TargetCollator:
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Tensor]:
         examples = [self.examples[row["row"]] for row in rows]
         forms = [self._form(e) for e in examples]
-        questions = [response.prompt_text(*form) for form in forms]
-        prompts = self.encode([(e.path, question) for e, question in zip(examples, questions, strict=True)])
+        questions = [response.prompt_text(*form, reference=self.recipe.reference) for form in forms]
+        prompts = self.encode([(e.images, question) for e, question in zip(examples, questions, strict=True)])
         targets = [
             torch.tensor(self._target_ids(e, row["visit"], form[1]))
             for e, row, form in zip(examples, rows, forms, strict=True)

@@ -63,7 +63,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
     ):
         self.settings, self.recipe, self.samples, self.probes = recipe.rl2r, recipe, samples, probes
         self.examples, self.dataset_names = examples, names
-        self.question = response.prompt_text(recipe.prompt, recipe.reasoning)
+        self.question = response.prompt_text(recipe.prompt, recipe.reasoning, reference=recipe.reference)
         self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
         self.vlm = vlm
         self._unreadable_steps = 0  # in a row
@@ -149,7 +149,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
     def _sample(self, policy: PreTrainedModel, examples: list[Example], draw: str | None = None) -> dict[str, Any]:
         """K responses for each image, and what the update needs of them. Probes are always asked with one `draw`."""
         pad = self._tokenizer.pad_token_id
-        prompts = collate(self.encode([(e.path, self.question) for e in examples]), pad)
+        prompts = collate(self.encode([(e.images, self.question) for e in examples]), pad)
         prompts = {k: v.to(self.accelerator.device) for k, v in prompts.items()}
         uniforms = random_streams(
             self.recipe.seed,
