@@ -167,3 +167,30 @@ def test_dry_run_plans_and_writes_nothing(ranking_set, tmp_path):
     for line in ("lab 8, wild 8", "steps", "6", "336", "GiB"):
         assert line in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_scores_are_matched_by_name_only_where_that_is_sure(tmp_path):
+    def manifest(folder: str, names: str) -> Path:
+        (tmp_path / folder).mkdir()
+        for i, name in enumerate(names):
+            picture(i, (40, 40)).save(tmp_path / folder / f"{name}.png")
+        path = tmp_path / f"{folder}.csv"
+        path.write_text("image,mos\n" + "".join(f"{folder}/{name}.png,{i}\n" for i, name in enumerate(names)))
+        return path
+
+    b, c = manifest("B", "123"), manifest("C", "156")
+    scores = tmp_path / "scores.csv"
+
+    def refused(*data: Path) -> bool:
+        given = [part for path in data for part in ("--data", str(path))]
+        result = run.invoke(app, ["evaluate", "--scores", str(scores), *given])
+        assert result.exit_code in (0, 2)
+        return result.exit_code == 2
+
+    scores.write_text("image,score\n" + "".join(f"A/{n}.png,{n}\n" for n in "123"))
+    assert refused(b)  # another folder's
+    scores.write_text("image,score\n" + "".join(f"{n}.png,{n}\n" for n in "12356"))
+    assert not refused(b)
+    assert refused(b, c)  # two images are called 1.png
+    scores.write_text("image,score\n" + "".join(f"moved/B/{n}.png,{n}\n" for n in "123"))
+    assert not refused(b)

@@ -158,6 +158,24 @@ def test_an_unavailable_method_says_so_and_the_others_go_on(suite_file):
     assert json.loads(json.dumps(results.to_dict(), allow_nan=False))["methods"][1]["measured"] == {}
 
 
+def test_a_server_that_goes_away_costs_its_cells_alone(suite_file):
+    class Away(Brightness):
+        def rate(self, images):
+            for index, rating in enumerate(super().rate(images)):
+                if index == 2:
+                    raise UserError("no server answers")
+                yield rating
+
+    add(suite_file, "{name: Far, model: far, group: VLM-based}")
+    rater, back = Away(seed=1), Brightness(seed=1)
+    results = go(suite_file, lambda method: rater if method.model == "far" else Brightness())
+    near, far = results.methods
+    assert near.measured["B"].agreement.n == 8
+    assert [far.measured[name].problem for name in "AB"] == ["no server answers"] * 2
+    go(suite_file, lambda method: back if method.model == "far" else Brightness())
+    assert not set(back.rated) & {"a0.png", "a1.png"}  # what was scored is kept
+
+
 def test_a_file_of_scores_is_a_method(suite_file):
     add(suite_file, "{name: Mine, scores: mine.csv}")
     lines = ["image,score", *(f"a{i}.png,{-i}" for i in range(8)), "b0.png,1"]

@@ -80,7 +80,15 @@ def test_settings_tell_runs_apart(scorer):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mode": "guess"}, {"samples": 0}, {"temperature": -1}, {"temperature": float("nan")}]
+    "wrong",
+    [
+        {"mode": "guess"},
+        {"samples": 0},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"max_new_tokens": -1},
+        {"max_pixels": 100},
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(UserError):

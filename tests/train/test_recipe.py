@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from visualquality.errors import UserError
 from visualquality.train.examples import Example
@@ -29,6 +30,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     recipe = read_recipe(write(tmp_path, MINIMAL))
     assert recipe.data[0].manifest == tmp_path / "a.csv"
     assert recipe.output == Path("runs/recipe")
+    probed = read_recipe(write(tmp_path, MINIMAL + "probes: {manifest: p.csv, images: photos}\n"))
+    assert (probed.probes.manifest, probed.probes.images) == (tmp_path / "p.csv", tmp_path / "photos")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
         ("rl2r: {responses: 1}\n", "rl2r.responses"),
         ("rl2r: {reward: best}\n", "rl2r.reward"),
         ("seed: many\n", "seed"),
+        ("prompt: q-insight\n", "q-insight"),
+        ("rl2r: {compare_within: 7}\n", "groups of 7 leave one of 8"),
     ],
 )
 def test_every_wrong_field_is_named(tmp_path, change, named):
@@ -103,3 +108,27 @@ def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):
     recipe = read_recipe(write(tmp_path, MINIMAL))
     with pytest.raises(UserError, match="'few' has 3 images and a batch is 8"):
         plan(recipe, [Example(Path("x"), "x", 1.0, 0)] * 3, ["few"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "pairs"),
+    [
+        ({}, 8 * 7 * 6),
+        ({"rl2r": {"compare_within": 4}}, 2 * 4 * 3 * 6),
+        ({"rl2r": {"compare_within": 3}}, (3 * 2 + 3 * 2 + 2) * 6),
+        ({"rl2r": {"reward": "absolute"}}, 0),
+        ({"method": "expect"}, 8 * 7),
+        ({"method": "expect", "expect": {"objective": "regression"}}, 0),
+        ({"method": "sft"}, 0),
+    ],
+)
+def test_comparisons_are_counted_as_they_are_made(tmp_path, changes, pairs):
+    recipe = read_recipe(write(tmp_path, MINIMAL + (yaml.safe_dump(changes) if changes else "")))
+    assert plan(recipe, [Example(Path("x"), "x", 1.0, 0)] * 8, ["some"]).comparisons_a_step == pairs
+
+
+def test_one_image_has_nothing_to_be_compared_with(tmp_path):
+    alone = ("optimizer.images_per_device=1", "optimizer.accumulation=8")
+    assert read_recipe(write(tmp_path, MINIMAL), alone).compared == 8
+    with pytest.raises(UserError, match="optimizer"):
+        read_recipe(write(tmp_path, MINIMAL), (*alone, "method=expect"))

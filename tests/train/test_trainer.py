@@ -122,6 +122,23 @@ def test_accumulation_compares_all_its_images(recipe, monkeypatch):
     assert seen == [(8, 1), (8, 1)]
 
 
+@pytest.mark.parametrize("method", ["sft", "expect"])
+def test_accumulation_sees_every_image_and_takes_the_gradient_of_one_batch(method, recipe, ranking_set):
+    """Of one data set: the mean over a batch is that of its parts, for a loss that compares no images."""
+    lab = ranking_set.with_name("lab.csv")
+    lab.write_text("\n".join(line for line in ranking_set.read_text().splitlines() if not line.startswith("wild")))
+    changes = {"method": method, "expect": {"objective": "regression"}, "data": [{"manifest": str(lab)}]}
+    rate = {"steps": 1, "learning_rate": 1e-3}
+    whole = train(recipe("whole", **changes, optimizer={**rate, "images_per_device": 8}))
+    chosen = recipe("parts", **changes, optimizer={**rate, "images_per_device": 2, "accumulation": 4})
+    parts = train(chosen)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, atol=2e-5, rtol=1e-3, msg=name)
+    one, four = (lines(folder.parent / "metrics.jsonl")[0] for folder in (whole, parts))
+    assert four["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
+
+
 def test_images_can_be_compared_in_groups(recipe, monkeypatch):
     seen = []
     real = rl2r.reward
@@ -218,6 +235,10 @@ def test_rewind_and_last_checkpoint(tmp_path):
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     rewind(log, 2)
     assert lines(log) == [{"step": 1}, {"step": 2}]
+    words = "one\u2028two\x85three"
+    log.write_text("".join(json.dumps({"step": s, "words": words}, ensure_ascii=False) + "\n" for s in (1, 2, 3)))
+    rewind(log, 2)
+    assert [json.loads(line)["words"] for line in log.read_text().split("\n")[:-1]] == [words] * 2
     for step, complete in ((2, True), (10, True), (12, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if complete:

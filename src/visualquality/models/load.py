@@ -28,7 +28,7 @@ from .qwen import QWEN_VL, ImageOnlyQwenVLProcessor
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
 EMBEDDED_NAMES = ("nano", "nano-base")
 ADAPTER = "adapter_config.json"
-TRAINED_WITH = "visualquality.json"  # in a trained model's folder: the prompt
+TRAINED_WITH = "visualquality.json"  # in a trained model's folder: the prompt, and whether there was a reference
 
 
 @dataclass
@@ -36,13 +36,14 @@ class VisionLanguageModel:
     """A model with its processor.
 
     `processor` pads on the left. `name` is what the user called it. `prompt` is the one that it was trained with, where
-    its folder says so.
+    its folder says so, and `with_reference` whether it was shown a reference beside each image.
     """
 
     name: str
     model: PreTrainedModel
     processor: ProcessorMixin
     prompt: PromptName | None = None
+    with_reference: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -75,7 +76,7 @@ def load(
             raise UserError(f"max_pixels is {max_pixels}; give at least {28 * 28}, which is one token of a Qwen-VL")
         _bound_pixels(processor, max_pixels)
     _move(model, device=device)
-    return VisionLanguageModel(name, model.eval(), processor, _trained_prompt(Path(name)))
+    return VisionLanguageModel(name, model.eval(), processor, **_trained_with(Path(name)))
 
 
 def _move(model: Any, **where: Any) -> None:
@@ -144,9 +145,11 @@ def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
     return model
 
 
-def _trained_prompt(folder: Path) -> PromptName | None:
+def _trained_with(folder: Path) -> dict[str, Any]:
+    """What `train` wrote of how the model was asked, in `TRAINED_WITH`."""
     record = folder / TRAINED_WITH
-    return json.loads(record.read_text())["prompt"] if record.is_file() else None
+    said = json.loads(record.read_text()) if record.is_file() else {}
+    return {"prompt": said.get("prompt"), "with_reference": said.get("reference", False)}
 
 
 def _processor(name: str, model_type: str, subfolder: str = "") -> ProcessorMixin:

@@ -90,6 +90,8 @@ class Scorer:
         if not (tolerance > 0 and doubt >= 0):
             raise UserError(f"tolerance is {tolerance} and doubt {doubt}; they must be above 0, and 0 or more")
         self.vlm = load(model, device=device, dtype=dtype, max_pixels=max_pixels) if isinstance(model, str) else model
+        if self.vlm.with_reference and not reference:
+            raise UserError(f"{self.vlm.name} was trained with references: give --reference (Scorer: reference=True)")
         self.mode, self.samples, self.seed, self.batch, self.reference = mode, samples, seed, batch, reference
         self.temperature, self.tolerance, self.doubt, self.max_pixels = temperature, tolerance, doubt, max_pixels
         self.prompt = prompt or self.vlm.prompt or trained_prompt(self.vlm.name) or "paper"

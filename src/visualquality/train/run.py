@@ -87,7 +87,9 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         live.progress.stop()  # an interrupt must not leave the terminal without its cursor
     trainer.save_model(str(output / FINAL))
     if main:
-        (output / FINAL / TRAINED_WITH).write_text(json.dumps({"prompt": recipe.prompt}) + "\n")
+        (output / FINAL / TRAINED_WITH).write_text(
+            json.dumps({"prompt": recipe.prompt, "reference": recipe.reference}) + "\n"
+        )
     return output / FINAL
 
 
