@@ -10,6 +10,7 @@ from PIL import ImageFilter
 
 from conftest import picture
 from visualquality.errors import UserError
+from visualquality.models.load import load
 from visualquality.score.scorer import Scorer
 from visualquality.train.examples import PromptEncoder, read_examples
 from visualquality.train.plan import plan
@@ -80,7 +81,7 @@ def test_every_method_trains_on_prompts_of_two_images(family, method, recipe, mo
         assert len(encoded["image_grid_thw"]) == 2
 
 
-def test_prompts_are_remembered_by_both_images(recipe, tmp_path):
+def test_prompts_are_remembered_by_both_images(recipe, monkeypatch):
     examples, _ = read_examples(recipe())
     vlm = load(str(recipe().model), device="cpu")
     encode = PromptEncoder(vlm, remember=True)
@@ -90,7 +91,10 @@ def test_prompts_are_remembered_by_both_images(recipe, tmp_path):
     (alone,) = encode([((image,), question)])
     own = alone["vision_features"]
     assert torch.equal(with_it["vision_features"][-len(own) :], own)
-    assert encode([((reference, image), question)])[0] is with_it
+    monkeypatch.setattr(encode, "_features", None)  # it is not asked again, whatever the question
+    (again,) = encode([((reference, image), "Rate it once more.")])
+    assert again["vision_features"] is with_it["vision_features"]
+    assert len(again["input_ids"]) > len(with_it["input_ids"])
 
 
 def test_rows_without_a_reference_are_named_before_any_work(recipe, referenced_set):

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..data.images import open_image
 from ..data.manifest import Manifest, Row
@@ -15,7 +16,7 @@ from ..data.sampler import OneDatasetBatches
 from ..data.split import split
 from ..errors import UserError
 from ..models.encode import Encoded, encode_prompt
-from ..models.load import VisionLanguageModel
+from ..models.load import VisionLanguageModel, weights_digest
 from .recipe import DataSource, Recipe
 
 Asked = tuple[tuple[Path, ...], str]  # the images of a prompt in order, and its question
@@ -112,34 +113,47 @@ def run_order(
     return order[: steps * batch * repeat]
 
 
+@dataclass
+class Memory:
+    """What a frozen vision tower makes of images, and the rest of their prompts; all by paths."""
+
+    tower: str
+    features: dict[tuple[Path, ...], Tensor] = field(default_factory=dict)
+    prompts: dict[Asked, Encoded] = field(default_factory=dict)
+
+
 class PromptEncoder:
     """Turns paths into prompts in the model's tensors.
 
     Where the model's vision is frozen and can be remembered (`frozen_vision_features`), the images of a prompt go
-    through it once and are remembered with its question: about 80 kB an image for `nano`. Runs that start from the same
-    weights in one process share what is remembered; another start makes it forget.
+    through it once, whatever is asked of them: about 80 kB an image for `nano`. Runs in one process whose towers are
+    the same share what is remembered; another tower makes it forget.
     """
 
-    _remembered: ClassVar[tuple[object, dict[Asked, Encoded]]] = (None, {})
+    _memory: ClassVar[Memory] = Memory("")
 
     def __init__(self, vlm: VisionLanguageModel, *, remember: bool):
         self.vlm = vlm
         self.remember = remember and hasattr(vlm.model, "frozen_vision_features")
-        self.memory: dict[Asked, Encoded] = {}
         if self.remember:
-            start = (vlm.digest, str(vlm.processor.image_processor))
-            if PromptEncoder._remembered[0] != start:
-                PromptEncoder._remembered = (start, self.memory)
-            self.memory = PromptEncoder._remembered[1]
+            tower = weights_digest({k: v for k, v in vlm.model.state_dict().items() if ".tower." in k})
+            if PromptEncoder._memory.tower != (tower := f"{tower} {vlm.processor.image_processor}"):
+                PromptEncoder._memory = Memory(tower)
+            self.memory = PromptEncoder._memory
 
     def __call__(self, asked: Sequence[Asked]) -> list[Encoded]:
         """The prompts; files are read in threads."""
-        missing = [pair for pair in dict.fromkeys(asked) if pair not in self.memory]
-        fresh = dict(zip(missing, map_threads(self._encode, missing), strict=True))
-        if self.remember:
-            self.memory |= {pair: self._without_pixels(encoded) for pair, encoded in fresh.items()}
-            return [self.memory[pair] for pair in asked]
-        return [fresh[pair] for pair in asked]
+        if not self.remember:
+            unique = list(dict.fromkeys(asked))
+            fresh = dict(zip(unique, map_threads(self._encode, unique), strict=True))
+            return [fresh[pair] for pair in asked]
+        memory = self.memory
+        missing = [pair for pair in dict.fromkeys(asked) if pair not in memory.prompts]
+        for pair, encoded in zip(missing, map_threads(self._encode, missing), strict=True):
+            if pair[0] not in memory.features:
+                memory.features[pair[0]] = self._features(encoded)
+            memory.prompts[pair] = {k: v for k, v in encoded.items() if k != "pixel_values"}
+        return [memory.prompts[pair] | {"vision_features": memory.features[pair[0]]} for pair in asked]
 
     def _encode(self, asked: Asked) -> Encoded:
         paths, question = asked
@@ -150,13 +164,10 @@ class PromptEncoder:
             named = " and ".join(map(str, paths))
             raise UserError(f"{named}: the model cannot take it ({error}); leave it out") from error
 
-    def _without_pixels(self, encoded: Encoded) -> Encoded:
+    def _features(self, encoded: Encoded) -> Tensor:
         device = next(self.vlm.model.parameters()).device
-        pixels = encoded["pixel_values"].to(device)
         remember: Any = self.vlm.model.frozen_vision_features
-        features = remember(pixels, encoded["image_grid_thw"])
-        kept = {k: v for k, v in encoded.items() if k != "pixel_values"}
-        return kept | {"vision_features": torch.cat(features).cpu()}
+        return torch.cat(remember(encoded["pixel_values"].to(device), encoded["image_grid_thw"])).cpu()
 
 
 def map_threads(function: Callable, items: Sequence) -> list:
