@@ -12,6 +12,7 @@ A run that is done is not done again, and rows of equal settings share theirs.
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,6 +29,8 @@ from rl2r_biq2021 import test_sets
 
 from visualquality.data.manifest import Manifest, Row
 from visualquality.evaluate.correlation import agreement
+from visualquality.evaluate.page import evenly
+from visualquality.evaluate.probes import read_steps
 from visualquality.models.load import load
 from visualquality.quiet import quiet_libraries
 from visualquality.score.expect import begun
@@ -172,6 +175,19 @@ def experiment(name: str, seeds: Sequence[int], sources: Sources, tests: Tests, 
     return {"title": asked["title"], "paper": asked["paper"], "rows": rows, "verdicts": found}
 
 
+def words(probed: Path) -> dict[str, Any]:
+    """As the paper's Fig. 4: what was said of one generated image, the middle one by MOS, along the steps."""
+    found: dict[Any, list[Any]] = defaultdict(list)
+    for step in read_steps(probed):
+        for key, visit in step.items():
+            if key.dataset.startswith("AGIQA"):
+                found[key].append(visit)
+    key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
+    kept = [v for v in evenly(found[key], 6) if v.score is not None and v.std is not None]
+    said = [{"step": v.step, "score": v.score, "std": v.std, "words": v.words} for v in kept]
+    return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": said}
+
+
 def show(result: dict[str, Any], console: Console) -> None:
     names = list(dict.fromkeys(r["test"] for r in result["rows"]))
     table = Table(
@@ -213,12 +229,15 @@ def main() -> None:
             args.json.mkdir(parents=True, exist_ok=True)
             seeds = " ".join(map(str, args.seeds))
             command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
-            start = {"base_weights": load("nano-base", device="cpu").digest}
+            start: dict[str, Any] = {"base_weights": load("nano-base", device="cpu").digest}
+            start["synthetic_images"] = len(Manifest.read(args.synthetic, check_images=False))
+            probed = args.work / result["rows"][0]["run"] / "run" / "probes.jsonl"
+            if name == "training":
+                result["words"] = words(probed)
             written = {"machine": machine(), "command": command, **start, **result}
             (args.json / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
             if name == "training":
-                probed = [sources.work / r["run"] / "run" / "probes.jsonl" for r in result["rows"][:1]]
-                draw_training(probed[0], args.json / "training.png")
+                draw_training(probed, args.json / "training.png")
             else:
                 draw_rows(result, args.json / f"{name}.png")
 
