@@ -26,6 +26,7 @@ from visualquality.response import Response
 from visualquality.score.batch import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import settled
+from visualquality.train.sft import target_text
 
 MOST = 16
 COUNTS = (1, 2, 3, 4, 6, 8, 12)
@@ -82,6 +83,7 @@ def main() -> None:
     vlm = load(args.model)
     rows: list[dict[str, Any]] = []
     calibrated = {}
+    tokenizer, tokens = vlm.processor.tokenizer, list[int]()
     for name, manifest in test_sets(args.data).items():
         images, mos = [str(r.image) for r in manifest.rows], [r.mos for r in manifest.rows]
         stem = f"{vlm.digest[:8]}_{name.split()[0].lower()}"
@@ -111,6 +113,7 @@ def main() -> None:
             "expect": calibration([r.score for r in expected], [r.std for r in expected], mos),
             "reason, mean of 6": calibration(six, spread, mos),
         }
+        tokens += [len(tokenizer(target_text(r.score, r.reasoning))["input_ids"]) for r in drawn if r.score is not None]
         samples = [s for r in drawn for s in r.samples]
         calibrated[name]["readable"] = sum(s is not None for s in samples) / len(samples)
     table = Table("test", "case", "samples", "SRCC", "PLCC", title=f"Ways of scoring, {args.model}")
@@ -125,6 +128,7 @@ def main() -> None:
             "command": f"python benchmarks/modes.py --data FOLDER --model {Path(args.model).name}",
             "weights": vlm.digest,
             "rows": rows,
+            "tokens_a_reasoning": float(np.mean(tokens)),
             "calibration": calibrated,
         }
         args.json.write_text(json.dumps(result, indent=1) + "\n")
