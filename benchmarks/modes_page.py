@@ -14,7 +14,7 @@ HEAD = """# What each way of scoring is worth
 
 The paper names limits of reasoning at test time: it is slow and expensive, and may be confidently wrong. Here they are
 as numbers, on `nano` and human ratings (BIQ2021's test part; AGIQA-3K, zero-shot), with 95 % bootstrap intervals. Every
-image was reasoned about 16 times; fewer samples are the first ones of these, as they would be drawn. A reasoning with its
+image was reasoned about 16 times; fewer samples are the first ones of these, as they would be drawn. One with its
 answer takes {tokens:.0f} tokens.
 
 - **Self-consistency**: mean, median and trimmed mean (a quarter off each end) of n reasonings.

@@ -21,9 +21,10 @@ from ..data.manifest import Manifest
 from ..errors import UserError
 from ..evaluate.coefficients import srcc
 from ..score.rating import Rating
+from ..score.source import Picture
 from .nss import Array, Fits, fit_sizes, luma
 from .parameters import WEIGHTS, digest, load_arrays, save_arrays
-from .rate import Progress, Source, map_in_threads, rate_each
+from .rate import Progress, map_in_threads, rate_each
 
 FEATURES = 36
 FOLDS = 5
@@ -158,7 +159,7 @@ class Brisque:
         made_by = {"model": "brisque", "weights": digest(vars(self.parameters)), "mode": "direct", "seed": 0}
         return {**made_by, "version": version("visualquality")}
 
-    def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
+    def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
         """Ratings in the order of `images`."""
         return rate_each(self._score, images, model="brisque", workers=self.workers)
 

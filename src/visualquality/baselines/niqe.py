@@ -16,9 +16,10 @@ from PIL import Image
 from ..data.images import open_image
 from ..errors import UserError
 from ..score.rating import Rating
+from ..score.source import Picture, name_of
 from .nss import Array, Fits, fit_sizes, luma
 from .parameters import WEIGHTS, digest, load_arrays, save_arrays
-from .rate import Progress, Source, map_in_threads, rate_each, source_name
+from .rate import Progress, map_in_threads, rate_each
 
 PATCH = 96  # pixels
 SHARP = 0.75  # of the sharpest patch of a pristine photo: duller ones, mostly out of focus, are left out
@@ -78,7 +79,7 @@ def niqe(image: Image.Image, parameters: NiqeParameters) -> float:
 
 
 def fit_niqe(
-    images: Sequence[Source], *, workers: int | None = None, progress: Progress | None = None
+    images: Sequence[Picture], *, workers: int | None = None, progress: Progress | None = None
 ) -> NiqeParameters:
     """The pristine model of photos without visible distortion: of each, the patches that are sharp enough.
 
@@ -86,11 +87,11 @@ def fit_niqe(
     is smaller than a patch, and for too few patches to have a covariance.
     """
 
-    def sharp_features(source: Source) -> Array:
+    def sharp_features(source: Picture) -> Array:
         image = open_image(source)
         if min(image.size) < PATCH:
             raise UserError(
-                f"{source_name(source)} has {image.width} × {image.height} pixels: give NIQE {PATCH} × {PATCH} or more"
+                f"{name_of(source)} has {image.width} × {image.height} pixels: give NIQE {PATCH} × {PATCH} or more"
             )
         features, sharpness = patch_features(image)
         return features[sharpness > SHARP * sharpness.max()]
@@ -125,6 +126,6 @@ class Niqe:
         made_by = {"model": "niqe", "weights": digest(vars(self.parameters)), "mode": "direct", "seed": 0}
         return {**made_by, "version": version("visualquality")}
 
-    def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
+    def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
         """Ratings in the order of `images`."""
         return rate_each(lambda image: -niqe(image, self.parameters), images, model="niqe", workers=self.workers)

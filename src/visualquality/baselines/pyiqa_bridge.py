@@ -21,7 +21,8 @@ from PIL import Image
 
 from ..errors import UserError
 from ..score.rating import Rating
-from .rate import Source, rate_each
+from ..score.source import Picture
+from .rate import rate_each
 
 NAMED_IN_THE_PAPER = ("unique", "musiq", "maniqa", "liqe", "qalign", "niqe", "brisque")
 
@@ -53,7 +54,7 @@ class PyiqaRater:
         made_by = {"model": self.name, "weights": f"pyiqa {self._version}", "mode": "direct", "seed": 0}
         return {**made_by, "lower_better": self.lower_better, "version": version("visualquality")}
 
-    def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
+    def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
         """Ratings in the order of `images`."""
         return rate_each(self._score, images, model=self.name, workers=1)  # pyiqa's networks are not thread-safe
 

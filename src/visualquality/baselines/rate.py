@@ -5,17 +5,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from PIL import Image
 
 from ..data.images import open_image
 from ..errors import UserError
 from ..score.rating import Rating
+from ..score.source import Picture, name_of
 
-Source = str | Path | Image.Image | np.ndarray
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 T = TypeVar("T")
 U = TypeVar("U")
@@ -42,13 +40,13 @@ def map_in_threads(function: Callable[[T], U], items: Iterable[T], workers: int 
 
 
 def rate_each(
-    score: Callable[[Image.Image], float], images: Iterable[Source], *, model: str, workers: int | None
+    score: Callable[[Image.Image], float], images: Iterable[Picture], *, model: str, workers: int | None
 ) -> Iterator[Rating]:
     """A `Rating` of one sample for each image, in order; an image that cannot be opened has its problem in it."""
     made_by: dict[str, Any] = {"model": model, "mode": "direct", "seed": 0}
 
-    def rate(source: Source) -> Rating:
-        started, name = time.perf_counter(), source_name(source)
+    def rate(source: Picture) -> Rating:
+        started, name = time.perf_counter(), name_of(source)
         try:
             value = round(score(open_image(source)), 6)
         except UserError as error:
@@ -57,10 +55,3 @@ def rate_each(
         return Rating(name, value, None, (value,), None, None, **made_by, seconds=seconds)
 
     return map_in_threads(rate, images, workers)
-
-
-def source_name(source: Source) -> str:
-    """What an image is called in its rating: its path, or "image" or "array" where it has none."""
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or "image"
-    return "array" if isinstance(source, np.ndarray) else str(source)

@@ -23,9 +23,9 @@ from PIL import Image
 
 from .. import response
 from ..errors import UserError
+from .asking import SAMPLING, Asking, Mode
 from .rating import Rating
 from .source import Source, name_of
-from .vllm_engine import SAMPLING, Mode, Question
 
 RETRIES = 5  # after the first attempt
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
@@ -72,7 +72,7 @@ class OpenAIRater:
         `concurrency`: requests at a time. `timeout`: seconds that a server may be silent. `key`: by default the
         environment's OPENAI_API_KEY; sent as a bearer token unless `url` has a user. Raises UserError.
         """
-        self.question = Question(
+        self.asking = Asking(
             "openai", model, mode, samples, seed, prompt, temperature, max_new_tokens, max_pixels, reference
         )
         if concurrency < 1 or not timeout > 0:
@@ -91,7 +91,7 @@ class OpenAIRater:
 
     def settings(self) -> dict[str, Any]:
         """Everything known that a score depends on besides the image; which weights are served is not known."""
-        return self.question.settings() | {"url": self.url}
+        return self.asking.settings() | {"url": self.url}
 
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless: a few are read ahead (requests / samples + 2)."""
@@ -114,7 +114,7 @@ class OpenAIRater:
                 yield waiting.popleft().result()
 
     async def _rate(self, run: "_Run", source: Source) -> Rating:
-        name, made_by = name_of(source), self.question.made_by
+        name, made_by = name_of(source), self.asking.made_by
         try:
             body, digest = await asyncio.to_thread(self._body, source)
         except UserError as fault:
@@ -122,7 +122,7 @@ class OpenAIRater:
         started = time.perf_counter()
         try:
             async with asyncio.TaskGroup() as group:
-                seeds = [self.question.sample_seed(digest, k) for k in range(self.question.samples)]
+                seeds = [self.asking.sample_seed(digest, k) for k in range(self.asking.samples)]
                 tasks = [group.create_task(self._ask(run, body, seed)) for seed in seeds]
         except ExceptionGroup as faults:
             first = faults.exceptions[0]
@@ -136,13 +136,13 @@ class OpenAIRater:
 
     def _body(self, source: Source) -> tuple[bytes, str]:
         """The request of a source but for its end, the seed; and the digest of its images."""
-        images, digest = self.question.open(source)
+        images, digest = self.asking.open(source)
         request = {
-            "model": self.question.model,
-            "messages": self.question.messages([_part(image) for image in images]),
+            "model": self.asking.model,
+            "messages": self.asking.messages([_part(image) for image in images]),
             "n": 1,
-            "max_tokens": self.question.max_new_tokens,
-            "temperature": self.question.temperature,
+            "max_tokens": self.asking.max_new_tokens,
+            "temperature": self.asking.temperature,
             **SAMPLING,
         }
         return json.dumps(request).encode().removesuffix(b"}"), digest
@@ -182,15 +182,15 @@ class OpenAIRater:
         if answer.status_code in (400, 413, 422):
             raise _Lost(said, by_server=False)
         if not answer.is_success:
-            raise UserError(f"{said}; check the model {self.question.model!r}, the key and the URL {self.url}")
+            raise UserError(f"{said}; check the model {self.asking.model!r}, the key and the URL {self.url}")
         try:
             text, truncated = read_completion(answer.json())
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise _Passing(f"the server's answer is no chat completion: {self._message(answer)}") from error
-        return response.read(text, truncated=truncated, prompt=self.question.prompt)
+        return response.read(text, truncated=truncated, prompt=self.asking.prompt)
 
     def _no_server(self, error: Exception) -> UserError:
-        model = self.question.model
+        model = self.asking.model
         return UserError(f"no server answers at {self.url} ({error}): start one, for example `vllm serve {model}`")
 
     def _message(self, answer: httpx2.Response) -> str:
