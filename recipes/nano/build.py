@@ -12,8 +12,9 @@
 5. initial/       that tower and an untrained decoder
 6. warmup/        as 3, on seen.csv
 7. expect/        the score that it would answer at once with, on both, sentences rehearsed (expect.yaml)
-8. rl2r/          RL2R on both (rl2r.yaml): this is `nano`
-9. with --export, the float16 weights in the package
+8. rl2r/          RL2R on both (rl2r.yaml)
+9. distil/        what it would best have said, with the score that it expects itself (distil.py): this is `nano`
+10. with --export, the float16 weights in the package
 
 BIQ2021's manifest is made by `visualquality data import biq2021 FOLDER -o manifest.csv`; one photo in twenty of its
 train part is held out by tower.py, to choose by, and nothing is ever trained on its test part.
@@ -23,6 +24,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from distil import lessons
 from rich.console import Console
 from safetensors.torch import save_file
 from tokenizer import TEMPLATE, train_tokenizer
@@ -128,7 +130,7 @@ def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, pat
 
 
 def run(name: str, model: Path, output: Path, manifests: list[Path], console: Console) -> Path:
-    """Stages 3 and 6 to 8: a recipe of this folder on these manifests, gone on with where it stopped."""
+    """Stages 3 and 6 to 9: a recipe of this folder on these manifests, gone on with where it stopped."""
     if (output / "final" / "model.safetensors").exists():
         return output / "final"
     where = [f"data.{i}.manifest={p.resolve()}" for i, p in enumerate(manifests)]
@@ -137,7 +139,7 @@ def run(name: str, model: Path, output: Path, manifests: list[Path], console: Co
 
 
 def export(base: Path, nano: Path, console: Console) -> None:
-    """Stage 9: float16 weights, and the configuration and vocabulary, which are the same for both.
+    """Stage 10: float16 weights, and the configuration and vocabulary, which are the same for both.
 
     The published tower of nano-base is a file of its own: it does not change when nano-base is trained again.
     """
@@ -174,7 +176,9 @@ def main() -> None:
     start = initial(described, seen, tower, work / "initial", console)
     warm = run("warmup.yaml", start, work / "warmup", [seen], console)
     expecting = run("expect.yaml", warm, work / "expect", [rated, seen], console)
-    nano = run("rl2r.yaml", expecting, work / "rl2r", [rated, seen], console)
+    ranked = run("rl2r.yaml", expecting, work / "rl2r", [rated, seen], console)
+    learnt = lessons(warm, ranked, rated, seen, work / "distil.csv", console)
+    nano = run("distil.yaml", ranked, work / "distil", [learnt], console)
     if args.export:
         export(base, nano, console)
 

@@ -58,9 +58,14 @@ def pixel_words(image: Image.Image) -> tuple[str, str, str]:
     return exposure, contrast, colours
 
 
+def tones(image: Image.Image) -> str:
+    """The sentence about exposure, contrast and colour."""
+    exposure, contrast, colours = pixel_words(image)
+    return f"The exposure is {exposure}, the contrast is {contrast}, and colours are {colours}."
+
+
 def reasoning(image: Image.Image, distortion: str | None, level: int | None, mos: float) -> str:
     """Three short sentences: the fault, the tones, the verdict."""
-    exposure, contrast, colours = pixel_words(image)
     if distortion is None:
         fault = "No distortion is visible, and detail is crisp."
     else:
@@ -68,5 +73,4 @@ def reasoning(image: Image.Image, distortion: str | None, level: int | None, mos
         article = "" if noun.startswith("a ") else "There is "
         noun = f"{STRENGTHS[level - 1]} {noun.removeprefix('a ')}"
         fault = f"{article or 'There is a '}{noun}: {effect}."
-    tones = f"The exposure is {exposure}, the contrast is {contrast}, and colours are {colours}."
-    return f"{fault} {tones} The quality is {overall(mos)}."
+    return f"{fault} {tones(image)} The quality is {overall(mos)}."
