@@ -44,6 +44,18 @@ def test_speed_figures():
             assert f"| {row['case']} | {figures} |" in README, row["case"]
 
 
+def test_scaling_and_truth_figures():
+    rows = json.loads((RESULTS / "scaling.json").read_text())["rows"]
+    by_k, by_images, memory = (next(r for r in rows if word in r["case"]) for word in ("by K", "number", "memory"))
+    assert f"with K {by_k['ours']:.2f} (theirs {by_k['theirs']:.2f})" in README
+    assert f"with the number of images {by_images['ours']:.2f}; scoring 10 000 more" in README
+    assert f"adds {memory['ours']:.0f} MB of memory" in README
+    truth = json.loads((RESULTS / "truth.json").read_text())["summary"]
+    words = " ".join(README.split())
+    assert f"applied in {truth['named the applied fault, mean over families']:.0%} of the cases" in words
+    assert f"named of {truth['a strong or severe fault named of a clean photo']:.0%} of the clean" in words
+
+
 def test_links_and_make_targets():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -22,7 +22,7 @@ from ..models.encode import Encoded, encode_prompt
 from .expect import begun
 from .source import Source, name_of, open_source
 
-WORKERS = max(1, min(4, (os.cpu_count() or 1) - 1))
+WORKERS = min(4, os.cpu_count() or 1)  # they start where reading is slow: then the model waits for them
 AHEAD = 2  # images a worker may be ahead of the model, so that memory stays flat
 QUICK = 0.02  # seconds
 

@@ -66,7 +66,7 @@ class Scorer:
         doubt: float = 0.5,
         prompt: response.PromptName | None = None,
         reference: bool = False,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         max_new_tokens: int | None = None,
         batch: int = 8,
         device: str | None = None,
@@ -75,6 +75,8 @@ class Scorer:
     ):
         """`prompt`: by default the one that the model was trained with: what its folder says, or the table of known
         released models (`models/known.py`), else "paper".
+
+        `temperature`: by default 1, as the paper has it, but for nano (`models/load.py`).
 
         `tolerance`, `doubt`: in points of the score. `batch`: images at a time. `max_pixels`: bound on the pixels the
         model sees of an image. Raises UserError for a model, mode or number that cannot be.
@@ -85,7 +87,7 @@ class Scorer:
             raise UserError(f"samples is {samples!r} and batch {batch}; give numbers of at least 1, or samples='auto'")
         if max_new_tokens is not None and max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-        if not (math.isfinite(temperature) and temperature >= 0):
+        if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
             raise UserError(f"temperature is {temperature}; it must be 0 or more")
         if not (tolerance > 0 and doubt >= 0):
             raise UserError(f"tolerance is {tolerance} and doubt {doubt}; they must be above 0, and 0 or more")
@@ -93,7 +95,8 @@ class Scorer:
         if self.vlm.with_reference and not reference:
             raise UserError(f"{self.vlm.name} was trained with references: give --reference (Scorer: reference=True)")
         self.mode, self.samples, self.seed, self.batch, self.reference = mode, samples, seed, batch, reference
-        self.temperature, self.tolerance, self.doubt, self.max_pixels = temperature, tolerance, doubt, max_pixels
+        self.temperature = self.vlm.temperature if temperature is None else temperature
+        self.tolerance, self.doubt, self.max_pixels = tolerance, doubt, max_pixels
         self.prompt = prompt or self.vlm.prompt or trained_prompt(self.vlm.name) or "paper"
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS["direct" if mode == "direct" else "reason"]
         self.eos = eos_token_ids(self.vlm.model, self.vlm.processor)
