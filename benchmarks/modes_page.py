@@ -22,8 +22,8 @@ reasoning with its answer takes {tokens:.0f} tokens.
   below `--tolerance`; `--mode auto` reasons about the images whose expected score is least sure.
 - **`expect`** draws nothing: the expectation over the digits of an answer given at once.
 
-What is seen: one reasoning is nearly as good as twelve, and `expect` as good as either, so that drawing more earns little
-here; and neither std says much about the error.
+What is seen: one reasoning is nearly as good as twelve, and `expect` as good as either, so that drawing more earns
+little here; and neither std says much about the error.
 
 | test | case | reasonings an image | SRCC | PLCC |
 | --- | --- | --- | --- | --- |
