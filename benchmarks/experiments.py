@@ -188,6 +188,23 @@ def words(probed: Path) -> dict[str, Any]:
     return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": said}
 
 
+def spread_of(probed: Path) -> dict[str, tuple[float, float]]:
+    """As the paper's Fig. 3: the mean std over K of each set, in the first and in the last quarter of the steps."""
+    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for step in read_steps(probed):
+        for key, visit in step.items():
+            if visit.std is not None:
+                found[key.dataset].append((visit.step, visit.std))
+    last = max(step for visits in found.values() for step, _ in visits)
+    return {
+        name: (
+            float(np.mean([std for step, std in visits if step <= last / 4])),
+            float(np.mean([std for step, std in visits if step >= 3 * last / 4])),
+        )
+        for name, visits in found.items()
+    }
+
+
 def show(result: dict[str, Any], console: Console) -> None:
     names = list(dict.fromkeys(r["test"] for r in result["rows"]))
     table = Table(
@@ -199,7 +216,8 @@ def show(result: dict[str, Any], console: Console) -> None:
             own = [r for r in result["rows"] if r["row"] == label and r["test"] == name]
             for what in ("srcc", "plcc"):
                 values = [r[what]["value"] for r in own]
-                cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+                spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+                cells.append(f"{np.mean(values):.3f}{spread}")
             cells.append(f"{np.mean([r['std'] for r in own]):.2f}")
         table.add_row(label, *cells)
     console.print(table)
@@ -233,7 +251,7 @@ def main() -> None:
             start["synthetic_images"] = len(Manifest.read(args.synthetic, check_images=False))
             probed = args.work / result["rows"][0]["run"] / "run" / "probes.jsonl"
             if name == "training":
-                result["words"] = words(probed)
+                result |= {"words": words(probed), "std": spread_of(probed)}
             written = {"machine": machine(), "command": command, **start, **result}
             (args.json / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
             if name == "training":

@@ -11,7 +11,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "experiments", ROOT / "docs" / "experiments.md"
 ORDER = ("rewards", "responses", "datasets", "objectives", "groups", "length", "training")
-SAID = {"seen": "seen in every seed", "reversed": "the other way round in every seed", "unclear": "not clear"}
 
 HEAD = """# The paper's experiments in small
 
@@ -36,10 +35,36 @@ def cell(rows: list[dict[str, Any]], what: str) -> str:
     return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
+def said(verdict: str, seeds: int) -> str:
+    where = "in the one seed that was run" if seeds == 1 else "in every seed"
+    return {"seen": f"seen {where}", "reversed": f"the other way round {where}", "unclear": "not clear"}[verdict]
+
+
+def changes(result: dict[str, Any]) -> list[str]:
+    """Fig. 3 in numbers, and Fig. 4 in words."""
+    ends = [f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in result["std"].items()]
+    words = result["words"]
+    return [
+        f"The std over K, from the first quarter of the steps to the last: {', '.join(ends)}. It falls, but not steadily.",
+        "",
+        f"What it said of {words['image']} ({words['dataset']}, MOS {words['mos']:g}), always drawn with the same random "
+        "numbers; `visualquality report` makes a page of such images:",
+        "",
+        "| step | score | std | words |",
+        "| --- | --- | --- | --- |",
+        *(f"| {s['step']} | {s['score']:.2f} | {s['std']:.2f} | {s['words']} |" for s in words["steps"]),
+    ]
+
+
 def section(name: str, result: dict[str, Any]) -> str:
     tests = list(dict.fromkeys(r["test"] for r in result["rows"]))
     seeds = sorted({r["seed"] for r in result["rows"]})
-    lines = [f"## {result['title']}", "", f"The paper: {result['paper']}. Seeds {', '.join(map(str, seeds))}.", ""]
+    lines = [
+        f"## {result['title']}",
+        "",
+        f"The paper: {result['paper']}. {'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(map(str, seeds))}.",
+        "",
+    ]
     heads = [f"{test} {what}" for test in tests for what in ("SRCC", "PLCC")]
     lines += [f"| row | {' | '.join(heads)} | std | readable |", "| --- " * (len(heads) + 3) + "|"]
     for label in dict.fromkeys(r["row"] for r in result["rows"]):
@@ -56,9 +81,10 @@ def section(name: str, result: dict[str, Any]) -> str:
         }
         lines += ["Characters of a reasoning: " + ", ".join(f"{k} {v:.0f}" for k, v in words.items()) + ".", ""]
     for v in result["verdicts"]:
-        lines.append(
-            f"- {v['higher']} above {v['lower']} on {v['test']}: {SAID[v['verdict']]} ({v['gain']:+.3f} SRCC)."
-        )
+        pair = f"{v['higher']} above {v['lower']} on {v['test']}"
+        lines.append(f"- {pair}: {said(v['verdict'], len(seeds))} ({v['gain']:+.3f} SRCC).")
+    if "words" in result:
+        lines += changes(result)
     lines += ["", f"![{result['title']}](../benchmarks/results/experiments/{name}.png)", ""]
     return "\n".join(lines).replace("\n\n\n", "\n\n")
 
