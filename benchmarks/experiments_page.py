@@ -44,11 +44,13 @@ def changes(result: dict[str, Any]) -> list[str]:
     """Fig. 3 in numbers, and Fig. 4 in words."""
     ends = [f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in result["std"].items()]
     words = result["words"]
+    falls = [last < first for first, last in result["std"].values()]
+    fall = "it falls on all sets" if all(falls) else f"it falls on {sum(falls)} of {len(falls)} sets"
     return [
-        f"The std over K, from the first quarter of the steps to the last: {', '.join(ends)}. It falls, but not steadily.",
+        f"The std over K, from the first quarter of the steps to the last: {', '.join(ends)}: {fall}.",
         "",
-        f"What it said of {words['image']} ({words['dataset']}, MOS {words['mos']:g}), always drawn with the same random "
-        "numbers; `visualquality report` makes a page of such images:",
+        f"What it said of {words['image']} ({words['dataset']}, MOS {words['mos']:g}), always drawn with the same "
+        "random numbers; `visualquality report` makes a page of such images:",
         "",
         "| step | score | std | words |",
         "| --- | --- | --- | --- |",
