@@ -268,7 +268,8 @@ def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
         assert a["texts"] == b["texts"]
     assert any(reward > 1 for row in a["rewards"] for reward in row)
     for name, value in weights(one.output / "final").items():
-        torch.testing.assert_close(weights(two.output / "final")[name], value, atol=2e-5, rtol=1e-3, msg=name)
+        # Adam takes a step of 1e-3 whatever the size of a gradient, so that rounding shows where one is nearly 0.
+        torch.testing.assert_close(weights(two.output / "final")[name], value, atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_two_epochs_see_every_image_in_another_order(recipe):
