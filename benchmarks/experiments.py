@@ -15,6 +15,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,17 @@ import numpy as np
 import yaml
 from common import machine, parser
 from experiments_figures import draw_rows, draw_training
+from experiments_page import cell
+from remembered import rate
 from rich.console import Console
 from rich.table import Table
-from rl2r_biq2021 import test_sets
+from rl2r_biq2021 import BASE, summary, test_sets
 
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.correlation import agreement
 from visualquality.evaluate.page import evenly
 from visualquality.evaluate.probes import read_steps
 from visualquality.models.load import load
 from visualquality.quiet import quiet_libraries
-from visualquality.score.expect import begun
-from visualquality.score.prepare import Prepared
 from visualquality.score.scorer import Scorer
 from visualquality.train.examples import PromptEncoder
 from visualquality.train.recipe import Recipe, read_recipe
@@ -79,6 +79,12 @@ def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return tree | both
 
 
+@cache
+def base_digest() -> str:
+    """Of the model that every run starts from."""
+    return load(BASE, device="cpu").digest
+
+
 def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
     """common.yaml with a row's changes; the run's folder is named by a hash of all that the run depends on."""
     changes = dict(changes)
@@ -92,10 +98,9 @@ def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
     tree["data"] = [source for name, source in zip(SETS, tree["data"], strict=True) if name != without]
     if probes:
         tree |= {"probes": {"manifest": str(sources.probes().resolve())}, "probe_every": 5}
-    start = load(tree["model"], device="cpu").digest
     content = [sha256(Path(source["manifest"]).read_bytes()).hexdigest() for source in tree["data"]]
     settings = {**tree, "data": [sorted(source) for source in tree["data"]], "probes": probes}
-    identity = json.dumps([settings, content, start, seed], sort_keys=True)
+    identity = json.dumps([settings, content, base_digest(), seed], sort_keys=True)
     folder = sources.work / sha256(identity.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "asked.yaml").write_text(yaml.safe_dump(tree | {"seed": seed}, sort_keys=False))
@@ -107,30 +112,18 @@ class Tests:
 
     def __init__(self, sources: Sources):
         self.rows = sources.tests()
-        self.encode = PromptEncoder(load("nano-base", device="cpu"), remember=True)
+        self.encode = PromptEncoder(load(BASE, device="cpu"), remember=True)
 
     def measure(self, model: str, mode: str) -> dict[str, Any]:
         """Agreement with people on each test set, std, readable answers and their length in characters."""
         scorer = Scorer(model, mode=mode, samples=6, batch=16, device="cpu")
-        (question,) = scorer.preparation.questions
         found = {}
         for name, rows in self.rows.items():
-            prompts = self.encode([((row.image,), question.text) for row in rows])
-            prepared = [
-                Prepared(row.image.name, row.image.name, (begun(prompt, question.opening),))
-                for row, prompt in zip(rows, prompts, strict=True)
-            ]
-            ratings = list(scorer.rate_prepared(prepared))
-            agreed = agreement([r.score for r in ratings], [row.mos for row in rows])
-            samples = [s for r in ratings for s in r.samples]
-            found[name] = {
-                "n": agreed.n,
-                "srcc": agreed.srcc.to_dict(),
-                "plcc": agreed.plcc.to_dict(),
-                "std": float(np.mean([r.std for r in ratings if r.std is not None])),
-                "readable": sum(s is not None for s in samples) / len(samples) if samples else 1.0,
-                "characters": float(np.mean([len(r.reasoning or "") for r in ratings])),
-            }
+            ratings = rate(scorer, self.encode, rows)
+            numbers = summary(rows, ratings)
+            kept = {key: numbers[key] for key in ("srcc", "plcc", "std", "readable")}
+            read = sum(r.score is not None for r in ratings)
+            found[name] = {"n": read, **kept, "characters": float(np.mean([len(r.reasoning or "") for r in ratings]))}
         return found
 
 
@@ -214,10 +207,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         cells = []
         for name in names:
             own = [r for r in result["rows"] if r["row"] == label and r["test"] == name]
-            for what in ("srcc", "plcc"):
-                values = [r[what]["value"] for r in own]
-                spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-                cells.append(f"{np.mean(values):.3f}{spread}")
+            cells += [cell(own, what) for what in ("srcc", "plcc")]
             cells.append(f"{np.mean([r['std'] for r in own]):.2f}")
         table.add_row(label, *cells)
     console.print(table)
@@ -247,7 +237,7 @@ def main() -> None:
             args.json.mkdir(parents=True, exist_ok=True)
             seeds = " ".join(map(str, args.seeds))
             command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
-            start: dict[str, Any] = {"base_weights": load("nano-base", device="cpu").digest}
+            start: dict[str, Any] = {"base_weights": base_digest()}
             start["synthetic_images"] = len(Manifest.read(args.synthetic, check_images=False))
             probed = args.work / result["rows"][0]["run"] / "run" / "probes.jsonl"
             if name == "training":

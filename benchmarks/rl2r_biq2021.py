@@ -16,13 +16,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from visualquality.data.manifest import Manifest
+from visualquality.data.manifest import Manifest, Row
 from visualquality.evaluate.correlation import agreement
 from visualquality.evaluate.report import read_metrics
 from visualquality.models.load import load
@@ -52,11 +53,15 @@ def test_sets(data: Path) -> dict[str, Manifest]:
     }
 
 
-def measure(model: str, manifest: Manifest, journal: Path, console: Console) -> dict[str, object]:
+def measure(model: str, manifest: Manifest, journal: Path, console: Console) -> dict[str, Any]:
     """Agreement with the MOS, mean std over K, and readable answers of one model on one set."""
     images = [str(row.image) for row in manifest.rows]
-    ratings: list[Rating] = list(score_all(Scorer(model, batch=16), images, journal=journal, console=console))
-    found = agreement([r.score for r in ratings], [row.mos for row in manifest.rows])
+    return summary(manifest.rows, list(score_all(Scorer(model, batch=16), images, journal=journal, console=console)))
+
+
+def summary(rows: Sequence[Row], ratings: Sequence[Rating]) -> dict[str, Any]:
+    """Agreement with the MOS, mean std, and the share of readable answers (1 where none was drawn)."""
+    found = agreement([r.score for r in ratings], [row.mos for row in rows])
     samples = [s for r in ratings for s in r.samples]
     return {
         "n": found.n + found.n_unreadable,
@@ -64,7 +69,7 @@ def measure(model: str, manifest: Manifest, journal: Path, console: Console) -> 
         "plcc": found.plcc.to_dict(),
         "plcc_logistic": found.plcc_logistic.to_dict(),
         "std": float(np.mean([r.std for r in ratings if r.std is not None])),
-        "readable": sum(s is not None for s in samples) / len(samples),
+        "readable": sum(s is not None for s in samples) / len(samples) if samples else 1.0,
     }
 
 

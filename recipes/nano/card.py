@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,37 +21,19 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from common import machine
-from rl2r_biq2021 import test_sets
+from rl2r_biq2021 import summary, test_sets
 
 from visualquality import Scorer
 from visualquality.data.check import check
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.correlation import agreement
 from visualquality.models.load import EMBEDDED, load
 from visualquality.quiet import quiet_libraries
 from visualquality.score.batch import score_all
-from visualquality.score.rating import Rating
 from visualquality.score.scorer import Mode
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results"
 CASES: tuple[tuple[str, Mode], ...] = (("nano-base", "reason"), ("nano", "reason"), ("nano", "expect"))
-
-
-def measured(test: str, model: str, mode: str, rows: Sequence[Row], ratings: Sequence[Rating]) -> dict[str, Any]:
-    found = agreement([r.score for r in ratings], [row.mos for row in rows])
-    samples = [s for r in ratings for s in r.samples]
-    return {
-        "test": test,
-        "model": model,
-        "mode": mode,
-        "n": found.n + found.n_unreadable,
-        "srcc": found.srcc.to_dict(),
-        "plcc": found.plcc.to_dict(),
-        "plcc_logistic": found.plcc_logistic.to_dict(),
-        "std": float(np.mean([r.std for r in ratings if r.std is not None])),
-        "readable": sum(s is not None for s in samples) / len(samples) if samples else 1.0,
-    }
 
 
 def copied(test: Sequence[Row], rated: Path) -> set[Path]:
@@ -95,10 +76,11 @@ def main() -> None:
             journal = args.work / f"{models[name].digest[:8]}_{mode}_{test.split()[0].lower()}.jsonl"
             images = [str(row.image) for row in manifest.rows]
             ratings = list(score_all(scorer, images, journal=journal, console=console))
-            rows.append(measured(test, name, mode, manifest.rows, ratings))
+            by = {"model": name, "mode": mode}
+            rows.append({"test": test, **by, **summary(manifest.rows, ratings)})
             if without and name == "nano":
                 kept = [(r, s) for r, s in zip(manifest.rows, ratings, strict=True) if r.image not in without]
-                rows.append(measured(f"{test}, no near copy in training", name, mode, *zip(*kept, strict=True)))
+                rows.append({"test": f"{test}, no near copy in training", **by, **summary(*zip(*kept, strict=True))})
     times = {mode: seconds_a_photo(mode) for mode in ("expect", "reason")}
     truth = json.loads((RESULTS / "truth.json").read_text())
     (RESULTS / "nano.json").write_text(

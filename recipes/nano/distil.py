@@ -6,38 +6,22 @@ applied, or on rated photos the one that the warm-up's model names; tones as the
 expects itself after RL2R, in the verdict too. No MOS is looked at here.
 """
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from words import overall, tones
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from remembered import rate
+
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.load import load
-from visualquality.score.expect import begun
-from visualquality.score.prepare import Prepared
-from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer
 from visualquality.train.examples import PromptEncoder
 
 RATED = 5000  # photos: the first of the manifest, which are in no order of quality
-
-
-def ratings(scorer: Scorer, rows: Sequence[Row]) -> list[Rating]:
-    """Of images that have gone through the tower before, which all models here share."""
-    encode = PromptEncoder(scorer.vlm, remember=True)
-    (question,) = scorer.preparation.questions
-    found = []
-    for at in range(0, len(rows), 32):
-        part = rows[at : at + 32]
-        prompts = encode([((row.image,), question.text) for row in part])
-        prepared = [
-            Prepared(str(row.image), str(row.image), (begun(prompt, question.opening),))
-            for row, prompt in zip(part, prompts, strict=True)
-        ]
-        found += scorer.rate_prepared(prepared)
-    return found
 
 
 def lessons(warm: Path, final: Path, rated: Path, described: Path, output: Path, console: Console) -> Path:
@@ -49,12 +33,13 @@ def lessons(warm: Path, final: Path, rated: Path, described: Path, output: Path,
     synthetic = Manifest.read(described, check_images=False).rows
     console.print(f"what to say of {len(photos)} photos and {len(synthetic)} synthetic images")
     rows = [*photos, *synthetic]
-    scores = ratings(Scorer(load(str(final), device="cpu"), mode="expect", batch=32), rows)
+    expecting = Scorer(load(str(final), device="cpu"), mode="expect", batch=32)
     likeliest = Scorer(load(str(warm), device="cpu"), samples=1, temperature=0, batch=32)
-    said = {r.image: r.reasoning for r in ratings(likeliest, photos) if r.reasoning}
+    encode = PromptEncoder(expecting.vlm, remember=True)  # all models here have one tower
+    scores = rate(expecting, encode, rows)
+    said = [r.reasoning for r in rate(likeliest, encode, photos)] + [row.reasoning for row in synthetic]
     learnt = []
-    for row, rating in zip(rows, scores, strict=True):
-        reasoning = row.reasoning or said.get(str(row.image))
+    for row, rating, reasoning in zip(rows, scores, said, strict=True):
         if reasoning is None or rating.score is None:
             continue
         fault = reasoning.split(". ")[0]

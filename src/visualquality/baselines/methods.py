@@ -46,9 +46,9 @@ def method(
         return _classic(name, kind, detail, device, engine=engine, **options)
     drawing: dict[str, Any] = {"mode": mode, "samples": samples, "seed": seed, "prompt": prompt}
     drawing |= {"max_pixels": max_pixels, "reference": reference}
+    if url is not None and engine in ("here", "vllm"):
+        raise UserError("--url is the address of a server: give --engine openai with it, or leave it out")
     if engine == "here":
-        if url is not None:
-            raise UserError("--url is the address of a server: give --engine openai with it")
         from ..score.scorer import Scorer
 
         return Scorer(name, **drawing, tolerance=tolerance, doubt=doubt, batch=batch, device=device)
@@ -57,8 +57,6 @@ def method(
             f"engine {engine} draws a number of answers: use mode reason or direct, and a number of samples"
         )
     if engine == "vllm":
-        if url is not None:
-            raise UserError("--url is the address of a server: give --engine openai with it, or leave it out")
         from ..score.vllm_engine import VllmRater
 
         return VllmRater(name, **drawing)

@@ -35,16 +35,11 @@ class Plan:
         return self.weights + self.reference + self.optimizer + self.activations
 
 
-def global_batch(recipe: Recipe) -> int:
-    """Images of an update, on all devices."""
-    return recipe.optimizer.images_per_device * recipe.optimizer.accumulation * recipe.devices
-
-
 def steps(recipe: Recipe, counts: dict[str, int]) -> int:
     """Updates in the whole run: each data set's batches, the last one filled up. SFT mixes the data sets."""
     if recipe.optimizer.steps is not None:
         return recipe.optimizer.steps
-    batch = global_batch(recipe)
+    batch = recipe.global_batch
     sizes = counts.values() if recipe.compares else [sum(counts.values())]
     return math.ceil((recipe.optimizer.epochs or 1) * sum(-(-n // batch) for n in sizes))
 
@@ -60,7 +55,7 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
     Raises UserError where a data set is smaller than a batch.
     """
     counts = count_images(examples, names)
-    batch = global_batch(recipe)
+    batch = recipe.global_batch
     for name, count in (counts if recipe.compares else {"all": len(examples)}).items():
         if count < batch:
             raise UserError(
@@ -100,7 +95,7 @@ def compared_pairs(recipe: Recipe) -> int:
     if not recipe.compares or (recipe.method == "rl2r" and recipe.rl2r.reward == "absolute"):
         return 0
     size = (recipe.method == "rl2r" and recipe.rl2r.compare_within) or recipe.compared
-    whole, rest = divmod(global_batch(recipe), size)
+    whole, rest = divmod(recipe.global_batch, size)
     return whole * size * (size - 1) + rest * (rest - 1)
 
 

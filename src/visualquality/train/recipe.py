@@ -137,10 +137,14 @@ class Recipe(Section):
         return self
 
     @property
+    def global_batch(self) -> int:
+        """Images of an update, on all devices."""
+        return self.optimizer.images_per_device * self.optimizer.accumulation * self.devices
+
+    @property
     def compared(self) -> int:
         """Images that are compared with one another, groups aside: those of an update, or of a device's batch."""
-        one = self.optimizer.images_per_device
-        return one * self.optimizer.accumulation * self.devices if self.method == "rl2r" else one
+        return self.global_batch if self.method == "rl2r" else self.optimizer.images_per_device
 
     @property
     def compares(self) -> bool:

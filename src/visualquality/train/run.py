@@ -18,7 +18,7 @@ from ..models.load import TRAINED_WITH, VisionLanguageModel, load
 from ..models.nano import NanoForConditionalGeneration
 from .examples import read_examples, run_order
 from .expected import ExpectedScoreTrainer
-from .plan import count_images, global_batch
+from .plan import count_images
 from .plan import steps as plan_steps
 from .probes import read_probes
 from .recipe import Recipe
@@ -55,7 +55,7 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         examples,
         names,
         compares=recipe.compares,
-        batch=global_batch(recipe),
+        batch=recipe.global_batch,
         repeat=recipe.optimizer.accumulation if recipe.method == "rl2r" else 1,  # TRL's GRPO takes a batch so often
         steps=total,
         seed=recipe.seed,
