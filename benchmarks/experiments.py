@@ -7,7 +7,8 @@ paper, or its reading, expects above which. FOLDER is as for rl2r_biq2021.py; MA
 recipes/nano/build.py made of BSDS500's photos. Tests: BIQ2021's test part, every second image of AGIQA-3K (never
 trained on). Rows that reason are scored by the mean of K = 6, the others by their expected score.
 
-A run that is done is not done again, and rows of equal settings share theirs.
+A run that is done is not done again, and rows of equal settings share theirs. Seeds that --json has already, of the
+same start and images, stay in it beside those that are run.
 """
 
 import json
@@ -149,14 +150,17 @@ def verdict(rows: Sequence[dict[str, Any]], higher: str, lower: str, test: str) 
         row["row"]: {r["seed"]: r["srcc"]["value"] for r in rows if r["row"] == row["row"] and r["test"] == test}
         for row in rows
     }
-    gains = [of[higher][seed] - of[lower][seed] for seed in of[higher]]
+    gains = [of[higher][seed] - of[lower][seed] for seed in of[higher].keys() & of[lower].keys()]
     seen = "seen" if min(gains) > 0 else "reversed" if max(gains) < 0 else "unclear"
     return {"higher": higher, "lower": lower, "test": test, "gain": float(np.mean(gains)), "verdict": seen}
 
 
-def experiment(name: str, seeds: Sequence[int], sources: Sources, tests: Tests, console: Console) -> dict[str, Any]:
+def experiment(
+    name: str, seeds: Sequence[int], earlier: dict[str, Any], sources: Sources, tests: Tests, console: Console
+) -> dict[str, Any]:
+    """The rows of `seeds`, and of `earlier` those of other seeds."""
     asked = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    rows = []
+    rows = [row for row in earlier.get("rows", []) if row["seed"] not in seeds and row["row"] in asked["rows"]]
     for seed in seeds:
         for label, changes in asked["rows"].items():
             console.print(f"{name}: {label}, seed {seed}")
@@ -164,6 +168,7 @@ def experiment(name: str, seeds: Sequence[int], sources: Sources, tests: Tests, 
             for test, numbers in measured["tests"].items():
                 more = {"row": label, "seed": seed, "test": test, "mode": measured["mode"], "run": measured["run"]}
                 rows.append(more | numbers)
+    rows.sort(key=lambda row: row["seed"])
     found = [verdict(rows, *pair, test) for pair in asked["expected"] for test in tests.rows]
     return {"title": asked["title"], "paper": asked["paper"], "rows": rows, "verdicts": found}
 
@@ -230,24 +235,27 @@ def main() -> None:
         made.error(f"no experiment {', '.join(unknown)}: there are {', '.join(every)}")
     sources = Sources(args.data, args.synthetic, args.work)
     tests, console = Tests(sources), Console(stderr=True)
+    start = {"base_weights": base_digest(), "synthetic_images": len(Manifest.read(args.synthetic, check_images=False))}
     for name in args.names or every:
-        result = experiment(name, args.seeds, sources, tests, console)
+        file = args.json and args.json / f"{name}.json"
+        earlier = json.loads(file.read_text()) if file and file.exists() else {}
+        if any(earlier.get(key) != value for key, value in start.items()):
+            earlier = {}
+        result = experiment(name, args.seeds, earlier, sources, tests, console)
         show(result, Console(width=150))
-        if args.json:
-            args.json.mkdir(parents=True, exist_ok=True)
-            seeds = " ".join(map(str, args.seeds))
-            command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
-            start: dict[str, Any] = {"base_weights": base_digest()}
-            start["synthetic_images"] = len(Manifest.read(args.synthetic, check_images=False))
-            probed = args.work / result["rows"][0]["run"] / "run" / "probes.jsonl"
-            if name == "training":
-                result |= {"words": words(probed), "std": spread_of(probed)}
-            written = {"machine": machine(), "command": command, **start, **result}
-            (args.json / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
-            if name == "training":
-                draw_training(probed, args.json / "training.png")
-            else:
-                draw_rows(result, args.json / f"{name}.png")
+        if not file:
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if name == "training":
+            runs = {row["seed"]: args.work / row["run"] / "run" / "probes.jsonl" for row in result["rows"]}
+            runs = {seed: probed for seed, probed in runs.items() if probed.exists()}
+            result |= {"words": words(runs[min(runs)]), "std": {seed: spread_of(p) for seed, p in runs.items()}}
+            draw_training(list(runs.values()), file.with_suffix(".png"))
+        else:
+            draw_rows(result, file.with_suffix(".png"))
+        seeds = " ".join(str(seed) for seed in sorted({row["seed"] for row in result["rows"]}))
+        command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
+        file.write_text(json.dumps({"machine": machine(), "command": command, **start, **result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

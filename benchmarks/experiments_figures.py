@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,18 @@ def draw_rows(result: dict[str, Any], path: Path) -> None:
     plt.close(fig)
 
 
-def draw_training(probes: Path, path: Path) -> None:
-    """As the paper's Fig. 3: std over the K answers along the steps, mean over the images of each set."""
+def draw_training(runs: Sequence[Path], path: Path) -> None:
+    """As the paper's Fig. 3: std over the K answers along the steps, mean over the images of each set and the runs."""
     stds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in probes.read_text().splitlines():
-        record = json.loads(line)
+    for record in (json.loads(line) for probes in runs for line in probes.read_text().splitlines()):
         read = [s for s in record["scores"][0] if s is not None]
         if len(read) > 1:
             stds[record["dataset"]][record["step"]].append(float(np.std(read, ddof=1)))
     fig, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for name, steps in stds.items():
         axis.plot(list(steps), [np.mean(values) for values in steps.values()], "o-", markersize=3, label=name)
-    axis.set(xlabel="step", ylabel="std over K = 6, mean over images", ylim=(0, None))
+    over = f"mean over images and {len(runs)} seeds" if len(runs) > 1 else "mean over images"
+    axis.set(xlabel="step", ylabel=f"std over K = 6, {over}", ylim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     fig.savefig(path, dpi=130)
