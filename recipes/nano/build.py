@@ -8,13 +8,16 @@
                   the vocabulary of both models
 3. base/          supervised warm-up on described.csv (warmup.yaml): this is `nano-base`, the start of the demo and of
                   the benchmarks, which has seen no human score
-4. tower/         the tower's later blocks fine-tuned on BIQ2021's human MOS and on distorted photos (tower.py)
-5. initial/       that tower and an untrained decoder
-6. warmup/        as 3, on seen.csv
-7. expect/        the score that it would answer at once with, on both, sentences rehearsed (expect.yaml)
-8. rl2r/          RL2R on both (rl2r.yaml)
-9. distil/        what it would best have said, with the score that it expects itself (distil.py): this is `nano`
-10. with --export, the float16 weights in the package
+4. tower/         the tower's later blocks fine-tuned on BIQ2021's human MOS and on distorted photos, then half-way back
+                  to the published weights (tower.py)
+5. lessons/       many more distorted photos, to learn the names of faults from (faults.py)
+6. initial/       that tower, which reads pixels too, and an untrained decoder
+7. reading/       the projectors: how good a photo is, and what is wrong with it (reading.py)
+8. warmup/        as 3, on lessons.csv
+9. expect/        the score that it would answer at once with, on both, sentences rehearsed (expect.yaml)
+10. rl2r/         RL2R on both (rl2r.yaml)
+11. distil/       what it would best have said, with the score that it expects itself (distil.py): this is `nano`
+12. with --export, the float16 weights in the package
 
 BIQ2021's manifest is made by `visualquality data import biq2021 FOLDER -o manifest.csv`; one photo in twenty of its
 train part is held out by tower.py, to choose by, and nothing is ever trained on its test part.
@@ -24,12 +27,15 @@ import argparse
 from pathlib import Path
 
 import torch
-from distil import lessons
+from distil import best_words
+from faults import make_lessons
+from reading import learn_to_read
 from rich.console import Console
 from safetensors.torch import save_file
 from tokenizer import TEMPLATE, train_tokenizer
-from tower import fine_tune, hold_out, published_weights
-from words import reasoning
+from tower import fine_tune, half_way, hold_out, published_weights
+from transformers import PreTrainedTokenizerFast
+from words import fault, reasoning
 
 from visualquality.data.distort import build_set
 from visualquality.data.images import find_images, open_image
@@ -42,7 +48,7 @@ from visualquality.models.nano import (
     NanoImageProcessor,
     NanoProcessor,
 )
-from visualquality.models.nano.modeling import CELL_WIDTH, GLOBAL_WIDTH, STAGE_WIDTHS
+from visualquality.models.nano.modeling import CELL_WIDTH
 from visualquality.models.nano.tower import fold_batch_norms
 from visualquality.response import prompt_text
 from visualquality.train.recipe import read_recipe
@@ -50,6 +56,8 @@ from visualquality.train.run import train
 from visualquality.train.sft import target_text
 
 HERE = Path(__file__).parent
+LESSONS = 9000
+MAX_PIXELS = 640 * 640  # of one image that nano looks at
 SIZE = {
     "hidden_size": 256,
     "intermediate_size": 640,
@@ -71,8 +79,8 @@ def synthetic(pristine: list[Path], unseen: list[Path], folder: Path, console: C
     manifest = Manifest.read(build_set(references, folder, per_reference=12, seed=0, workers=2))
     rows = []
     for row in manifest.rows:
-        level = row.extra.get("level")
-        words = reasoning(open_image(row.image), row.distortion, int(level) if level else None, row.mos)
+        first = fault(row.distortion, int(row.extra.get("level") or 0))
+        words = reasoning(open_image(row.image), first, row.mos)
         rows.append(Row(**{**vars(row), "reasoning": words, "dataset": "synthetic"}))
     Manifest(tuple(rows)).write(described)
     hidden = {path.stem for path in find_images(unseen)}
@@ -80,13 +88,25 @@ def synthetic(pristine: list[Path], unseen: list[Path], folder: Path, console: C
     return described, seen
 
 
-def initial(described: Path, seen: Path, tower: dict[str, torch.Tensor], folder: Path, console: Console) -> Path:
-    """Stages 2 and 5: the vocabulary, a tower, an untrained decoder, and the scale of the tower's statistics."""
-    if (folder / "model.safetensors").exists():
-        return folder
+def vocabulary(described: Path) -> PreTrainedTokenizerFast:
+    """Of both models: the pieces of the sentences and of the prompts."""
     rows = Manifest.read(described, check_images=False).rows
     prompts = [prompt_text(name, form) for name in ("paper", "released") for form in (True, False)]
-    tokenizer = train_tokenizer([target_text(r.mos, r.reasoning) for r in rows] + prompts * max(1, len(rows) // 60))
+    return train_tokenizer([target_text(r.mos, r.reasoning) for r in rows] + prompts * max(1, len(rows) // 60))
+
+
+def initial(
+    tokenizer: PreTrainedTokenizerFast,
+    tower: dict[str, torch.Tensor],
+    typical: Path,
+    folder: Path,
+    console: Console,
+    *,
+    pixels: bool,
+) -> Path:
+    """Stages 2 and 6: a tower, an untrained decoder, and the scale of what is seen of `typical` images."""
+    if (folder / "model.safetensors").exists():
+        return folder
     torch.manual_seed(0)
     config = NanoConfig(
         text_config={
@@ -98,15 +118,17 @@ def initial(described: Path, seen: Path, tower: dict[str, torch.Tensor], folder:
             "tie_word_embeddings": True,
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
+        pixels=pixels,
     )
     model = NanoForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.model.vision.tower.load_state_dict(tower)
     model.model.vision.tower.half().float()  # what ships is float16: let the decoder learn on just that
-    processor = NanoProcessor(NanoImageProcessor(), tokenizer, chat_template=TEMPLATE)
-    console.print("measuring the tower's statistics")
-    images = [r.image for r in Manifest.read(seen, check_images=False).rows]
+    seeing = NanoImageProcessor(max_pixels=MAX_PIXELS if pixels else 512 * 512, pixels=pixels)
+    processor = NanoProcessor(seeing, tokenizer, chat_template=TEMPLATE)
+    console.print("measuring the statistics of images")
+    images = [r.image for r in Manifest.read(typical, check_images=False).rows]
     set_scale(model, processor, images[:: max(1, len(images) // 600)])
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -116,21 +138,20 @@ def initial(described: Path, seen: Path, tower: dict[str, torch.Tensor], folder:
 @torch.no_grad()
 def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, paths: list[Path]) -> None:
     """Mean and standard deviation of every statistic over some images, into the projectors."""
-    whole, local = [], []
+    whole, local, vision = [], [], model.model.vision
     for path in paths:
         encoded = encode_prompt(processor, [open_image(path)], "")
         (features,) = model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
-        whole.append(features[:GLOBAL_WIDTH])
-        local.append(features[GLOBAL_WIDTH:].view(-1, CELL_WIDTH))
-    vision = model.model.vision
-    parts = [*torch.stack(whole).split(STAGE_WIDTHS, 1), torch.cat(local)]
+        whole.append(features[: vision.whole])
+        local.append(features[vision.whole :].view(-1, CELL_WIDTH))
+    parts = [*torch.stack(whole).split(vision.widths, 1), torch.cat(local)]
     for projector, values in zip([*vision.stages, vision.cells], parts, strict=True):
         projector.mean.copy_(values.mean(0))
         projector.scale.copy_(values.std(0).clamp(min=1e-3))
 
 
 def run(name: str, model: Path, output: Path, manifests: list[Path], console: Console) -> Path:
-    """Stages 3 and 6 to 9: a recipe of this folder on these manifests, gone on with where it stopped."""
+    """Stages 3 and 8 to 11: a recipe of this folder on these manifests, gone on with where it stopped."""
     if (output / "final" / "model.safetensors").exists():
         return output / "final"
     where = [f"data.{i}.manifest={p.resolve()}" for i, p in enumerate(manifests)]
@@ -139,7 +160,7 @@ def run(name: str, model: Path, output: Path, manifests: list[Path], console: Co
 
 
 def export(base: Path, nano: Path, console: Console) -> None:
-    """Stage 10: float16 weights, and the configuration and vocabulary, which are the same for both.
+    """Stage 12: float16 weights, and the configuration and vocabulary, which are the same for both.
 
     The published tower of nano-base is a file of its own: it does not change when nano-base is trained again.
     """
@@ -169,15 +190,18 @@ def main() -> None:
     console, work = Console(), args.work
     described, seen = synthetic(args.pristine, args.unseen, work / "synthetic", console)
     published = fold_batch_norms(published_weights())
-    start = initial(described, described, published, work / "base-initial", console)
+    start = initial(vocabulary(described), published, described, work / "base-initial", console, pixels=False)
     base = run("warmup.yaml", start, work / "base", [described], console)
     rated, held_out = hold_out(args.biq2021, work / "tower")
-    tower = fine_tune(rated, held_out, seen, work / "tower")
-    start = initial(described, seen, tower, work / "initial", console)
-    warm = run("warmup.yaml", start, work / "warmup", [seen], console)
+    tower = half_way(published, fine_tune(rated, held_out, seen, work / "tower"))
+    lessons = make_lessons(seen, rated, work / "lessons", LESSONS, workers=2)
+    start = initial(load(str(start)).processor.tokenizer, tower, lessons, work / "initial", console, pixels=True)
+    sets = {"rated": rated, "synthetic": seen, "lessons": lessons}
+    reading = learn_to_read(start, sets, held_out, work / "reading", console)
+    warm = run("warmup.yaml", reading, work / "warmup", [lessons], console)
     expecting = run("expect.yaml", warm, work / "expect", [rated, seen], console)
     ranked = run("rl2r.yaml", expecting, work / "rl2r", [rated, seen], console)
-    learnt = lessons(warm, ranked, rated, seen, work / "distil.csv", console)
+    learnt = best_words(reading, ranked, rated, lessons, work / "distil.csv", console)
     nano = run("distil.yaml", ranked, work / "distil", [learnt], console)
     if args.export:
         export(base, nano, console)

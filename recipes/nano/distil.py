@@ -1,16 +1,17 @@
-"""Stage 9 of build.py: give `nano` its words back.
+"""Stage 11 of build.py: give `nano` its words back.
 
 RL2R rewards the score alone, and a model this small loses words over it: sentences break off, and faults are named less
-truly than after the warm-up. So it learns, supervised, what it would best have said of each image: the fault that was
-applied, or on rated photos the one that the warm-up's model names; tones as the pixels have them; and the score that it
-expects itself after RL2R, in the verdict too. No MOS is looked at here.
+truly than before. So it learns, supervised, what it would best have said of each image: the fault that was applied, or
+on rated photos the one that is read off them, where one is likelier than not; tones as the pixels have them; and the
+score that it expects itself after RL2R, in the verdict too. No MOS is looked at here.
 """
 
 import sys
 from pathlib import Path
 
+from reading import named_faults
 from rich.console import Console
-from words import overall, tones
+from words import UNSURE, fault, reasoning
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from remembered import rate
@@ -21,29 +22,26 @@ from visualquality.models.load import load
 from visualquality.score.scorer import Scorer
 from visualquality.train.examples import PromptEncoder
 
-RATED = 5000  # photos: the first of the manifest, which are in no order of quality
+SURE = 0.5
+GOOD = 3.5  # below it a photo on which no fault is read is not called crisp
 
 
-def lessons(warm: Path, final: Path, rated: Path, described: Path, output: Path, console: Console) -> Path:
-    """The manifest to learn from: `mos` is the score that the model expects, on 1 to 5."""
+def best_words(read: Path, final: Path, rated: Path, lessons: Path, output: Path, console: Console) -> Path:
+    """The manifest to learn from: `mos` is the score that the model `final` expects, on 1 to 5."""
     if output.exists():
         return output
-    photos = Manifest.read(rated, check_images=False).rows
-    photos = photos[:RATED]
-    synthetic = Manifest.read(described, check_images=False).rows
-    console.print(f"what to say of {len(photos)} photos and {len(synthetic)} synthetic images")
-    rows = [*photos, *synthetic]
+    photos, taught = (Manifest.read(path, check_images=False).rows for path in (rated, lessons))
+    console.print(f"what to say of {len(photos)} photos and {len(taught)} lessons")
+    rows = [*photos, *taught]
     expecting = Scorer(load(str(final), device="cpu"), mode="expect", batch=32)
-    likeliest = Scorer(load(str(warm), device="cpu"), samples=1, temperature=0, batch=32)
-    encode = PromptEncoder(expecting.vlm, remember=True)  # all models here have one tower
-    scores = rate(expecting, encode, rows)
-    said = [r.reasoning for r in rate(likeliest, encode, photos)] + [row.reasoning for row in synthetic]
+    scores = rate(expecting, PromptEncoder(expecting.vlm, remember=True), rows)
+    faults = named_faults(read, rated) + [(row.distortion, int(str(row.extra["level"])), 1.0) for row in taught]
     learnt = []
-    for row, rating, reasoning in zip(rows, scores, said, strict=True):
-        if reasoning is None or rating.score is None:
+    for row, rating, (family, level, share) in zip(rows, scores, faults, strict=True):
+        if rating.score is None:
             continue
-        fault = reasoning.split(". ")[0]
-        words = f"{fault}. {tones(open_image(row.image))} The quality is {overall(rating.score)}."
+        sure = share > SURE and (family is not None or row.dataset == "lessons" or rating.score > GOOD)
+        words = reasoning(open_image(row.image), fault(family, level) if sure else UNSURE, rating.score)
         learnt.append(Row(row.image, rating.score, dataset="distilled", reasoning=words))
     Manifest(tuple(learnt)).write(output)
     return output

@@ -1,4 +1,4 @@
-"""Stage 2 of build.py: fine-tune the tower's later blocks on ratings, before `nano` learns to speak from what it sees.
+"""Stage 4 of build.py: fine-tune the tower's later blocks on ratings, before `nano` learns to speak from what it sees.
 
 Two data sets with different scales and no rescaling between them: the loss of each is one minus its own PLCC in the
 batch, which no linear change of the ratings moves. The family of the distortion is learnt as well, so that what is
@@ -31,7 +31,7 @@ from visualquality.data.split import stable_hash
 from visualquality.errors import UserError
 from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.models.nano.modeling import GLOBAL_WIDTH, root
-from visualquality.models.nano.tower import STRIDE, Tower, fold_batch_norms
+from visualquality.models.nano.tower import MIDDLE, SPREAD, STRIDE, Tower, fold_batch_norms
 
 FROZEN = 5  # blocks at strides 2 to 8: more than half of the cost, and what they see is general
 CROP = 10 * STRIDE
@@ -95,7 +95,7 @@ def normalised(image: Image.Image) -> Tensor:
     """(3, h, w), h and w multiples of the tower's stride, as the published weights want it."""
     array = np.asarray(image, dtype=np.float32)
     height, width = (side // STRIDE * STRIDE for side in array.shape[:2])
-    return torch.from_numpy(((array[:height, :width] - 127.0) / 128.0).transpose(2, 0, 1).copy())
+    return torch.from_numpy(((array[:height, :width] - MIDDLE) / SPREAD).transpose(2, 0, 1).copy())
 
 
 def random_crop(path: Path, rng: np.random.Generator) -> Image.Image:
@@ -207,6 +207,12 @@ def fine_tune(rated: Path, held_out: Path, described: Path, folder: Path) -> dic
             learn(reader, phase, Batches(phase, rows, synthetic), judges, path)
         reader.load_state_dict(torch.load(path, weights_only=True))
     return reader.tower.state_dict()
+
+
+def half_way(published: dict[str, Tensor], tuned: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of the weights before and after, which is more robust to images unlike the rated photos (Wortsman et al.
+    2022, "Robust fine-tuning of zero-shot models", whose usual share this is: none was chosen here)."""
+    return {name: (published[name] + tuned[name]) / 2 for name in published}
 
 
 def learn(reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row], result: Path) -> None:

@@ -64,13 +64,18 @@ def tones(image: Image.Image) -> str:
     return f"The exposure is {exposure}, the contrast is {contrast}, and colours are {colours}."
 
 
-def reasoning(image: Image.Image, distortion: str | None, level: int | None, mos: float) -> str:
-    """Three short sentences: the fault, the tones, the verdict."""
+UNSURE = "No single fault stands out."
+
+
+def fault(distortion: str | None, level: int) -> str:
+    """The sentence about a distortion of some strength, or about none."""
     if distortion is None:
-        fault = "No distortion is visible, and detail is crisp."
-    else:
-        noun, effect = FAULTS[distortion]
-        article = "" if noun.startswith("a ") else "There is "
-        noun = f"{STRENGTHS[level - 1]} {noun.removeprefix('a ')}"
-        fault = f"{article or 'There is a '}{noun}: {effect}."
-    return f"{fault} {tones(image)} The quality is {overall(mos)}."
+        return "No distortion is visible, and detail is crisp."
+    noun, effect = FAULTS[distortion]
+    article = "There is a" if noun.startswith("a ") else "There is"
+    return f"{article} {STRENGTHS[level - 1]} {noun.removeprefix('a ')}: {effect}."
+
+
+def reasoning(image: Image.Image, first: str, score: float) -> str:
+    """Three short sentences: the `first` about the fault, the tones, the verdict."""
+    return f"{first} {tones(image)} The quality is {overall(score)}."

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,14 @@ from conftest import picture
 from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.load import load
 from visualquality.models.nano.layout import image_tokens
-from visualquality.models.nano.modeling import CELL_WIDTH, GLOBAL_WIDTH
+from visualquality.models.nano.modeling import CELL_WIDTH, LIMIT, Projector
 from visualquality.models.nano.processor import NanoImageProcessor, target_size
 from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
 
 
-@pytest.fixture(scope="module")
-def nano(model_folder):
-    return load(str(model_folder("nano")), device="cpu")
+@pytest.fixture(scope="module", params=["a small one that reads pixels too", "nano-base"])
+def nano(model_folder, request):
+    return load("nano-base" if request.param == "nano-base" else str(model_folder("nano")), device="cpu")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 20000), (512, 512), (4000, 3000), (33, 95), (640, 427)])
@@ -23,8 +25,8 @@ def test_every_size_fits_the_grid_and_the_token_budget(size):
     width, height = target_size(*size, 512 * 512)
     assert width % 32 == height % 32 == 0
     assert width * height <= 1.2 * 512 * 512
-    tokens = image_tokens(height // 32, width // 32, cell=4, max_cells=59)
-    assert 6 <= tokens <= 64
+    tokens = image_tokens(height // 32, width // 32, cell=4, max_cells=59, pixels=True)
+    assert 7 <= tokens <= 65
 
 
 def test_aspect_is_kept_and_small_images_are_not_enlarged():
@@ -62,7 +64,7 @@ def test_remembered_features_give_the_same_logits(nano, pictures):
     remembered = dict(batch)
     features = nano.model.frozen_vision_features(remembered.pop("pixel_values"), batch["image_grid_thw"])
     assert [len(f) for f in features] == nano.model.model.feature_sizes(batch["image_grid_thw"])
-    assert (len(features[0]) - GLOBAL_WIDTH) % CELL_WIDTH == 0
+    assert (len(features[0]) - nano.model.model.vision.whole) % CELL_WIDTH == 0
     with torch.no_grad():
         torch.testing.assert_close(
             nano.model(**remembered, vision_features=torch.cat(features)).logits, nano.model(**batch).logits
@@ -83,7 +85,8 @@ def test_saved_and_loaded_is_the_same(nano, tmp_path):
     nano.processor.save_pretrained(tmp_path)
     again = load(str(tmp_path), device="cpu")
     assert again.digest == nano.digest
-    assert again.processor.image_processor.max_pixels == nano.processor.image_processor.max_pixels
+    for setting in ("max_pixels", "pixels"):
+        assert getattr(again.processor.image_processor, setting) == getattr(nano.processor.image_processor, setting)
 
 
 def tensorflow_same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
@@ -127,3 +130,10 @@ def test_folding_batch_norms_keeps_the_function():
         plain = nn.functional.conv2d(padded, weights[f"{old}.weight"], None, conv.stride, 0, 1, conv.groups)
         torch.testing.assert_close(conv(inputs), norms[bn](plain))
     assert [tuple(m.shape[1:]) for m in tower(x)] == [(24, 16, 8), (40, 8, 4), (112, 4, 2), (320, 2, 1), (1280, 2, 1)]
+
+
+def test_an_image_unlike_all_others_is_bounded_where_pixels_are_read():
+    wild = torch.full((1, 4), 1e6)
+    bounded, free = (Projector(4, 3, limit=limit) for limit in (LIMIT, math.inf))
+    torch.testing.assert_close(bounded(wild), bounded(torch.full((1, 4), LIMIT)))
+    assert free(wild).abs().max() > 1e3

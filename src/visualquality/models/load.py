@@ -97,17 +97,21 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Two models of one configuration and vocabulary, each with a tower of its own."""
+    """Two models of one vocabulary, each with a tower of its own; `nano-base` does not read pixels themselves."""
     weights = EMBEDDED / f"{name}.safetensors"
     if not weights.is_file():  # the wheel leaves nano-base out
         raise UserError(f"{name} comes with the repository, not with the installed package: train from nano instead")
-    model = NanoForConditionalGeneration(NanoConfig.from_pretrained(EMBEDDED))
+    config, processor = NanoConfig.from_pretrained(EMBEDDED), NanoProcessor.from_pretrained(EMBEDDED)
+    if name == "nano-base":
+        config.pixels = False
+        processor.image_processor = NanoImageProcessor()
+    model = NanoForConditionalGeneration(config)
     state = load_file(weights)
     if name == "nano-base":
         state |= {f"model.vision.tower.{k}": v for k, v in load_file(EMBEDDED / "tower.safetensors").items()}
     model.load_state_dict(state | {"lm_head.weight": state["model.language_model.embed_tokens.weight"]})
     _move(model, dtype=torch.float32)
-    return model, NanoProcessor.from_pretrained(EMBEDDED)
+    return model, processor
 
 
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -9,7 +9,7 @@ class NanoConfig(PreTrainedConfig):
     """An EfficientNet-Lite0 tower, a projector, and a small Llama-style decoder.
 
     `cell` is the side, in tower strides of 32 px, of the square that one spatial image token covers;
-    `max_cells` bounds their number.
+    `max_cells` bounds their number. With `pixels` there is one token more, of the pixels' own statistics.
     """
 
     model_type = "visualquality_nano"
@@ -20,6 +20,7 @@ class NanoConfig(PreTrainedConfig):
         text_config: dict[str, Any] | LlamaConfig | None = None,
         cell: int = 4,
         max_cells: int = 59,
+        pixels: bool = False,
         image_token_id: int | None = None,
         tie_word_embeddings: bool = True,
         **kwargs: Any,
@@ -29,6 +30,7 @@ class NanoConfig(PreTrainedConfig):
         self.text_config = text_config
         self.cell = cell
         self.max_cells = max_cells
+        self.pixels = pixels
         self.image_token_id = image_token_id
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 

@@ -13,11 +13,11 @@ def cells(height: int, width: int, cell: int, max_cells: int) -> tuple[int, int]
     return min(rows, max_cells // min(columns, max_cells)), min(columns, max_cells)
 
 
-def image_tokens(height: int, width: int, cell: int, max_cells: int) -> int:
-    """Number of tokens of one image: the global ones and the spatial ones.
+def image_tokens(height: int, width: int, cell: int, max_cells: int, pixels: bool) -> int:
+    """Number of tokens of one image: the global ones, one of the pixels where they are read too, and the spatial ones.
 
-    >>> image_tokens(16, 16, cell=4, max_cells=59)
-    21
+    >>> [image_tokens(16, 16, cell=4, max_cells=59, pixels=pixels) for pixels in (False, True)]
+    [21, 22]
     """
     rows, columns = cells(height, width, cell, max_cells)
-    return GLOBAL_TOKENS + rows * columns
+    return GLOBAL_TOKENS + int(pixels) + rows * columns

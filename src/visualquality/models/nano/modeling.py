@@ -2,10 +2,12 @@
 
 Pixels arrive as Qwen2-VL's do: flat patches (here 32 x 32) with a grid (1, rows, columns) for each image. The tower
 turns an image into *statistics*: mean and standard deviation of each of five stages over the whole image (3552
-numbers), and of four stages over each cell of about 128 px (992 numbers a cell). They are what a frozen tower is
-remembered by (`vision_features`), so that training need not run it again.
+numbers), and of four stages over each cell of about 128 px (992 numbers a cell); where the configuration says so, the
+pixels' own statistics (`pixels.py`) stand between them. They are what a frozen tower is remembered by
+(`vision_features`), so that training need not run it again.
 """
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -18,11 +20,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from .configuration import NanoConfig
 from .layout import cells
-from .tower import HEAD_CHANNELS, STRIDE, TAP_CHANNELS, Tower
+from .pixels import PIXEL_WIDTH, pixel_statistics
+from .tower import HEAD_CHANNELS, MIDDLE, SPREAD, STRIDE, TAP_CHANNELS, Tower
 
 STAGE_WIDTHS = tuple(2 * channels for channels in (*TAP_CHANNELS, HEAD_CHANNELS))
 GLOBAL_WIDTH = sum(STAGE_WIDTHS)
 CELL_WIDTH = 2 * sum(TAP_CHANNELS)
+LIMIT = 8.0  # standard deviations
 
 
 def root(variance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -37,10 +41,12 @@ def moments(x: Tensor, average: Callable[[Tensor], Tensor]) -> list[Tensor]:
 
 
 class Projector(nn.Module):
-    """Statistics -> hidden states: standardise, then two layers."""
+    """Statistics -> hidden states: standardise, bound (an image unlike all that was seen must not drown the rest), and
+    two layers."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, limit: float):
         super().__init__()
+        self.limit = limit
         # Mean and standard deviation over the training images; set once, before training.
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
@@ -48,7 +54,7 @@ class Projector(nn.Module):
         self.down = nn.Linear(outputs, outputs)
 
     def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
-        x = (x.to(self.up.weight.dtype) - self.mean) / self.scale
+        x = ((x.to(self.up.weight.dtype) - self.mean) / self.scale).clamp(-self.limit, self.limit)
         return self.down(F.gelu(self.up(x)))
 
 
@@ -60,19 +66,24 @@ class Vision(nn.Module):
         hidden = config.text_config.hidden_size
         self.cell, self.max_cells = config.cell, config.max_cells
         self.tower = Tower()
-        self.stages = nn.ModuleList(Projector(width, hidden) for width in STAGE_WIDTHS)
-        self.cells = Projector(CELL_WIDTH, hidden)
+        self.widths = STAGE_WIDTHS + ((PIXEL_WIDTH,) if config.pixels else ())  # a token each, of the image as a whole
+        self.whole = sum(self.widths)
+        limit = LIMIT if config.pixels else math.inf
+        self.stages = nn.ModuleList(Projector(width, hidden, limit) for width in self.widths)
+        self.cells = Projector(CELL_WIDTH, hidden, limit)
 
     def statistics(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
-        """One image's statistics, flat: first the five stages, then the cells row by row."""
+        """One image's statistics, flat: first the five stages, then the pixels', then the cells row by row."""
         maps = self.tower(image[None])
-        whole = [torch.cat(moments(m, lambda x: x.mean((2, 3))), 1) for m in maps]
+        whole = [torch.cat(moments(m, lambda x: x.mean((2, 3))), 1)[0] for m in maps]
+        if len(self.widths) > len(STAGE_WIDTHS):
+            whole.append(pixel_statistics(image * SPREAD + MIDDLE))
         rows, columns = cells(image.shape[1] // STRIDE, image.shape[2] // STRIDE, self.cell, self.max_cells)
         local = []
         for m in maps[:-1]:
             local += moments(m, lambda x: F.adaptive_avg_pool2d(x, (rows, columns)))
         by_cell = torch.cat(local, 1)[0].flatten(1).T
-        return torch.cat([torch.cat(whole, 1)[0], by_cell.flatten()])
+        return torch.cat([*whole, by_cell.flatten()])
 
     def encode(
         self, pixel_values: Float[Tensor, "patches d"], image_grid_thw: Int[Tensor, "images 3"]
@@ -87,11 +98,11 @@ class Vision(nn.Module):
         return result
 
     def forward(self, features: list[Float[Tensor, " m"]]) -> Float[Tensor, "tokens hidden"]:
-        whole = torch.stack([f[:GLOBAL_WIDTH] for f in features]).split(STAGE_WIDTHS, 1)
-        stages = torch.stack([stage(x) for stage, x in zip(self.stages, whole, strict=True)], 1)
-        by_cell = [f[GLOBAL_WIDTH:].view(-1, CELL_WIDTH) for f in features]
+        whole = torch.stack([f[: self.whole] for f in features])
+        tokens = [stage(x) for stage, x in zip(self.stages, whole.split(self.widths, 1), strict=True)]
+        by_cell = [f[self.whole :].view(-1, CELL_WIDTH) for f in features]
         local = self.cells(torch.cat(by_cell)).split([len(x) for x in by_cell])
-        return torch.cat([x for pair in zip(stages, local, strict=True) for x in pair])
+        return torch.cat([x for pair in zip(torch.stack(tokens, 1), local, strict=True) for x in pair])
 
 
 class NanoPreTrainedModel(PreTrainedModel):
@@ -156,7 +167,7 @@ class NanoModel(NanoPreTrainedModel):
     def feature_sizes(self, image_grid_thw: Int[Tensor, "images 3"]) -> list[int]:
         """Number of statistics of each image."""
         grids = [cells(h, w, self.config.cell, self.config.max_cells) for _, h, w in image_grid_thw.tolist()]
-        return [GLOBAL_WIDTH + rows * columns * CELL_WIDTH for rows, columns in grids]
+        return [self.vision.whole + rows * columns * CELL_WIDTH for rows, columns in grids]
 
 
 class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):

@@ -12,9 +12,10 @@ from transformers.processing_utils import ProcessorMixin
 
 from .configuration import NanoConfig
 from .layout import image_tokens
-from .tower import STRIDE
+from .tower import MIDDLE, SPREAD, STRIDE
 
 IMAGE_TOKEN = "<|image|>"
+SHORTEST_TO_CUT = 4 * STRIDE  # of a shorter side more than a fifth might be lost
 
 
 def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
@@ -31,22 +32,40 @@ def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     return min(sides[0], longest), min(sides[1], longest)
 
 
+def cut(image: Image.Image) -> Image.Image:
+    """The middle of an image, of sides that are multiples of 32: its pixels stay as they are."""
+    width, height = (side // STRIDE * STRIDE for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 class NanoImageProcessor(BaseImageProcessor):
-    """RGB images -> `pixel_values` (patches, 3 * 32 * 32) and `image_grid_thw` (images, 3)."""
+    """RGB images -> `pixel_values` (patches, 3 * 32 * 32) and `image_grid_thw` (images, 3).
+
+    With `pixels`, where the pixels' own statistics are read, an image of at most `max_pixels` is cut, not resized.
+    """
 
     model_input_names: ClassVar = ["pixel_values", "image_grid_thw"]
 
-    def __init__(self, max_pixels: int = 512 * 512, cell: int = 4, max_cells: int = 59, **kwargs: Any):
+    def __init__(
+        self, max_pixels: int = 512 * 512, cell: int = 4, max_cells: int = 59, pixels: bool = False, **kwargs: Any
+    ):
         super().__init__(**kwargs)
-        self.max_pixels, self.cell, self.max_cells = max_pixels, cell, max_cells
+        self.max_pixels, self.cell, self.max_cells, self.pixels = max_pixels, cell, max_cells, pixels
+
+    def tokens(self, height: int, width: int) -> int:
+        """Of an image of so many strides."""
+        return image_tokens(height, width, self.cell, self.max_cells, self.pixels)
 
     def patches(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int, int]]:
         image = image.convert("RGB")
+        if self.pixels and image.width * image.height <= self.max_pixels and min(image.size) >= SHORTEST_TO_CUT:
+            image = cut(image)
         size = target_size(*image.size, self.max_pixels)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         columns, rows = size[0] // STRIDE, size[1] // STRIDE
-        pixels = (np.asarray(image, dtype=np.float32) - 127.0) / 128.0  # as the ImageNet weights were trained
+        pixels = (np.asarray(image, dtype=np.float32) - MIDDLE) / SPREAD
         pixels = pixels.reshape(rows, STRIDE, columns, STRIDE, 3).transpose(0, 2, 4, 1, 3)
         return pixels.reshape(rows * columns, 3 * STRIDE * STRIDE), (1, rows, columns)
 
@@ -73,8 +92,7 @@ class NanoProcessor(ProcessorMixin):
         vision = BatchFeature()
         if images is not None:
             vision = self.image_processor(images, return_tensors=return_tensors or "np")
-            ip = self.image_processor
-            counts = iter([image_tokens(h, w, ip.cell, ip.max_cells) for _, h, w in vision["image_grid_thw"].tolist()])
+            counts = iter([self.image_processor.tokens(h, w) for _, h, w in vision["image_grid_thw"].tolist()])
             texts = [self._expand(one, counts) for one in texts]
         encoded = self.tokenizer(texts, return_tensors=return_tensors, **kwargs)
         return BatchFeature({**encoded, **vision}, tensor_type=return_tensors)

@@ -23,6 +23,7 @@ TAPS = (2, 4, 10, 15)  # blocks whose outputs are read: strides 4, 8, 16 and 32
 TAP_CHANNELS = (24, 40, 112, 320)
 HEAD_CHANNELS = 1280
 STRIDE = 32
+MIDDLE, SPREAD = 127.0, 128.0  # of the levels 0 to 255, as the published weights were trained
 
 
 class Conv(nn.Conv2d):
