@@ -13,7 +13,7 @@
 5. lessons/       many more distorted photos, to learn the names of faults from (faults.py)
 6. initial/       that tower, which reads pixels too, and an untrained decoder
 7. reading/       the projectors: how good a photo is, and what is wrong with it (reading.py)
-8. warmup/        as 3, on lessons.csv
+8. words/         the form and the sentences, on lessons.csv (words.yaml)
 9. expect/        the score that it would answer at once with, on both, sentences rehearsed (expect.yaml)
 10. rl2r/         RL2R on both (rl2r.yaml)
 11. distil/       what it would best have said, with the score that it expects itself (distil.py): this is `nano`
@@ -56,7 +56,6 @@ from visualquality.train.run import train
 from visualquality.train.sft import target_text
 
 HERE = Path(__file__).parent
-LESSONS = 9000
 MAX_PIXELS = 640 * 640  # of one image that nano looks at
 SIZE = {
     "hidden_size": 256,
@@ -194,11 +193,11 @@ def main() -> None:
     base = run("warmup.yaml", start, work / "base", [described], console)
     rated, held_out = hold_out(args.biq2021, work / "tower")
     tower = half_way(published, fine_tune(rated, held_out, seen, work / "tower"))
-    lessons = make_lessons(seen, rated, work / "lessons", LESSONS, workers=2)
+    lessons = make_lessons(seen, rated, work / "lessons", workers=2)
     start = initial(load(str(start)).processor.tokenizer, tower, lessons, work / "initial", console, pixels=True)
     sets = {"rated": rated, "synthetic": seen, "lessons": lessons}
     reading = learn_to_read(start, sets, held_out, work / "reading", console)
-    warm = run("warmup.yaml", reading, work / "warmup", [lessons], console)
+    warm = run("words.yaml", reading, work / "words", [lessons], console)
     expecting = run("expect.yaml", warm, work / "expect", [rated, seen], console)
     ranked = run("rl2r.yaml", expecting, work / "rl2r", [rated, seen], console)
     learnt = best_words(reading, ranked, rated, lessons, work / "distil.csv", console)

@@ -21,6 +21,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from common import machine
+from faults import LESSONS
 from rl2r_biq2021 import summary, test_sets
 
 from visualquality import Scorer
@@ -103,6 +104,8 @@ def main() -> None:
         truth=truth,
         times=times,
         vocabulary=len(vlm.processor.tokenizer),
+        side=round(vlm.processor.image_processor.max_pixels**0.5),
+        lessons=LESSONS,
         parameters=f"{sum(p.numel() for p in vlm.model.parameters()) / 1e6:.1f}",
     )
     (EMBEDDED / "README.md").write_text(card + "\n")

@@ -14,6 +14,7 @@ from statistics import fmean
 
 import numpy as np
 from PIL import Image
+from tower import CLEAN
 from words import FAULTS, fault, reasoning
 
 from visualquality.data.distort import LEVELS, distort
@@ -21,15 +22,15 @@ from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.nano.tower import STRIDE
 
+LESSONS = 9000
 SHARES = (0.08, 0.23, 0.23, 0.23, 0.23)  # of the levels: the first is hardly visible
 UNTOUCHED = 0.12
-CLEAN = 0.8  # quantile of the ratings above which a photo is good enough to be distorted
 SHRUNK = (0.55, 1.0)  # a smaller copy has neither blocks nor noise of its own
 SIDES = (8, 16)  # strides
 
 
-def make_lessons(clean: Path, rated: Path, folder: Path, number: int, workers: int) -> Path:
-    """The manifest of `number` images: its `mos` are typical ones, its reasonings true of what was applied."""
+def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
+    """The manifest of the LESSONS images: its `mos` are typical ones, its reasonings true of what was applied."""
     manifest = folder / "lessons.csv"
     if manifest.exists():
         return manifest
@@ -42,7 +43,7 @@ def make_lessons(clean: Path, rated: Path, folder: Path, number: int, workers: i
     (folder / "images").mkdir(parents=True, exist_ok=True)
     make = partial(lesson, pools, {case: fmean(found) for case, found in scores.items()}, folder / "images")
     with ProcessPoolExecutor(workers) as pool:
-        rows = list(pool.map(make, range(number), chunksize=20))
+        rows = list(pool.map(make, range(LESSONS), chunksize=20))
     Manifest(tuple(rows)).write(manifest)
     return manifest
 

@@ -98,10 +98,11 @@ def test_flat_blocks_are_counted_and_clipped_ones_apart():
     one, none = (pixels.flat(tensor(x).to(torch.uint8)) for x in (Image.fromarray(image), photo()))
     assert one[0] > none[0] + 1  # middle tones, 3 x 3
     assert one[2] > none[2]  # a corner that stands out
-    image[40:48, 40:48] = 255
-    clipped = pixels.flat(tensor(Image.fromarray(image)).to(torch.uint8))
-    assert clipped[1] > none[1] + 1
-    assert clipped[0] == none[0]
+    for level in (0, 255):
+        image[40:48, 40:48] = level
+        clipped = pixels.flat(tensor(Image.fromarray(image)).to(torch.uint8))
+        assert clipped[1] > none[1] + 1
+        assert clipped[0] == none[0]
 
 
 def test_windows_of_one_colour_equal_a_plain_count():

@@ -54,8 +54,10 @@ class Projector(nn.Module):
         self.down = nn.Linear(outputs, outputs)
 
     def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
-        x = ((x.to(self.up.weight.dtype) - self.mean) / self.scale).clamp(-self.limit, self.limit)
-        return self.down(F.gelu(self.up(x)))
+        return self.down(F.gelu(self.up(self.standardised(x))))
+
+    def standardised(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n inputs"]:
+        return ((x.to(self.up.weight.dtype) - self.mean) / self.scale).clamp(-self.limit, self.limit)
 
 
 class Vision(nn.Module):
