@@ -44,6 +44,7 @@ from visualquality.train.run import FINAL, train
 FOLDER = Path(__file__).parents[1] / "recipes" / "experiments"
 PROBES = 20  # images of each set that a run is asked about along the way, as for the paper's Fig. 3
 SETS = ("biq2021", "synthetic")  # data.0 and data.1 of common.yaml
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def base_digest() -> str:
     return load(BASE, device="cpu").digest
 
 
-def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
-    """common.yaml with a row's changes; the run's folder is named by a hash of all that the run depends on."""
+def settings_of(changes: dict[str, Any], seed: int, sources: Sources) -> tuple[dict[str, Any], str]:
+    """common.yaml with a row's changes, and the run's name: a hash of all that it depends on."""
     changes = dict(changes)
     without, probes = changes.pop("without", None), changes.pop("probes", False)
     tree = merged(yaml.safe_load((FOLDER / "common.yaml").read_text()), changes)
@@ -102,10 +103,22 @@ def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
     content = [sha256(Path(source["manifest"]).read_bytes()).hexdigest() for source in tree["data"]]
     settings = {**tree, "data": [sorted(source) for source in tree["data"]], "probes": probes}
     identity = json.dumps([settings, content, base_digest(), seed], sort_keys=True)
-    folder = sources.work / sha256(identity.encode()).hexdigest()[:12]
+    return tree | {"seed": seed}, sha256(identity.encode()).hexdigest()[:12]
+
+
+def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
+    """The recipe of a row with a seed, in a folder of its run's name."""
+    settings, name = settings_of(changes, seed, sources)
+    folder = sources.work / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "asked.yaml").write_text(yaml.safe_dump(tree | {"seed": seed}, sort_keys=False))
+    (folder / "asked.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return read_recipe(folder / "asked.yaml", (), folder / "run")
+
+
+def kept(earlier: dict[str, Any], asked: dict[str, Any], seeds: Sequence[int], sources: Sources) -> Rows:
+    """Rows of an earlier result that still are what their recipe asks for, of seeds that are not run again."""
+    others = [row for row in earlier.get("rows", []) if row["seed"] not in seeds and row["row"] in asked]
+    return [row for row in others if row["run"] == settings_of(asked[row["row"]], row["seed"], sources)[1]]
 
 
 class Tests:
@@ -144,7 +157,7 @@ def run(changes: dict[str, Any], seed: int, sources: Sources, tests: Tests, cons
     return json.loads(result.read_text()) | {"run": recipe.output.parent.name}
 
 
-def verdict(rows: Sequence[dict[str, Any]], higher: str, lower: str, test: str) -> dict[str, Any]:
+def verdict(rows: Rows, higher: str, lower: str, test: str) -> dict[str, Any]:
     """Whether one row is above another: in every seed ("seen"), in none ("reversed"), or now and then ("unclear")."""
     of = {
         row["row"]: {r["seed"]: r["srcc"]["value"] for r in rows if r["row"] == row["row"] and r["test"] == test}
@@ -158,9 +171,9 @@ def verdict(rows: Sequence[dict[str, Any]], higher: str, lower: str, test: str) 
 def experiment(
     name: str, seeds: Sequence[int], earlier: dict[str, Any], sources: Sources, tests: Tests, console: Console
 ) -> dict[str, Any]:
-    """The rows of `seeds`, and of `earlier` those of other seeds."""
+    """The rows of `seeds`, and those of other seeds that `earlier` has."""
     asked = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    rows = [row for row in earlier.get("rows", []) if row["seed"] not in seeds and row["row"] in asked["rows"]]
+    rows = kept(earlier, asked["rows"], seeds, sources)
     for seed in seeds:
         for label, changes in asked["rows"].items():
             console.print(f"{name}: {label}, seed {seed}")
@@ -235,27 +248,27 @@ def main() -> None:
         made.error(f"no experiment {', '.join(unknown)}: there are {', '.join(every)}")
     sources = Sources(args.data, args.synthetic, args.work)
     tests, console = Tests(sources), Console(stderr=True)
-    start = {"base_weights": base_digest(), "synthetic_images": len(Manifest.read(args.synthetic, check_images=False))}
+    images = len(Manifest.read(args.synthetic, check_images=False))
     for name in args.names or every:
         file = args.json and args.json / f"{name}.json"
         earlier = json.loads(file.read_text()) if file and file.exists() else {}
-        if any(earlier.get(key) != value for key, value in start.items()):
-            earlier = {}
         result = experiment(name, args.seeds, earlier, sources, tests, console)
         show(result, Console(width=150))
         if not file:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         if name == "training":
-            runs = {row["seed"]: args.work / row["run"] / "run" / "probes.jsonl" for row in result["rows"]}
-            runs = {seed: probed for seed, probed in runs.items() if probed.exists()}
-            result |= {"words": words(runs[min(runs)]), "std": {seed: spread_of(p) for seed, p in runs.items()}}
-            draw_training(list(runs.values()), file.with_suffix(".png"))
+            runs = {str(row["seed"]): args.work / row["run"] / "run" / "probes.jsonl" for row in result["rows"]}
+            stds = {seed: spread_of(p) if p.exists() else earlier["std"][seed] for seed, p in runs.items()}
+            probed = [p for p in runs.values() if p.exists()]
+            result |= {"words": earlier.get("words") or words(probed[0]), "std": stds}
+            draw_training(probed, file.with_suffix(".png"))
         else:
             draw_rows(result, file.with_suffix(".png"))
         seeds = " ".join(str(seed) for seed in sorted({row["seed"] for row in result["rows"]}))
         command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
-        file.write_text(json.dumps({"machine": machine(), "command": command, **start, **result}, indent=1) + "\n")
+        start = {"machine": machine(), "command": command, "base_weights": base_digest(), "synthetic_images": images}
+        file.write_text(json.dumps(start | result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@
 6. initial/       that tower, which reads pixels too, and an untrained decoder
 7. reading/       the projectors: how good a photo is, and what is wrong with it (reading.py)
 8. words/         the form and the sentences, on lessons.csv (words.yaml)
-9. expect/        the score that it would answer at once with, on both, sentences rehearsed (expect.yaml)
-10. rl2r/         RL2R on both (rl2r.yaml)
+9. expect/        the score that it would answer at once with, on BIQ2021 and seen.csv, sentences rehearsed
+                  (expect.yaml)
+10. rl2r/         RL2R on these two (rl2r.yaml)
 11. distil/       what it would best have said, with the score that it expects itself (distil.py): this is `nano`
 12. with --export, the float16 weights in the package
 
@@ -78,8 +79,8 @@ def synthetic(pristine: list[Path], unseen: list[Path], folder: Path, console: C
     manifest = Manifest.read(build_set(references, folder, per_reference=12, seed=0, workers=2))
     rows = []
     for row in manifest.rows:
-        first = fault(row.distortion, int(row.extra.get("level") or 0))
-        words = reasoning(open_image(row.image), first, row.mos)
+        about_fault = fault(row.distortion, int(row.extra.get("level") or 0))
+        words = reasoning(open_image(row.image), about_fault, row.mos)
         rows.append(Row(**{**vars(row), "reasoning": words, "dataset": "synthetic"}))
     Manifest(tuple(rows)).write(described)
     hidden = {path.stem for path in find_images(unseen)}
@@ -129,8 +130,8 @@ def initial(
     console.print("measuring the statistics of images")
     images = [r.image for r in Manifest.read(typical, check_images=False).rows]
     set_scale(model, processor, images[:: max(1, len(images) // 600)])
-    model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    model.save_pretrained(folder)  # last: it is what says that the folder is whole
     return folder
 
 
@@ -141,8 +142,8 @@ def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, pat
     for path in paths:
         encoded = encode_prompt(processor, [open_image(path)], "")
         (features,) = model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
-        whole.append(features[: vision.whole])
-        local.append(features[vision.whole :].view(-1, CELL_WIDTH))
+        whole.append(features[: vision.whole_width])
+        local.append(features[vision.whole_width :].view(-1, CELL_WIDTH))
     parts = [*torch.stack(whole).split(vision.widths, 1), torch.cat(local)]
     for projector, values in zip([*vision.stages, vision.cells], parts, strict=True):
         projector.mean.copy_(values.mean(0))
@@ -159,7 +160,7 @@ def run(name: str, model: Path, output: Path, manifests: list[Path], console: Co
 
 
 def export(base: Path, nano: Path, console: Console) -> None:
-    """Stage 12: float16 weights, and the configuration and vocabulary, which are the same for both.
+    """Stage 12: float16 weights, and nano's configuration and vocabulary; `load` knows what differs for nano-base.
 
     The published tower of nano-base is a file of its own: it does not change when nano-base is trained again.
     """
@@ -171,9 +172,10 @@ def export(base: Path, nano: Path, console: Console) -> None:
             published = {k.removeprefix(prefix): state.pop(k) for k in list(state) if k.startswith(prefix)}
             save_file(published, EMBEDDED / "tower.safetensors")
         save_file(state, EMBEDDED / f"{name}.safetensors")
-        vlm.model.config.save_pretrained(EMBEDDED)
-        vlm.model.generation_config.save_pretrained(EMBEDDED)
-        vlm.processor.save_pretrained(EMBEDDED)
+        if name == "nano":
+            vlm.model.config.save_pretrained(EMBEDDED)
+            vlm.model.generation_config.save_pretrained(EMBEDDED)
+            vlm.processor.save_pretrained(EMBEDDED)
     size = sum(p.stat().st_size for p in EMBEDDED.glob("*.safetensors"))
     console.print(f"{EMBEDDED}: {size / 1e6:.1f} MB of weights")
 
@@ -194,7 +196,9 @@ def main() -> None:
     rated, held_out = hold_out(args.biq2021, work / "tower")
     tower = half_way(published, fine_tune(rated, held_out, seen, work / "tower"))
     lessons = make_lessons(seen, rated, work / "lessons", workers=2)
-    start = initial(load(str(start)).processor.tokenizer, tower, lessons, work / "initial", console, pixels=True)
+    start = initial(
+        NanoProcessor.from_pretrained(start).tokenizer, tower, lessons, work / "initial", console, pixels=True
+    )
     sets = {"rated": rated, "synthetic": seen, "lessons": lessons}
     reading = learn_to_read(start, sets, held_out, work / "reading", console)
     warm = run("words.yaml", reading, work / "words", [lessons], console)

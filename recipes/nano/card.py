@@ -106,6 +106,7 @@ def main() -> None:
         vocabulary=len(vlm.processor.tokenizer),
         side=round(vlm.processor.image_processor.max_pixels**0.5),
         lessons=LESSONS,
+        temperature=vlm.temperature,
         parameters=f"{sum(p.numel() for p in vlm.model.parameters()) / 1e6:.1f}",
     )
     (EMBEDDED / "README.md").write_text(card + "\n")

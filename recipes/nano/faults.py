@@ -14,16 +14,16 @@ from statistics import fmean
 
 import numpy as np
 from PIL import Image
-from tower import CLEAN
+from tower import SHARES, to_distort
 from words import FAULTS, fault, reasoning
 
 from visualquality.data.distort import LEVELS, distort
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
+from visualquality.errors import UserError
 from visualquality.models.nano.tower import STRIDE
 
 LESSONS = 9000
-SHARES = (0.08, 0.23, 0.23, 0.23, 0.23)  # of the levels: the first is hardly visible
 UNTOUCHED = 0.12
 SHRUNK = (0.55, 1.0)  # a smaller copy has neither blocks nor noise of its own
 SIDES = (8, 16)  # strides
@@ -38,8 +38,9 @@ def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
     scores: dict[tuple[str | None, int], list[float]] = defaultdict(list)
     for row in synthetic:
         scores[row.distortion, int(row.extra.get("level") or 0)].append(row.mos)
-    good = np.quantile([r.mos for r in photos], CLEAN)
-    pools = [r.image for r in synthetic if r.distortion is None], [r.image for r in photos if r.mos > good]
+    if missing := [f"{family} {level}" for family in FAULTS for level in LEVELS if (family, level) not in scores]:
+        raise UserError(f"{clean} has no image of {', '.join(missing[:3])}: give more clean photos to distort")
+    pools = to_distort(photos, synthetic)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     make = partial(lesson, pools, {case: fmean(found) for case, found in scores.items()}, folder / "images")
     with ProcessPoolExecutor(workers) as pool:

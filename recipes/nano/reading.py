@@ -1,4 +1,5 @@
-"""Stage 7 of build.py: the projectors learn to read the statistics, before the decoder learns to speak of them.
+"""Stage 7 of build.py: the projectors of the whole image learn to read its statistics, before the decoder learns to
+speak of them.
 
 What is read off the sum of an image's global tokens is how good people find it (1 - PLCC of each set's images in the
 batch, so that no two scales need to be one), which distortion was applied, and how strongly. Most of the tower's
@@ -14,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tower import FAMILIES, unlikeness
+from tower import FAMILIES, save, unlikeness
 
 from visualquality.data.distort import LEVELS
 from visualquality.data.manifest import Manifest, Row
@@ -26,7 +27,7 @@ from visualquality.train.examples import PromptEncoder
 STEPS, WARMUP = 2000, 0.1
 IMAGES = {"rated": 96, "synthetic": 32, "lessons": 160}  # of a batch
 WEIGHTS = {"rated": 1.0, "synthetic": 0.3, "family": 1.0, "severity": 0.3}
-LEFT_OUT = {True: 0.7, False: 0.1}  # share of the numbers: of a stage of the tower, or of the pixels
+TOWER_OUT, PIXELS_OUT = 0.7, 0.1  # shares of the numbers that are left out at a step
 HIDDEN_OUT = 0.2
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
 
@@ -45,8 +46,8 @@ class Reading(nn.Module):
     def forward(self, statistics: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         tokens = []
         for index, (stage, x) in enumerate(zip(self.stages, statistics, strict=True)):
-            kept = F.dropout(stage.standardised(x), LEFT_OUT[index < len(STAGE_WIDTHS)], self.training)
-            tokens.append(stage.down(F.gelu(stage.up(kept))))
+            left_out = TOWER_OUT if index < len(STAGE_WIDTHS) else PIXELS_OUT
+            tokens.append(stage.project(F.dropout(stage.standardised(x), left_out, self.training)))
         summed = F.dropout(torch.stack(tokens).sum(0), HIDDEN_OUT, self.training)
         return self.quality(summed)[:, 0], self.family(summed), self.severity(summed)[:, 0]
 
@@ -125,7 +126,7 @@ def learn_to_read(start: Path, sets: dict[str, Path], held_out: Path, folder: Pa
         reading = read(vlm, sets, held_out, console)
         vlm.model.save_pretrained(folder)
         vlm.processor.save_pretrained(folder)
-        torch.save(reading.state_dict(), folder / "reading.pt")
+        save(reading.state_dict(), folder / "reading.pt")
     return folder
 
 

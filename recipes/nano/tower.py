@@ -42,6 +42,7 @@ FAMILIES = [None, *FAULTS]
 HELD_OUT = 0.05
 WEIGHTS = {"rated": 1.0, "synthetic": 0.3, "family": 0.3, "severity": 0.3}
 UNTOUCHED = 0.1  # share of the crops to be distorted that stay as they are
+SHARES = (0.08, 0.23, 0.23, 0.23, 0.23)  # of the levels: the first is hardly visible
 CLEAN = 0.8  # quantile of the ratings above which a photo is good enough to be distorted
 
 
@@ -114,9 +115,7 @@ class Batches:
 
     def __init__(self, phase: Phase, rated: Sequence[Row], synthetic: Sequence[Row]):
         self.phase, self.rated, self.synthetic = phase, rated, synthetic
-        good = np.quantile([r.mos for r in rated], CLEAN)
-        clean = sorted({r.image for r in synthetic if r.distortion is None})
-        self.to_distort = clean, [r.image for r in rated if r.mos > good]
+        self.to_distort = to_distort(rated, synthetic)
 
     def from_step(self, start: int) -> Iterator[Batch]:
         """Those left, each made while the one before is learnt."""
@@ -145,13 +144,20 @@ class Batches:
             family, level = 0, 0
             if rng.random() >= UNTOUCHED:
                 family = int(rng.integers(1, len(FAMILIES)))
-                level = int(rng.choice(LEVELS, p=(0.08, 0.23, 0.23, 0.23, 0.23)))  # the first is hardly visible
+                level = int(rng.choice(LEVELS, p=SHARES))
                 crop = distort(crop, FAMILIES[family], level, seed=int(rng.integers(2**31)))
             crops.append(normalised(crop))
             families.append(family)
             levels.append(level / max(LEVELS))
         mos = torch.tensor([r.mos for r in rows])
         return Batch(torch.stack(crops), self.phase.rated, mos, torch.tensor(families), torch.tensor(levels))
+
+
+def to_distort(rated: Sequence[Row], synthetic: Sequence[Row]) -> tuple[list[Path], list[Path]]:
+    """Photos that are good enough to be distorted: the clean ones of the synthetic set, and the best-rated ones."""
+    good = np.quantile([r.mos for r in rated], CLEAN)
+    clean = sorted({r.image for r in synthetic if r.distortion is None})
+    return clean, [r.image for r in rated if r.mos > good]
 
 
 def unlikeness(predicted: Tensor, mos: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ FAULTS = {
     "resize": ("a low resolution", "it looks enlarged from a small image"),
 }
 STRENGTHS = ("faint", "slight", "noticeable", "strong", "severe")
+UNSURE = "No single fault stands out."
 LEVELS = ("bad", "poor", "fair", "good", "excellent")
 
 
@@ -64,9 +65,6 @@ def tones(image: Image.Image) -> str:
     return f"The exposure is {exposure}, the contrast is {contrast}, and colours are {colours}."
 
 
-UNSURE = "No single fault stands out."
-
-
 def fault(distortion: str | None, level: int) -> str:
     """The sentence about a distortion of some strength, or about none."""
     if distortion is None:
@@ -76,6 +74,6 @@ def fault(distortion: str | None, level: int) -> str:
     return f"{article} {STRENGTHS[level - 1]} {noun.removeprefix('a ')}: {effect}."
 
 
-def reasoning(image: Image.Image, first: str, score: float) -> str:
-    """Three short sentences: the `first` about the fault, the tones, the verdict."""
-    return f"{first} {tones(image)} The quality is {overall(score)}."
+def reasoning(image: Image.Image, about_fault: str, score: float) -> str:
+    """Three short sentences: about the fault, the tones, the verdict."""
+    return f"{about_fault} {tones(image)} The quality is {overall(score)}."

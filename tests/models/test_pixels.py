@@ -129,7 +129,15 @@ def test_what_is_small_or_too_large_is_resized_instead():
 
 
 def test_cut_takes_the_middle():
-    assert cut(Image.new("RGB", (70, 64))).size == (64, 64)
-    image = Image.new("RGB", (70, 64))
+    image = Image.new("RGB", (166, 160))
     image.putpixel((3, 0), (9, 9, 9))
-    assert cut(image).getpixel((0, 0)) == (9, 9, 9)
+    found = cut(image, 160 * 160)
+    assert found.size == (160, 160)
+    assert found.getpixel((0, 0)) == (9, 9, 9)
+    assert cut(image, 160 * 160 - 1).size == image.size
+
+
+def test_bfloat16_pixels_are_exact_so_that_a_model_in_it_sees_the_same():
+    image = tensor(photo(side=64))
+    there = ((image - MIDDLE) / SPREAD).bfloat16()
+    torch.testing.assert_close((there * SPREAD + MIDDLE).float(), image, rtol=0, atol=0)

@@ -26,7 +26,7 @@ from .nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, 
 from .qwen import QWEN_VL, ImageOnlyQwenVLProcessor
 
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
-NANO_TEMPERATURE = 0.4  # what it says is truer than at 1, and no score is worse; chosen on held-out train photos
+NANO_TEMPERATURE = 0.4  # on held-out train photos it named 82 % of the faults, and 81 % at 0.7; all could be read
 EMBEDDED_NAMES = ("nano", "nano-base")
 ADAPTER = "adapter_config.json"
 TRAINED_WITH = "visualquality.json"  # in a trained model's folder: the prompt, and whether there was a reference
@@ -185,6 +185,8 @@ def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
         processor = _processor(str(folder), model.config.model_type)
+    if getattr(model.config, "pixels", False) != getattr(processor.image_processor, "pixels", False):
+        raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")
     return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
 
 

@@ -54,10 +54,15 @@ class Projector(nn.Module):
         self.down = nn.Linear(outputs, outputs)
 
     def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
-        return self.down(F.gelu(self.up(self.standardised(x))))
+        return self.project(self.standardised(x))
 
     def standardised(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n inputs"]:
-        return ((x.to(self.up.weight.dtype) - self.mean) / self.scale).clamp(-self.limit, self.limit)
+        """In float32 whatever the weights are: a mean may be many standard deviations away from 0."""
+        x = (x.float() - self.mean.float()) / self.scale.float()
+        return x.clamp(-self.limit, self.limit).to(self.up.weight.dtype)
+
+    def project(self, standardised: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
+        return self.down(F.gelu(self.up(standardised)))
 
 
 class Vision(nn.Module):
@@ -68,9 +73,10 @@ class Vision(nn.Module):
         hidden = config.text_config.hidden_size
         self.cell, self.max_cells = config.cell, config.max_cells
         self.tower = Tower()
+        self.pixels = config.pixels
         self.widths = STAGE_WIDTHS + ((PIXEL_WIDTH,) if config.pixels else ())  # a token each, of the image as a whole
-        self.whole = sum(self.widths)
-        limit = LIMIT if config.pixels else math.inf
+        self.whole_width = sum(self.widths)
+        limit = LIMIT if config.pixels else math.inf  # nano-base, which reads no pixels, was trained without one
         self.stages = nn.ModuleList(Projector(width, hidden, limit) for width in self.widths)
         self.cells = Projector(CELL_WIDTH, hidden, limit)
 
@@ -78,8 +84,8 @@ class Vision(nn.Module):
         """One image's statistics, flat: first the five stages, then the pixels', then the cells row by row."""
         maps = self.tower(image[None])
         whole = [torch.cat(moments(m, lambda x: x.mean((2, 3))), 1)[0] for m in maps]
-        if len(self.widths) > len(STAGE_WIDTHS):
-            whole.append(pixel_statistics(image * SPREAD + MIDDLE))
+        if self.pixels:
+            whole.append(pixel_statistics((image * SPREAD + MIDDLE).float()))
         rows, columns = cells(image.shape[1] // STRIDE, image.shape[2] // STRIDE, self.cell, self.max_cells)
         local = []
         for m in maps[:-1]:
@@ -100,9 +106,9 @@ class Vision(nn.Module):
         return result
 
     def forward(self, features: list[Float[Tensor, " m"]]) -> Float[Tensor, "tokens hidden"]:
-        whole = torch.stack([f[: self.whole] for f in features])
+        whole = torch.stack([f[: self.whole_width] for f in features])
         tokens = [stage(x) for stage, x in zip(self.stages, whole.split(self.widths, 1), strict=True)]
-        by_cell = [f[self.whole :].view(-1, CELL_WIDTH) for f in features]
+        by_cell = [f[self.whole_width :].view(-1, CELL_WIDTH) for f in features]
         local = self.cells(torch.cat(by_cell)).split([len(x) for x in by_cell])
         return torch.cat([x for pair in zip(torch.stack(tokens, 1), local, strict=True) for x in pair])
 
@@ -169,7 +175,7 @@ class NanoModel(NanoPreTrainedModel):
     def feature_sizes(self, image_grid_thw: Int[Tensor, "images 3"]) -> list[int]:
         """Number of statistics of each image."""
         grids = [cells(h, w, self.config.cell, self.config.max_cells) for _, h, w in image_grid_thw.tolist()]
-        return [self.vision.whole + rows * columns * CELL_WIDTH for rows, columns in grids]
+        return [self.vision.whole_width + rows * columns * CELL_WIDTH for rows, columns in grids]
 
 
 class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):

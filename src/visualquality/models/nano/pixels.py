@@ -148,8 +148,8 @@ def frequencies(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flat(levels: Int[Tensor, "3 h w"]) -> list[Tensor]:
-    """The shares of windows of 3 x 3 and 5 x 5 pixels of one colour, apart for middle tones and clipped ones; and of
-    flat corners that stand out from what is left of and above them."""
+    """The shares of windows of 3 x 3 and 5 x 5 pixels of one colour, apart for middle tones and clipped ones (of
+    green); and of flat corners that stand out from what is left of and above them."""
     red, green, blue = levels.int()
     colour = (red << 16) | (green << 8) | blue
     right, below = colour[:, 1:] == colour[:, :-1], colour[1:] == colour[:-1]
@@ -186,4 +186,5 @@ def means(groups: Int[Tensor, "*shape"], values: Float[Tensor, "*shape"], count:
 
 
 def log(values: Tensor, least: float = 1e-6) -> Tensor:
+    """Of values from 0 on; `least` is what can be told from 0."""
     return (values + least).log()

@@ -28,13 +28,16 @@ def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     """
     scale = min(1.0, math.sqrt(max_pixels / (width * height)))
     sides = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height)]
-    longest = max_pixels // STRIDE  # a strip one stride high may not grow without bound
+    longest = max(STRIDE, max_pixels // STRIDE**2 * STRIDE)  # a strip one stride high may not grow without bound
     return min(sides[0], longest), min(sides[1], longest)
 
 
-def cut(image: Image.Image) -> Image.Image:
-    """The middle of an image, of sides that are multiples of 32: its pixels stay as they are."""
+def cut(image: Image.Image, max_pixels: int) -> Image.Image:
+    """The middle of an image, of sides that are multiples of 32, its pixels as they are; or the image itself where that
+    would be too large or leave too much out."""
     width, height = (side // STRIDE * STRIDE for side in image.size)
+    if width * height > max_pixels or min(image.size) < SHORTEST_TO_CUT:
+        return image
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
@@ -42,7 +45,7 @@ def cut(image: Image.Image) -> Image.Image:
 class NanoImageProcessor(BaseImageProcessor):
     """RGB images -> `pixel_values` (patches, 3 * 32 * 32) and `image_grid_thw` (images, 3).
 
-    With `pixels`, where the pixels' own statistics are read, an image of at most `max_pixels` is cut, not resized.
+    With `pixels`, where the pixels' own statistics are read, an image that fits is cut, not resized.
     """
 
     model_input_names: ClassVar = ["pixel_values", "image_grid_thw"]
@@ -59,8 +62,8 @@ class NanoImageProcessor(BaseImageProcessor):
 
     def patches(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int, int]]:
         image = image.convert("RGB")
-        if self.pixels and image.width * image.height <= self.max_pixels and min(image.size) >= SHORTEST_TO_CUT:
-            image = cut(image)
+        if self.pixels:
+            image = cut(image, self.max_pixels)
         size = target_size(*image.size, self.max_pixels)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
