@@ -129,7 +129,7 @@ def test_compare_and_rank(folder):
 def test_evaluate_a_model_and_a_file_of_scores(ranking_set, tmp_path):
     kept, report = tmp_path / "kept.jsonl", tmp_path / "report.json"
     result = run.invoke(
-        app, ["evaluate", "--data", str(ranking_set), "-k", "1", "-o", str(kept), "--json", str(report)]
+        app, ["evaluate", "--data", str(ranking_set), "--mode", "expect", "-o", str(kept), "--json", str(report)]
     )
     assert result.exit_code == 0, result.output
     found = json.loads(report.read_text())

@@ -267,9 +267,13 @@ def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
         assert a["rewards"] == b["rewards"]
         assert a["texts"] == b["texts"]
     assert any(reward > 1 for row in a["rewards"] for reward in row)
+    ends = weights(two.output / "final")
     for name, value in weights(one.output / "final").items():
-        # Adam takes a step of 1e-3 whatever the size of a gradient, so that rounding shows where one is nearly 0.
-        torch.testing.assert_close(weights(two.output / "final")[name], value, atol=1e-4, rtol=1e-3, msg=name)
+        # Adam takes a step of 1e-3 whatever the size of a gradient, so that rounding shows where one is nearly 0: in a
+        # weight of ten thousand, which ones depends on the processor. Other gradients would move most of them.
+        apart = (ends[name] - value).abs()
+        assert apart.mean() < 1e-6, name
+        assert (apart > 1e-4).float().mean() < 1e-3, name
 
 
 def test_two_epochs_see_every_image_in_another_order(recipe):
