@@ -23,8 +23,16 @@ LAGS = (1, 2, 4, 8)  # pixels
 GRID = 8  # of JPEG
 RINGS, RAYS = 24, 8  # of the spectrum, by frequency and by direction
 BAND = (0.08, 0.4)  # cycles a pixel, where directions are compared
-PIXEL_WIDTH = 4 * (BINS + 2 * len(EDGES) + 4 + 2 * ZONES) + 1 + 6 * SIZES + 4 + 8 * len(LAGS) + 2 * (GRID + 1)
-PIXEL_WIDTH += RINGS + 1 + RAYS + 1 + 5
+WIDTHS = {  # how many numbers each function below gives
+    "tones": 4 * (BINS + 2 * len(EDGES) + 4 + 2 * ZONES),
+    "palette": 1,
+    "texture": 6 * SIZES + 4,
+    "directions": 8 * len(LAGS),
+    "grid": 2 * (GRID + 1),
+    "spectrum": RINGS + 1 + RAYS + 1,
+    "flat": 5,
+}
+PIXEL_WIDTH = sum(WIDTHS.values())
 
 
 def pixel_statistics(image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
