@@ -23,8 +23,8 @@ over seeds, with the lowest and the highest seed in brackets; the 95 % bootstrap
 `benchmarks/results/experiments`.
 
 A run of an 8 M model for two minutes is not the paper's run of a 7 B model. "Seen" means that the higher row is above
-the lower one with every seed that was run, which three seeds show by chance one time in eight and one seed one time in
-two: read the gain beside it.
+the lower one with every seed that was run, which three seeds show by chance one time in eight, two one time in four and
+one one time in two: read the gain beside it.
 """
 
 
