@@ -7,8 +7,8 @@ paper, or its reading, expects above which. FOLDER is as for rl2r_biq2021.py; MA
 recipes/nano/build.py made of BSDS500's photos. Tests: BIQ2021's test part, every second image of AGIQA-3K (never
 trained on). Rows that reason are scored by the mean of K = 6, the others by their expected score.
 
-A run that is done is not done again, and rows of equal settings share theirs. Seeds that --json has already, of the
-same start and images, stay in it beside those that are run.
+A run that is done is not done again, and rows of equal settings share theirs. Seeds that --json has already, of
+runs with the same hash, stay in it beside those that are run.
 """
 
 import json
@@ -261,7 +261,8 @@ def main() -> None:
             runs = {str(row["seed"]): args.work / row["run"] / "run" / "probes.jsonl" for row in result["rows"]}
             stds = {seed: spread_of(p) if p.exists() else earlier["std"][seed] for seed, p in runs.items()}
             probed = [p for p in runs.values() if p.exists()]
-            result |= {"words": earlier.get("words") or words(probed[0]), "std": stds}
+            first = next(iter(runs.values()))
+            result |= {"words": words(first) if first.exists() else earlier["words"], "std": stds}
             draw_training(probed, file.with_suffix(".png"))
         else:
             draw_rows(result, file.with_suffix(".png"))

@@ -34,7 +34,7 @@ from reading import learn_to_read
 from rich.console import Console
 from safetensors.torch import save_file
 from tokenizer import TEMPLATE, train_tokenizer
-from tower import fine_tune, half_way, hold_out, published_weights
+from tower import fine_tune, half_way, hold_out, level_of, published_weights
 from transformers import PreTrainedTokenizerFast
 from words import fault, reasoning
 
@@ -79,7 +79,7 @@ def synthetic(pristine: list[Path], unseen: list[Path], folder: Path, console: C
     manifest = Manifest.read(build_set(references, folder, per_reference=12, seed=0, workers=2))
     rows = []
     for row in manifest.rows:
-        about_fault = fault(row.distortion, int(row.extra.get("level") or 0))
+        about_fault = fault(row.distortion, level_of(row))
         words = reasoning(open_image(row.image), about_fault, row.mos)
         rows.append(Row(**{**vars(row), "reasoning": words, "dataset": "synthetic"}))
     Manifest(tuple(rows)).write(described)

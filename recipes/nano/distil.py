@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reading import named_faults
 from rich.console import Console
+from tower import level_of
 from words import UNSURE, fault, reasoning
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -35,7 +36,7 @@ def best_words(read: Path, final: Path, rated: Path, lessons: Path, output: Path
     rows = [*photos, *taught]
     expecting = Scorer(load(str(final), device="cpu"), mode="expect", batch=32)
     scores = rate(expecting, PromptEncoder(expecting.vlm, remember=True), rows)
-    faults = named_faults(read, rated) + [(row.distortion, int(str(row.extra["level"])), 1.0) for row in taught]
+    faults = named_faults(read, rated) + [(row.distortion, level_of(row), 1.0) for row in taught]
     learnt = []
     for row, rating, (family, level, share) in zip(rows, scores, faults, strict=True):
         if rating.score is None:

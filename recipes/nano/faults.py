@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 from PIL import Image
-from tower import SHARES, to_distort
+from tower import SHARES, level_of, to_distort
 from words import FAULTS, fault, reasoning
 
 from visualquality.data.distort import LEVELS, distort
@@ -37,7 +37,7 @@ def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
     synthetic, photos = (Manifest.read(path).rows for path in (clean, rated))
     scores: dict[tuple[str | None, int], list[float]] = defaultdict(list)
     for row in synthetic:
-        scores[row.distortion, int(row.extra.get("level") or 0)].append(row.mos)
+        scores[row.distortion, level_of(row)].append(row.mos)
     if missing := [f"{family} {level}" for family in FAULTS for level in LEVELS if (family, level) not in scores]:
         raise UserError(f"{clean} has no image of {', '.join(missing[:3])}: give more clean photos to distort")
     pools = to_distort(photos, synthetic)

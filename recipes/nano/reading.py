@@ -15,11 +15,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tower import FAMILIES, save, unlikeness
+from tower import FAMILIES, agreement, level_of, save, unlikeness
 
 from visualquality.data.distort import LEVELS
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.models.load import VisionLanguageModel, load
 from visualquality.models.nano.modeling import STAGE_WIDTHS, Projector
 from visualquality.train.examples import PromptEncoder
@@ -69,7 +68,7 @@ class Seen:
 
     @property
     def severities(self) -> Tensor:
-        return torch.tensor([int(str(row.extra["level"])) / max(LEVELS) for row in self.rows])
+        return torch.tensor([level_of(row) / max(LEVELS) for row in self.rows])
 
 
 def look(manifest: Path, encode: PromptEncoder, widths: Sequence[int]) -> Seen:
@@ -113,9 +112,8 @@ def read(vlm: VisionLanguageModel, sets: dict[str, Path], held_out: Path, consol
             with torch.no_grad():
                 predicted = reading.eval()(judges.statistics)[0].tolist()
             reading.train()
-            known = [row.mos for row in judges.rows]
-            agrees = {"srcc": round(srcc(predicted, known), 4), "plcc": round(plcc(predicted, known), 4)}
-            console.print(json.dumps({"step": step, **{k: round(v.item(), 3) for k, v in losses.items()}, **agrees}))
+            found = {k: round(v.item(), 3) for k, v in losses.items()}
+            console.print(json.dumps({"step": step, **found, "held_out": agreement(predicted, judges.rows)}))
     return reading.eval()
 
 

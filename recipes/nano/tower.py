@@ -153,6 +153,11 @@ class Batches:
         return Batch(torch.stack(crops), self.phase.rated, mos, torch.tensor(families), torch.tensor(levels))
 
 
+def level_of(row: Row) -> int:
+    """Of the distortion; 0 where there is none."""
+    return int(str(row.extra.get("level") or 0))
+
+
 def to_distort(rated: Sequence[Row], synthetic: Sequence[Row]) -> tuple[list[Path], list[Path]]:
     """Photos that are good enough to be distorted: the clean ones of the synthetic set, and the best-rated ones."""
     good = np.quantile([r.mos for r in rated], CLEAN)
@@ -167,8 +172,11 @@ def unlikeness(predicted: Tensor, mos: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def agreement(reader: Reader, rows: Sequence[Row]) -> dict[str, float]:
-    predicted = [float(reader(normalised(open_image(r.image))[None])[0]) for r in rows]
+def qualities(reader: Reader, rows: Sequence[Row]) -> list[float]:
+    return [float(reader(normalised(open_image(r.image))[None])[0]) for r in rows]
+
+
+def agreement(predicted: Sequence[float], rows: Sequence[Row]) -> dict[str, float]:
     mos = [r.mos for r in rows]
     return {"srcc": round(srcc(predicted, mos), 4), "plcc": round(plcc(predicted, mos), 4)}
 
@@ -249,7 +257,7 @@ def learn(reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row],
             average.update_parameters(reader)
             record = {"step": step + 1, **{k: round(v.item(), 4) for k, v in losses.items()}}
             if (step + 1) % 200 == 0 or step + 1 == phase.steps:
-                record |= {"held_out": agreement(average.module, judges)}
+                record |= {"held_out": agreement(qualities(average.module, judges), judges)}
                 save({"step": step + 1} | {k: part.state_dict() for k, part in parts.items()}, checkpoint)
             log.write(json.dumps(record) + "\n")
             log.flush()

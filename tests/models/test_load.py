@@ -61,6 +61,17 @@ def test_an_adapter_is_merged_into_the_base_it_names(model_folder, tmp_path):
         torch.testing.assert_close(ours, theirs, msg=name)
 
 
+def test_an_adapter_of_a_nano_that_read_no_pixels_is_refused(model_folder, tmp_path):
+    base = load(str(model_folder("nano")), device="cpu")
+    base.processor.image_processor.pixels = False
+    adapted = get_peft_model(base.model, LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj"))
+    adapted.peft_config["default"].base_model_name_or_path = str(model_folder("nano"))
+    adapted.save_pretrained(tmp_path)
+    base.processor.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"trained on an earlier version of .*: train it again"):
+        load(str(tmp_path), device="cpu")
+
+
 def test_digest_tells_weights_apart(model_folder):
     vlm = load(str(model_folder("nano")), device="cpu")
     digest = vlm.digest
