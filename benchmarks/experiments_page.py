@@ -103,7 +103,11 @@ def page() -> str:
     parts = [HEAD.format(synthetic=first["synthetic_images"])]
     parts += [section(name, result) for name, result in results.items()]
     commands = "\n".join(result["command"] for result in results.values())
-    parts.append(f"## Commands\n\nOn {first['machine']}:\n\n```sh\n{commands}\n```\n")
+    machines = "; ".join(sorted({result["machine"] for result in results.values()}))
+    parts.append(
+        f"## Commands\n\nOn {machines}. Each JSON names the machine of the seeds that were run last:\n\n"
+        f"```sh\n{commands}\n```\n"
+    )
     return "\n".join(parts)
 
 
