@@ -70,7 +70,12 @@ def small_nano(folder: Path, seed: int = 0) -> Path:
     }
     torch.manual_seed(seed)
     model = NanoForConditionalGeneration(
-        NanoConfig(text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"), pixels=True)
+        NanoConfig(
+            text_config=text,
+            image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
+            pixels=True,
+            linear_quality=True,
+        )
     )
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
     model.save_pretrained(folder)

@@ -17,8 +17,10 @@
 9. expect/        the score that it would answer at once with, on BIQ2021 and seen.csv, sentences rehearsed
                   (expect.yaml)
 10. rl2r/         RL2R on these two (rl2r.yaml)
-11. distil/       what it would best have said, with the score that it expects itself (distil.py): this is `nano`
-12. with --export, the float16 weights in the package
+11. quality/      a linear reading of quality beside what it has learnt (ridge.py)
+12. distil/       what it would best have said, with the mean of this and of the score that it expects itself
+                  (distil.py): this is `nano`
+13. with --export, the float16 weights in the package
 
 BIQ2021's manifest is made by `visualquality data import biq2021 FOLDER -o manifest.csv`; one photo in twenty of its
 train part is held out by tower.py, to choose by, and nothing is ever trained on its test part.
@@ -28,7 +30,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from distil import best_words
+from distil import best_words, with_quality
 from faults import make_lessons
 from reading import learn_to_read
 from rich.console import Console
@@ -151,7 +153,7 @@ def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, pat
 
 
 def run(name: str, model: Path, output: Path, manifests: list[Path], console: Console) -> Path:
-    """Stages 3 and 8 to 11: a recipe of this folder on these manifests, gone on with where it stopped."""
+    """Stages 3, 8 to 10 and 12: a recipe of this folder on these manifests, gone on with where it stopped."""
     if (output / "final" / "model.safetensors").exists():
         return output / "final"
     where = [f"data.{i}.manifest={p.resolve()}" for i, p in enumerate(manifests)]
@@ -160,7 +162,7 @@ def run(name: str, model: Path, output: Path, manifests: list[Path], console: Co
 
 
 def export(base: Path, nano: Path, console: Console) -> None:
-    """Stage 12: float16 weights, and nano's configuration and vocabulary; `load` knows what differs for nano-base.
+    """Stage 13: float16 weights, and nano's configuration and vocabulary; `load` knows what differs for nano-base.
 
     The published tower of nano-base is a file of its own: it does not change when nano-base is trained again.
     """
@@ -204,6 +206,7 @@ def main() -> None:
     warm = run("words.yaml", reading, work / "words", [lessons], console)
     expecting = run("expect.yaml", warm, work / "expect", [rated, seen], console)
     ranked = run("rl2r.yaml", expecting, work / "rl2r", [rated, seen], console)
+    ranked = with_quality(ranked, rated, seen, work / "quality")
     learnt = best_words(reading, ranked, rated, lessons, work / "distil.csv", console)
     nano = run("distil.yaml", ranked, work / "distil", [learnt], console)
     if args.export:

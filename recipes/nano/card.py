@@ -3,7 +3,8 @@
     python recipes/nano/card.py --data FOLDER --rated rated.csv      # FOLDER as for benchmarks/rl2r_biq2021.py
 
 `--rated` is the part of BIQ2021 that build.py trained on: a row of its own leaves out test photos that look like one
-of it. What the models say is judged by benchmarks/truth.py, whose result is read here.
+of it. What the models say is judged by benchmarks/truth.py, and how quality is best read by benchmarks/transfer.py;
+their results are read here.
 """
 
 import argparse
@@ -59,6 +60,18 @@ def seconds_a_photo(mode: Mode) -> float:
     return statistics.median(seconds[1:])
 
 
+def carried(rows: Sequence[dict]) -> list[dict]:
+    """The mean SRCC over seeds of each reader of benchmarks/transfer.py, on the set it learnt from and on the other."""
+    found = []
+    for reader in dict.fromkeys(row["reader"] for row in rows):
+        line = {"reader": reader}
+        for learnt in ("BIQ2021", "synthetic"):
+            own = [row for row in rows if (row["reader"], row["learnt"]) == (reader, learnt)]
+            line |= {f"{learnt} {where}": statistics.fmean(row[where] for row in own) for where in ("itself", "other")}
+        found.append(line)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -83,7 +96,7 @@ def main() -> None:
                 kept = [(r, s) for r, s in zip(manifest.rows, ratings, strict=True) if r.image not in without]
                 rows.append({"test": f"{test}, no near copy in training", **by, **summary(*zip(*kept, strict=True))})
     times = {mode: seconds_a_photo(mode) for mode in ("expect", "reason")}
-    truth = json.loads((RESULTS / "truth.json").read_text())
+    truth, transfer = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("truth", "transfer"))
     (RESULTS / "nano.json").write_text(
         json.dumps(
             {
@@ -102,6 +115,7 @@ def main() -> None:
     card = template.get_template("card.md.jinja").render(
         rows=rows,
         truth=truth,
+        carried=carried(transfer["rows"]),
         times=times,
         vocabulary=len(vlm.processor.tokenizer),
         side=round(vlm.processor.image_processor.max_pixels**0.5),

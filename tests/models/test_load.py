@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from conftest import FAMILIES
 from visualquality.errors import UserError
 from visualquality.models.encode import encode_prompt
-from visualquality.models.load import _processor, load
+from visualquality.models.load import TRAINED_WITH, _processor, load
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,6 +71,19 @@ def test_an_adapter_of_a_nano_that_read_no_pixels_is_refused(model_folder, tmp_p
     base.processor.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"trained on an earlier version of .*: train it again"):
         load(str(tmp_path), device="cpu")
+
+
+def test_an_adapter_of_other_weights_of_nano_is_refused(tmp_path):
+    base = load("nano-base", device="cpu")
+    digest = base.digest
+    adapted = get_peft_model(base.model, LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj"))
+    adapted.peft_config["default"].base_model_name_or_path = "nano-base"
+    adapted.save_pretrained(tmp_path)
+    base.processor.save_pretrained(tmp_path)
+    for trained_on, refused in ((digest, False), (digest[::-1], True)):
+        (tmp_path / TRAINED_WITH).write_text(json.dumps({"prompt": "paper", "base": trained_on}))
+        with pytest.raises(UserError, match="trained on an earlier version of nano-base") if refused else nullcontext():
+            load(str(tmp_path), device="cpu")
 
 
 def test_digest_tells_weights_apart(model_folder):

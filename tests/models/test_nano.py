@@ -10,7 +10,7 @@ from conftest import picture
 from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.load import load
 from visualquality.models.nano.layout import image_tokens
-from visualquality.models.nano.modeling import CELL_WIDTH, LIMIT, Projector
+from visualquality.models.nano.modeling import CELL_WIDTH, LIMIT, STAGE_WIDTHS, LinearQuality, Projector
 from visualquality.models.nano.processor import NanoImageProcessor, target_size
 from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
 
@@ -138,3 +138,33 @@ def test_an_image_unlike_all_others_is_bounded_where_pixels_are_read():
     bounded, free = (Projector(4, 3, limit=limit) for limit in (LIMIT, math.inf))
     torch.testing.assert_close(bounded(wild), bounded(torch.full((1, 4), LIMIT)))
     assert free(wild).abs().max() > 1e3
+
+
+def test_linear_quality_comes_from_the_later_stages_whatever_their_scale():
+    torch.manual_seed(0)
+    quality = LinearQuality(8)
+    quality.weights.normal_()
+    stages = [torch.randn(3, width) for width in STAGE_WIDTHS]
+    found = quality.read(stages)
+    assert found.shape == (3,)
+    assert quality(stages).shape == (3, 8)
+    louder = [stage * 3 + 1 for stage in stages]
+    torch.testing.assert_close(quality.read(louder), found, atol=1e-3, rtol=1e-3)
+    for index, told in enumerate((False, False, True, True, True)):
+        other = [torch.randn_like(stage) if i == index else stage for i, stage in enumerate(stages)]
+        assert torch.equal(quality.read(other), found) != told
+
+
+def test_linear_quality_changes_what_the_decoder_sees_of_the_image(nano):
+    vision = nano.model.model.vision
+    if vision.quality is None:
+        pytest.skip("nano-base has none")
+    encoded = encode_prompt(nano.processor, [picture(0)], "Rate it.")
+    features = nano.model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
+    with torch.no_grad():
+        before = vision(features)
+        vision.quality.weights[0] += 1
+        after = vision(features)
+        vision.quality.weights[0] -= 1
+    changed = (before != after).any(1).nonzero()[:, 0].tolist()
+    assert changed == [len(vision.widths) - 1]

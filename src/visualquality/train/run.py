@@ -14,7 +14,7 @@ from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
 from ..memory import keep_freed_memory
-from ..models.load import TRAINED_WITH, VisionLanguageModel, load
+from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..models.nano import NanoForConditionalGeneration
 from .examples import read_examples, run_order
 from .expected import ExpectedScoreTrainer
@@ -61,6 +61,7 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         seed=recipe.seed,
     )
     vlm = load_policy(recipe)
+    base = vlm.digest if recipe.lora and recipe.model in EMBEDDED_NAMES else None  # those change with the package
     metrics, samples, asked = (output / name for name in ("metrics.jsonl", "samples.jsonl", "probes.jsonl"))
     probes = read_probes(recipe, asked)
     main = int(os.environ.get("RANK", "0")) == 0
@@ -87,9 +88,8 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         live.progress.stop()  # an interrupt must not leave the terminal without its cursor
     trainer.save_model(str(output / FINAL))
     if main:
-        (output / FINAL / TRAINED_WITH).write_text(
-            json.dumps({"prompt": recipe.prompt, "reference": recipe.reference}) + "\n"
-        )
+        record = {"prompt": recipe.prompt, "reference": recipe.reference, "base": base}
+        (output / FINAL / TRAINED_WITH).write_text(json.dumps(record) + "\n")
     return output / FINAL
 
 

@@ -9,7 +9,9 @@ class NanoConfig(PreTrainedConfig):
     """An EfficientNet-Lite0 tower, a projector, and a small Llama-style decoder.
 
     `cell` is the side, in tower strides of 32 px, of the square that one spatial image token covers;
-    `max_cells` bounds their number. With `pixels` there is one token more, of the pixels' own statistics.
+    `max_cells` bounds their number. With `pixels` there is one token more, of the pixels' own statistics. With
+    `linear_quality` the last global token also says how good a linear regression on the tower's later stages finds the
+    image.
     """
 
     model_type = "visualquality_nano"
@@ -21,6 +23,7 @@ class NanoConfig(PreTrainedConfig):
         cell: int = 4,
         max_cells: int = 59,
         pixels: bool = False,
+        linear_quality: bool = False,
         image_token_id: int | None = None,
         tie_word_embeddings: bool = True,
         **kwargs: Any,
@@ -31,6 +34,7 @@ class NanoConfig(PreTrainedConfig):
         self.cell = cell
         self.max_cells = max_cells
         self.pixels = pixels
+        self.linear_quality = linear_quality
         self.image_token_id = image_token_id
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 

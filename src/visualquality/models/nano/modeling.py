@@ -8,7 +8,7 @@ pixels' own statistics (`pixels.py`) stand between them. They are what a frozen 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -27,6 +27,7 @@ STAGE_WIDTHS = tuple(2 * channels for channels in (*TAP_CHANNELS, HEAD_CHANNELS)
 GLOBAL_WIDTH = sum(STAGE_WIDTHS)
 CELL_WIDTH = 2 * sum(TAP_CHANNELS)
 LIMIT = 8.0  # standard deviations
+LATER = slice(2, 5)  # stages, at strides 16 and 32 and the head
 
 
 def root(variance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -65,6 +66,34 @@ class Projector(nn.Module):
         return self.down(F.gelu(self.up(standardised)))
 
 
+class LinearQuality(nn.Module):
+    """How good an image is, read linearly off the later stages; and what the decoder sees of that.
+
+    Early stages and pixels tell quality well on images like those learnt from, and badly on others
+    (benchmarks/transfer.py). The regression is fitted by recipes/nano/ridge.py.
+    """
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        inputs = sum(STAGE_WIDTHS[LATER])
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("weights", torch.zeros(inputs))
+        self.projector = Projector(1, hidden, LIMIT)
+
+    def levelled(self, stages: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n inputs"]:
+        """Each image's statistics of a later stage with mean 0 and variance 1, then standardised."""
+        x = torch.cat([F.layer_norm(stage.float(), stage.shape[1:]) for stage in stages[LATER]], 1)
+        return ((x - self.mean.float()) / self.scale.float()).clamp(-LIMIT, LIMIT)
+
+    def read(self, stages: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, " n"]:
+        """Quality, higher is better, on a scale of its own."""
+        return self.levelled(stages) @ self.weights.float()
+
+    def forward(self, stages: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n hidden"]:
+        return self.projector(self.read(stages)[:, None])
+
+
 class Vision(nn.Module):
     """Pixels -> statistics -> image tokens."""
 
@@ -79,6 +108,7 @@ class Vision(nn.Module):
         limit = LIMIT if config.pixels else math.inf  # nano-base, which reads no pixels, was trained without one
         self.stages = nn.ModuleList(Projector(width, hidden, limit) for width in self.widths)
         self.cells = Projector(CELL_WIDTH, hidden, limit)
+        self.quality = LinearQuality(hidden) if config.linear_quality else None
 
     def statistics(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
         """One image's statistics, flat: first the five stages, then the pixels', then the cells row by row."""
@@ -107,7 +137,10 @@ class Vision(nn.Module):
 
     def forward(self, features: list[Float[Tensor, " m"]]) -> Float[Tensor, "tokens hidden"]:
         whole = torch.stack([f[: self.whole_width] for f in features])
-        tokens = [stage(x) for stage, x in zip(self.stages, whole.split(self.widths, 1), strict=True)]
+        parts = whole.split(self.widths, 1)
+        tokens = [stage(x) for stage, x in zip(self.stages, parts, strict=True)]
+        if self.quality is not None:
+            tokens[-1] = tokens[-1] + self.quality(parts)
         by_cell = [f[self.whole_width :].view(-1, CELL_WIDTH) for f in features]
         local = self.cells(torch.cat(by_cell)).split([len(x) for x in by_cell])
         return torch.cat([x for pair in zip(torch.stack(tokens, 1), local, strict=True) for x in pair])
