@@ -29,7 +29,7 @@ from experiments_page import cell
 from remembered import rate
 from rich.console import Console
 from rich.table import Table
-from rl2r_biq2021 import BASE, summary, test_sets
+from rl2r_biq2021 import BASE, summary, test_sets, train_set
 
 from visualquality.data.manifest import Manifest, Row
 from visualquality.evaluate.page import evenly
@@ -61,9 +61,7 @@ class Sources:
         """A manifest of images from four sets, evenly over their MOS."""
         path = self.work / "probes.csv"
         if not path.exists():
-            train_part = self.data / "biq2021" / "train.csv"
-            columns = {"image": "Image Name", "mos": "MOS"}
-            seen = Manifest.read(train_part, columns=columns, images=self.data / "biq2021" / "images").rows
+            seen = train_set(self.data).rows
             synthetic = Manifest.read(self.synthetic).rows
             sets = {**self.tests(), "BIQ2021 train": seen, "synthetic": synthetic}
             rows = []

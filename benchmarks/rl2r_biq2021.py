@@ -41,6 +41,11 @@ RECIPE = Path(__file__).with_suffix(".yaml")
 BASE = "nano-base"
 
 
+def train_set(data: Path) -> Manifest:
+    biq = data / "biq2021"
+    return Manifest.read(biq / "train.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images")
+
+
 def test_sets(data: Path) -> dict[str, Manifest]:
     biq, agiqa = data / "biq2021", data / "agiqa3k"
     return {

@@ -14,12 +14,14 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
 from common import machine, parser
 from rich.console import Console
 from rich.table import Table
+from rl2r_biq2021 import train_set
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "nano"))
@@ -31,7 +33,7 @@ from tower import published_weights, unlikeness
 from visualquality.data.manifest import Manifest
 from visualquality.evaluate.coefficients import srcc
 from visualquality.models.load import load
-from visualquality.models.nano.modeling import Projector
+from visualquality.models.nano.modeling import LATER, LIMIT, STAGE_WIDTHS, Projector
 from visualquality.models.nano.tower import fold_batch_norms
 from visualquality.quiet import quiet_libraries
 from visualquality.train.examples import PromptEncoder
@@ -61,7 +63,7 @@ def perceptron(seen: Seen, seed: int, stages: slice) -> Reader:
     statistics = seen.statistics[stages]
     projectors = []
     for x in statistics:
-        projectors.append(Projector(x.shape[1], 256, limit=8.0))
+        projectors.append(Projector(x.shape[1], 256, limit=LIMIT))
         projectors[-1].mean.copy_(x.mean(0))
         projectors[-1].scale.copy_(x.std(0).clamp(min=1e-3))
     reading = Reading(projectors).train()
@@ -94,11 +96,11 @@ def mean_of(*readers: Reader) -> Reader:
 
 
 def readers(seen: Seen, seed: int) -> dict[str, Reader]:
-    whole, ridge = perceptron(seen, seed, slice(0, None)), ridge_regression(seen)
+    whole, ridge = perceptron(seen, seed, slice(None)), ridge_regression(seen)
     return {
         "perceptrons on all stages and pixels": whole,
-        "perceptrons on all stages": perceptron(seen, seed, slice(0, 5)),
-        "perceptrons on the three later stages": perceptron(seen, seed, slice(2, 5)),
+        "perceptrons on all stages": perceptron(seen, seed, slice(len(STAGE_WIDTHS))),
+        "perceptrons on the three later stages": perceptron(seen, seed, LATER),
         "ridge regression on the three later stages": ridge,
         "mean of the first and the last": mean_of(whole, ridge),
     }
@@ -124,14 +126,21 @@ def measure(sets: dict[str, Seen]) -> list[dict[str, object]]:
     return rows
 
 
-def show(rows: Sequence[dict], names: Sequence[str], console: Console) -> None:
-    table = Table("reader", *(f"{name}: {where}" for name in names for where in ("itself", "other")), title="SRCC")
-    for label in dict.fromkeys(row["reader"] for row in rows):
-        cells = []
-        for name in names:
-            own = [row for row in rows if row["reader"] == label and row["learnt"] == name]
-            cells += [f"{np.mean([row[where] for row in own]):.3f}" for where in ("itself", "other")]
-        table.add_row(label, *cells)
+def carried(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """The mean SRCC over seeds of each reader: "NAME: itself" and "NAME: other" for each set that it learnt from."""
+    found: dict[str, dict[str, float]] = {}
+    for reader, learnt in dict.fromkeys((row["reader"], row["learnt"]) for row in rows):
+        own = [row for row in rows if (row["reader"], row["learnt"]) == (reader, learnt)]
+        for where in ("itself", "other"):
+            found.setdefault(reader, {})[f"{learnt}: {where}"] = fmean(row[where] for row in own)
+    return found
+
+
+def show(rows: Sequence[dict], console: Console) -> None:
+    found = carried(rows)
+    table = Table("reader", *next(iter(found.values())), title="SRCC")
+    for reader, means in found.items():
+        table.add_row(reader, *(f"{value:.3f}" for value in means.values()))
     console.print(table)
 
 
@@ -144,10 +153,8 @@ def main() -> None:
     quiet_libraries()
     console, work = Console(stderr=True), args.work
     work.mkdir(parents=True, exist_ok=True)
-    biq = args.data / "biq2021"
-    photos = Manifest.read(biq / "train.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images")
     paths = {
-        "BIQ2021": every_second(photos, work / "biq2021.csv"),
+        "BIQ2021": every_second(train_set(args.data), work / "biq2021.csv"),
         "synthetic": every_second(Manifest.read(args.synthetic), work / "synthetic.csv"),
     }
     tokenizer, published = load("nano-base").processor.tokenizer, fold_batch_norms(published_weights())
@@ -157,7 +164,7 @@ def main() -> None:
     console.print("looking at the images")
     sets = {name: look(path, encode, vlm.model.model.vision.widths) for name, path in paths.items()}
     rows = measure(sets)
-    show(rows, list(sets), Console(width=150))
+    show(rows, Console(width=150))
     if args.json:
         command = "python benchmarks/transfer.py --data FOLDER --synthetic MANIFEST"
         images = {name: len(seen.rows) for name, seen in sets.items()}

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from common import machine
 from faults import LESSONS
 from rl2r_biq2021 import summary, test_sets
+from transfer import carried
 
 from visualquality import Scorer
 from visualquality.data.check import check
@@ -58,18 +59,6 @@ def seconds_a_photo(mode: Mode) -> float:
         scorer(photo)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
-
-
-def carried(rows: Sequence[dict]) -> list[dict]:
-    """The mean SRCC over seeds of each reader of benchmarks/transfer.py, on the set it learnt from and on the other."""
-    found = []
-    for reader in dict.fromkeys(row["reader"] for row in rows):
-        line = {"reader": reader}
-        for learnt in ("BIQ2021", "synthetic"):
-            own = [row for row in rows if (row["reader"], row["learnt"]) == (reader, learnt)]
-            line |= {f"{learnt} {where}": statistics.fmean(row[where] for row in own) for where in ("itself", "other")}
-        found.append(line)
-    return found
 
 
 def main() -> None:

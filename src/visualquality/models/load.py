@@ -193,8 +193,8 @@ def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
         processor = _processor(str(folder), model.config.model_type)
     trained_on = _record(folder).get("base")
-    reads_pixels = [getattr(x, "pixels", False) for x in (model.config, processor.image_processor)]
-    if reads_pixels[0] != reads_pixels[1] or trained_on not in (None, weights_digest(model.state_dict())):
+    others = trained_on is not None and trained_on != weights_digest(model.state_dict())
+    if others or getattr(model.config, "pixels", False) != getattr(processor.image_processor, "pixels", False):
         raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")
     return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
 

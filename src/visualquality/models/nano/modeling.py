@@ -41,6 +41,14 @@ def moments(x: Tensor, average: Callable[[Tensor], Tensor]) -> list[Tensor]:
     return [mean, root(average(x.square()) - mean.square())]
 
 
+def standardised(
+    x: Float[Tensor, "n m"], mean: Float[Tensor, " m"], scale: Float[Tensor, " m"], limit: float
+) -> Float[Tensor, "n m"]:
+    """Bounded to `limit` standard deviations. In float32 whatever the weights are: a mean may be many of them away from
+    0."""
+    return ((x.float() - mean.float()) / scale.float()).clamp(-limit, limit)
+
+
 class Projector(nn.Module):
     """Statistics -> hidden states: standardise, bound (an image unlike all that was seen must not drown the rest), and
     two layers."""
@@ -58,9 +66,8 @@ class Projector(nn.Module):
         return self.project(self.standardised(x))
 
     def standardised(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n inputs"]:
-        """In float32 whatever the weights are: a mean may be many standard deviations away from 0."""
-        x = (x.float() - self.mean.float()) / self.scale.float()
-        return x.clamp(-self.limit, self.limit).to(self.up.weight.dtype)
+        """What `project` takes."""
+        return standardised(x, self.mean, self.scale, self.limit).to(self.up.weight.dtype)
 
     def project(self, standardised: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
         return self.down(F.gelu(self.up(standardised)))
@@ -84,7 +91,7 @@ class LinearQuality(nn.Module):
     def levelled(self, stages: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "n inputs"]:
         """Each image's statistics of a later stage with mean 0 and variance 1, then standardised."""
         x = torch.cat([F.layer_norm(stage.float(), stage.shape[1:]) for stage in stages[LATER]], 1)
-        return ((x - self.mean.float()) / self.scale.float()).clamp(-LIMIT, LIMIT)
+        return standardised(x, self.mean, self.scale, LIMIT)
 
     def read(self, stages: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, " n"]:
         """Quality, higher is better, on a scale of its own."""
