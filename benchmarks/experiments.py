@@ -197,21 +197,14 @@ def words(probed: Path) -> dict[str, Any]:
     return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": said}
 
 
-def spread_of(probed: Path) -> dict[str, tuple[float, float]]:
-    """As the paper's Fig. 3: the mean std over K of each set, in the first and in the last quarter of the steps."""
-    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+def spread_of(probed: Path) -> dict[str, list[tuple[int, float]]]:
+    """As the paper's Fig. 3: (step, std over K), the mean over the images of each set."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for step in read_steps(probed):
         for key, visit in step.items():
             if visit.std is not None:
-                found[key.dataset].append((visit.step, visit.std))
-    last = max(step for visits in found.values() for step, _ in visits)
-    return {
-        name: (
-            float(np.mean([std for step, std in visits if step <= last / 4])),
-            float(np.mean([std for step, std in visits if step >= 3 * last / 4])),
-        )
-        for name, visits in found.items()
-    }
+                found[key.dataset][visit.step].append(visit.std)
+    return {name: [(step, float(np.mean(stds))) for step, stds in steps.items()] for name, steps in found.items()}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -258,10 +251,9 @@ def main() -> None:
         if name == "training":
             runs = {str(row["seed"]): args.work / row["run"] / "run" / "probes.jsonl" for row in result["rows"]}
             stds = {seed: spread_of(p) if p.exists() else earlier["std"][seed] for seed, p in runs.items()}
-            probed = [p for p in runs.values() if p.exists()]
             first = next(iter(runs.values()))
             result |= {"words": words(first) if first.exists() else earlier["words"], "std": stds}
-            draw_training(probed, file.with_suffix(".png"))
+            draw_training(stds, file.with_suffix(".png"))
         else:
             draw_rows(result, file.with_suffix(".png"))
         seeds = " ".join(str(seed) for seed in sorted({row["seed"] for row in result["rows"]}))

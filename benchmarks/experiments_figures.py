@@ -1,8 +1,6 @@
 """The figures of experiments.py."""
 
-import json
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +30,19 @@ def draw_rows(result: dict[str, Any], path: Path) -> None:
     plt.close(fig)
 
 
-def draw_training(runs: Sequence[Path], path: Path) -> None:
-    """As the paper's Fig. 3: std over the K answers along the steps, mean over the images of each set and the runs."""
-    stds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in (json.loads(line) for probes in runs for line in probes.read_text().splitlines()):
-        read = [s for s in record["scores"][0] if s is not None]
-        if len(read) > 1:
-            stds[record["dataset"]][record["step"]].append(float(np.std(read, ddof=1)))
+def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:
+    """As the paper's Fig. 3: std over the K answers along the steps, the mean of the seeds for each set.
+
+    `stds`: seed -> set -> (step, mean std of its images).
+    """
     fig, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for name, steps in stds.items():
-        axis.plot(list(steps), [np.mean(values) for values in steps.values()], "o-", markersize=3, label=name)
-    over = f"mean over images and {len(runs)} seeds" if len(runs) > 1 else "mean over images"
-    axis.set(xlabel="step", ylabel=f"std over K = 6, {over}", ylim=(0, None))
+    for name in next(iter(stds.values())):
+        found: dict[int, list[float]] = defaultdict(list)
+        for curves in stds.values():
+            for step, std in curves[name]:
+                found[step].append(std)
+        axis.plot(list(found), [np.mean(values) for values in found.values()], "o-", markersize=3, label=name)
+    axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=f"mean over images and {len(stds)} seeds")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     fig.savefig(path, dpi=130)

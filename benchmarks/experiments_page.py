@@ -40,18 +40,25 @@ def said(verdict: str, seeds: int) -> str:
     return {"seen": f"seen {where}", "reversed": f"the other way round {where}", "unclear": "not clear"}[verdict]
 
 
+def ends(curve: list[tuple[int, float]]) -> tuple[float, float]:
+    """The mean std of the first and of the last quarter of the steps."""
+    last = curve[-1][0]
+    early = [std for step, std in curve if step <= last / 4]
+    return statistics.fmean(early), statistics.fmean(std for step, std in curve if step >= 3 * last / 4)
+
+
 def changes(result: dict[str, Any]) -> list[str]:
     """Fig. 3 in numbers, and Fig. 4 in words."""
-    seeds = result["std"].values()
-    names = list(next(iter(seeds)))
-    ends = {name: [statistics.fmean(std[name][at] for std in seeds) for at in (0, 1)] for name in names}
+    seeds = [{name: ends(curve) for name, curve in curves.items()} for curves in result["std"].values()]
+    names = list(seeds[0])
+    means = {name: [statistics.fmean(std[name][at] for std in seeds) for at in (0, 1)] for name in names}
     falls = sum(last < first for std in seeds for first, last in std.values())
     asked = len(seeds) * len(names)
     fall = "it falls on all sets" + " with every seed" * (len(seeds) > 1)
     if falls < asked:
         fall = f"it falls in {falls} of {asked} cases of a set and a seed"
     words = result["words"]
-    spoken = ", ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in ends.items())
+    spoken = ", ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in means.items())
     return [
         f"The std over K, from the first quarter of the steps to the last: {spoken}: {fall}.",
         "",
