@@ -197,7 +197,7 @@ def words(probed: Path) -> dict[str, Any]:
     return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": said}
 
 
-def spread_of(probed: Path) -> dict[str, list[tuple[int, float]]]:
+def std_curves(probed: Path) -> dict[str, list[tuple[int, float]]]:
     """As the paper's Fig. 3: (step, std over K), the mean over the images of each set."""
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for step in read_steps(probed):
@@ -250,7 +250,7 @@ def main() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         if name == "training":
             runs = {str(row["seed"]): args.work / row["run"] / "run" / "probes.jsonl" for row in result["rows"]}
-            stds = {seed: spread_of(p) if p.exists() else earlier["std"][seed] for seed, p in runs.items()}
+            stds = {seed: std_curves(p) if p.exists() else earlier["std"][seed] for seed, p in runs.items()}
             first = next(iter(runs.values()))
             result |= {"words": words(first) if first.exists() else earlier["words"], "std": stds}
             draw_training(stds, file.with_suffix(".png"))

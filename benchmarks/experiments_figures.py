@@ -42,7 +42,8 @@ def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Pat
             for step, std in curves[name]:
                 found[step].append(std)
         axis.plot(list(found), [np.mean(values) for values in found.values()], "o-", markersize=3, label=name)
-    axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=f"mean over images and {len(stds)} seeds")
+    over = f"mean over images and {len(stds)} seeds" if len(stds) > 1 else "mean over images"
+    axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=over)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     fig.savefig(path, dpi=130)
