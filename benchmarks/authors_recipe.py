@@ -26,7 +26,10 @@ def score(
     scores = []
     for start in range(0, len(paths), BATCH):
         images = [open_image(path) for path in paths[start : start + BATCH]]
-        prompts = collate([encode_prompt(vlm.processor, [image], question) for image in images], tokenizer.pad_token_id)
+        prompts = collate(
+            [encode_prompt(vlm.processor, [image], question) for image in images],
+            tokenizer.pad_token_id,
+        )
         prompts = {key: value.to(vlm.model.device) for key, value in prompts.items()}
         sequences = vlm.model.generate(
             **prompts,

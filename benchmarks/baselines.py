@@ -44,7 +44,9 @@ def test_sets(data: Path) -> dict[str, Manifest]:
     biq, agiqa = data / "biq2021", data / "agiqa3k"
     return {
         "AGIQA-3K": Manifest.read(
-            agiqa / "data.csv", columns={"image": "name", "mos": "mos_quality"}, images=agiqa / "images"
+            agiqa / "data.csv",
+            columns={"image": "name", "mos": "mos_quality"},
+            images=agiqa / "images",
         ),
         "BIQ2021 test": Manifest.read(
             biq / "test.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images"
@@ -55,7 +57,9 @@ def test_sets(data: Path) -> dict[str, Manifest]:
 def measure(rater: Rater, manifest: Manifest, paper: float | None) -> dict[str, Any]:
     scores = [rating.score for rating in rater.rate([row.image for row in manifest.rows])]
     found = agreement(scores, [row.mos for row in manifest.rows]).to_dict()
-    kept: dict[str, Any] = {key: found[key] for key in ("n", "n_unreadable", "srcc", "plcc", "plcc_logistic")}
+    kept: dict[str, Any] = {
+        key: found[key] for key in ("n", "n_unreadable", "srcc", "plcc", "plcc_logistic")
+    }
     if paper is not None:
         kept |= {"paper_srcc": paper, "srcc_minus_paper": round(found["srcc"]["value"] - paper, 4)}
     return kept
@@ -65,7 +69,10 @@ def ours_once(rater: Rater, images: Sequence[str]) -> dict[str, Any]:
     list(rater.rate(images[:1]))
     started = time.perf_counter(), time.process_time()
     scores = [rating.score for rating in rater.rate(images)]
-    seconds = {"wall": time.perf_counter() - started[0], "processor": time.process_time() - started[1]}
+    seconds = {
+        "wall": time.perf_counter() - started[0],
+        "processor": time.process_time() - started[1],
+    }
     return seconds | {"scores": scores}
 
 
@@ -83,25 +90,49 @@ def speeds(
                 assert other.stdout is not None
                 print(name, file=other.stdin, flush=True)
                 rounds["theirs"].append(json.loads(other.stdout.readline()))
-        for clock, unit in (("wall", "images/s"), ("processor", "images per second of processor time")):
-            best = {side: len(images) / min(r[clock] for r in found) for side, found in rounds.items() if found}
-            row: dict[str, Any] = {"case": name.upper(), "ours": round(best["ours"], 1), "theirs": None, "unit": unit}
+        for clock, unit in (
+            ("wall", "images/s"),
+            ("processor", "images per second of processor time"),
+        ):
+            best = {
+                side: len(images) / min(r[clock] for r in found)
+                for side, found in rounds.items()
+                if found
+            }
+            row: dict[str, Any] = {
+                "case": name.upper(),
+                "ours": round(best["ours"], 1),
+                "theirs": None,
+                "unit": unit,
+            }
             if "theirs" in best:
-                row |= {"theirs": round(best["theirs"], 1), "ratio": round(best["ours"] / best["theirs"], 2)}
+                row |= {
+                    "theirs": round(best["theirs"], 1),
+                    "ratio": round(best["ours"] / best["theirs"], 2),
+                }
             rows.append(row)
         if name == "niqe" and rounds["theirs"]:
             pairs = [
                 (a, -b)
-                for a, b in zip(rounds["ours"][0]["scores"], rounds["theirs"][0]["scores"], strict=True)
+                for a, b in zip(
+                    rounds["ours"][0]["scores"], rounds["theirs"][0]["scores"], strict=True
+                )
                 if a is not None and b is not None and np.isfinite(b)
             ]
             a, b = np.array(pairs).T
-            same = {"n": len(pairs), "srcc": srcc(a, b), "median_difference": float(np.median(np.abs(a - b)))}
+            same = {
+                "n": len(pairs),
+                "srcc": srcc(a, b),
+                "median_difference": float(np.median(np.abs(a - b))),
+            }
     return rows, same
 
 
 def machine() -> str:
-    cpu = next((x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")), platform.machine())
+    cpu = next(
+        (x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")),
+        platform.machine(),
+    )
     return f"{os.cpu_count()} CPU cores ({cpu}), no GPU, {platform.system()}, Python {platform.python_version()}"
 
 
@@ -120,7 +151,9 @@ def started(
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/ours.npz", **parameters)
         command = [python, str(OTHER), f"{folder}/ours.npz", str(threads), *images]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             yield process
 
 
@@ -130,7 +163,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--pyiqa-python")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--images", type=int, default=60, help="how many of AGIQA-3K's the speed is measured on")
+    parser.add_argument(
+        "--images", type=int, default=60, help="how many of AGIQA-3K's the speed is measured on"
+    )
     options = parser.parse_args()
 
     niqe, brisque = Niqe(workers=options.threads), Brisque(workers=options.threads)
@@ -143,11 +178,18 @@ def main() -> None:
     with started(options.pyiqa_python, options.threads, images, parameters) as other:
         speed, same = speeds(raters, images, other)
     agreements = {
-        name: {method: measure(rater, manifest, PAPERS.get(name, {}).get(method)) for method, rater in raters.items()}
+        name: {
+            method: measure(rater, manifest, PAPERS.get(name, {}).get(method))
+            for method, rater in raters.items()
+        }
         for name, manifest in sets.items()
     }
     shown = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    for word, value in (("FOLDER", str(options.data)), ("PYTHON", options.pyiqa_python), ("FILE", str(options.json))):
+    for word, value in (
+        ("FOLDER", str(options.data)),
+        ("PYTHON", options.pyiqa_python),
+        ("FILE", str(options.json)),
+    ):
         shown = [word if part == value else part for part in shown]
     result = {
         "machine": machine(),

@@ -37,7 +37,9 @@ def load(parameters: Path) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     ours = np.load(parameters)
     with tempfile.TemporaryDirectory() as folder:
         niqe, brisque = f"{folder}/niqe.mat", f"{folder}/brisque.pth"
-        scipy.io.savemat(niqe, {"mu_prisparam": ours["mean"][None], "cov_prisparam": ours["covariance"]})
+        scipy.io.savemat(
+            niqe, {"mu_prisparam": ours["mean"][None], "cov_prisparam": ours["covariance"]}
+        )
         torch.save((torch.tensor(ours["coefficients"]), torch.tensor(ours["vectors"])), brisque)
         return {
             "niqe": NIQE(pretrained_model_path=niqe).eval(),
@@ -64,7 +66,10 @@ def main() -> None:
             score(metric, images[0])  # tables and caches are made once
             started = time.perf_counter(), time.process_time()
             scores = [score(metric, image) for image in images]
-            seconds = {"wall": time.perf_counter() - started[0], "processor": time.process_time() - started[1]}
+            seconds = {
+                "wall": time.perf_counter() - started[0],
+                "processor": time.process_time() - started[1],
+            }
             print(json.dumps(seconds | {"scores": scores}), flush=True)
 
 

@@ -71,7 +71,10 @@ def measure(update: Update, case: str, repeats: int) -> list[Row]:
     median = {name: statistics.median(values) for name, values in found.items()}
     median["everything else"] = median["whole"] - sum(median[name] for name in PARTS)
     order = (*PARTS, "everything else", "whole")
-    return [row(f"{case}: {name}", median[name], None, "s", share=median[name] / median["whole"]) for name in order]
+    return [
+        row(f"{case}: {name}", median[name], None, "s", share=median[name] / median["whole"])
+        for name in order
+    ]
 
 
 def main() -> None:
@@ -79,7 +82,9 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--size", choices=SIZES, default="10m")
     options.add_argument("--images", type=int, default=4)
-    options.add_argument("--sides", type=int, nargs="+", default=[336, 672], help="pixels a side, multiples of 28")
+    options.add_argument(
+        "--sides", type=int, nargs="+", default=[336, 672], help="pixels a side, multiples of 28"
+    )
     options.add_argument("--tokens", type=int, default=80, help="of each completion")
     args = options.parse_args()
     rows = []

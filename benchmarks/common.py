@@ -27,7 +27,9 @@ Row = dict[str, Any]
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options of every benchmark."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--json", type=Path, help="write the result there")
     made.add_argument("--short", action="store_true", help="the form that `make bench` runs")
     return made
@@ -49,7 +51,9 @@ def row(case: str, ours: float | None, theirs: float | None, unit: str, **more: 
     }
 
 
-def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[float, float]:
+def interleaved(
+    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int
+) -> tuple[float, float]:
     """Median seconds of each, taken in turns, so that whatever else the machine does strikes both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
@@ -76,13 +80,17 @@ def peak_megabytes(function: Callable[[], Any]) -> float:
 
 def _resident(field: str) -> int:
     """Bytes, from this process's own account (getrusage would count the parent's peak in)."""
-    (kilobytes,) = [line.split()[1] for line in _lines("/proc/self/status") if line.startswith(f"{field}:")]
+    (kilobytes,) = [
+        line.split()[1] for line in _lines("/proc/self/status") if line.startswith(f"{field}:")
+    ]
     return 1024 * int(kilobytes)
 
 
 def machine(device: str = "cpu") -> str:
     """The machine in words: no name, no path."""
-    models = [x.partition(":")[2].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")]
+    models = [
+        x.partition(":")[2].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")
+    ]
     cpu = models[0] if models else platform.processor() or platform.machine()
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") else "no GPU"
     return (
@@ -109,9 +117,15 @@ def finish(title: str, rows: Sequence[Row], args: argparse.Namespace, device: st
     if args.json:
         script = f"benchmarks/{Path(sys.argv[0]).name}"
         given = [Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:]]
-        result = {"machine": machine(device), "command": shlex.join(["python", script, *given]), "rows": list(rows)}
+        result = {
+            "machine": machine(device),
+            "command": shlex.join(["python", script, *given]),
+            "rows": list(rows),
+        }
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def _number(value: float | None, missing: str) -> str:

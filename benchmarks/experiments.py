@@ -55,7 +55,10 @@ class Sources:
 
     def tests(self) -> dict[str, tuple[Row, ...]]:
         sets = test_sets(self.data)
-        return {"BIQ2021 test": sets["BIQ2021 test"].rows, "AGIQA-3K (half)": sets["AGIQA-3K"].rows[::2]}
+        return {
+            "BIQ2021 test": sets["BIQ2021 test"].rows,
+            "AGIQA-3K (half)": sets["AGIQA-3K"].rows[::2],
+        }
 
     def probes(self) -> Path:
         """A manifest of images from four sets, evenly over their MOS."""
@@ -75,7 +78,10 @@ class Sources:
 
 
 def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {k: merged(tree[k], v) if isinstance(v, dict) and k in tree else v for k, v in changes.items()}
+    both = {
+        k: merged(tree[k], v) if isinstance(v, dict) and k in tree else v
+        for k, v in changes.items()
+    }
     return tree | both
 
 
@@ -95,7 +101,9 @@ def settings_of(changes: dict[str, Any], seed: int, sources: Sources) -> tuple[d
     tree["data"][1] |= {"manifest": str(sources.synthetic.resolve())}
     if Recipe.model_validate(tree | {"output": sources.work}).on_1_to_5:
         tree["data"][0]["mos_range"] = [0, 1]
-    tree["data"] = [source for name, source in zip(SETS, tree["data"], strict=True) if name != without]
+    tree["data"] = [
+        source for name, source in zip(SETS, tree["data"], strict=True) if name != without
+    ]
     if probes:
         tree |= {"probes": {"manifest": str(sources.probes().resolve())}, "probe_every": 5}
     content = [sha256(Path(source["manifest"]).read_bytes()).hexdigest() for source in tree["data"]]
@@ -113,10 +121,18 @@ def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
     return read_recipe(folder / "asked.yaml", (), folder / "run")
 
 
-def kept(earlier: dict[str, Any], asked: dict[str, Any], seeds: Sequence[int], sources: Sources) -> Rows:
+def kept(
+    earlier: dict[str, Any], asked: dict[str, Any], seeds: Sequence[int], sources: Sources
+) -> Rows:
     """Rows of an earlier result that still are what their recipe asks for, of seeds that are not run again."""
-    others = [row for row in earlier.get("rows", []) if row["seed"] not in seeds and row["row"] in asked]
-    return [row for row in others if row["run"] == settings_of(asked[row["row"]], row["seed"], sources)[1]]
+    others = [
+        row for row in earlier.get("rows", []) if row["seed"] not in seeds and row["row"] in asked
+    ]
+    return [
+        row
+        for row in others
+        if row["run"] == settings_of(asked[row["row"]], row["seed"], sources)[1]
+    ]
 
 
 class Tests:
@@ -135,11 +151,17 @@ class Tests:
             numbers = summary(rows, ratings)
             kept = {key: numbers[key] for key in ("srcc", "plcc", "std", "readable")}
             read = sum(r.score is not None for r in ratings)
-            found[name] = {"n": read, **kept, "characters": float(np.mean([len(r.reasoning or "") for r in ratings]))}
+            found[name] = {
+                "n": read,
+                **kept,
+                "characters": float(np.mean([len(r.reasoning or "") for r in ratings])),
+            }
         return found
 
 
-def run(changes: dict[str, Any], seed: int, sources: Sources, tests: Tests, console: Console) -> dict[str, Any]:
+def run(
+    changes: dict[str, Any], seed: int, sources: Sources, tests: Tests, console: Console
+) -> dict[str, Any]:
     """Train a row with a seed, measure it, and keep the measurement."""
     recipe = recipe_of(changes, seed, sources)
     result = recipe.output.parent / "result.json"
@@ -158,16 +180,31 @@ def run(changes: dict[str, Any], seed: int, sources: Sources, tests: Tests, cons
 def verdict(rows: Rows, higher: str, lower: str, test: str) -> dict[str, Any]:
     """Whether one row is above another: in every seed ("seen"), in none ("reversed"), or now and then ("unclear")."""
     of = {
-        row["row"]: {r["seed"]: r["srcc"]["value"] for r in rows if r["row"] == row["row"] and r["test"] == test}
+        row["row"]: {
+            r["seed"]: r["srcc"]["value"]
+            for r in rows
+            if r["row"] == row["row"] and r["test"] == test
+        }
         for row in rows
     }
     gains = [of[higher][seed] - of[lower][seed] for seed in of[higher].keys() & of[lower].keys()]
     seen = "seen" if min(gains) > 0 else "reversed" if max(gains) < 0 else "unclear"
-    return {"higher": higher, "lower": lower, "test": test, "gain": float(np.mean(gains)), "verdict": seen}
+    return {
+        "higher": higher,
+        "lower": lower,
+        "test": test,
+        "gain": float(np.mean(gains)),
+        "verdict": seen,
+    }
 
 
 def experiment(
-    name: str, seeds: Sequence[int], earlier: dict[str, Any], sources: Sources, tests: Tests, console: Console
+    name: str,
+    seeds: Sequence[int],
+    earlier: dict[str, Any],
+    sources: Sources,
+    tests: Tests,
+    console: Console,
 ) -> dict[str, Any]:
     """The rows of `seeds`, and those of other seeds that `earlier` has."""
     asked = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
@@ -177,7 +214,13 @@ def experiment(
             console.print(f"{name}: {label}, seed {seed}")
             measured = run(changes, seed, sources, tests, console)
             for test, numbers in measured["tests"].items():
-                more = {"row": label, "seed": seed, "test": test, "mode": measured["mode"], "run": measured["run"]}
+                more = {
+                    "row": label,
+                    "seed": seed,
+                    "test": test,
+                    "mode": measured["mode"],
+                    "run": measured["run"],
+                }
                 rows.append(more | numbers)
     rows.sort(key=lambda row: row["seed"])
     found = [verdict(rows, *pair, test) for pair in asked["expected"] for test in tests.rows]
@@ -204,13 +247,18 @@ def std_curves(probed: Path) -> dict[str, list[tuple[int, float]]]:
         for key, visit in step.items():
             if visit.std is not None:
                 found[key.dataset][visit.step].append(visit.std)
-    return {name: [(step, float(np.mean(stds))) for step, stds in steps.items()] for name, steps in found.items()}
+    return {
+        name: [(step, float(np.mean(stds))) for step, stds in steps.items()]
+        for name, steps in found.items()
+    }
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     names = list(dict.fromkeys(r["test"] for r in result["rows"]))
     table = Table(
-        "row", *(f"{name} {what}" for name in names for what in ("SRCC", "PLCC", "std")), title=result["title"]
+        "row",
+        *(f"{name} {what}" for name in names for what in ("SRCC", "PLCC", "std")),
+        title=result["title"],
     )
     for label in dict.fromkeys(r["row"] for r in result["rows"]):
         cells = []
@@ -221,7 +269,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_row(label, *cells)
     console.print(table)
     for v in result["verdicts"]:
-        console.print(f"{v['verdict']}: {v['higher']} above {v['lower']} on {v['test']} (by {v['gain']:+.3f})")
+        console.print(
+            f"{v['verdict']}: {v['higher']} above {v['lower']} on {v['test']} (by {v['gain']:+.3f})"
+        )
 
 
 def main() -> None:
@@ -249,8 +299,14 @@ def main() -> None:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         if name == "training":
-            runs = {str(row["seed"]): args.work / row["run"] / "run" / "probes.jsonl" for row in result["rows"]}
-            stds = {seed: std_curves(p) if p.exists() else earlier["std"][seed] for seed, p in runs.items()}
+            runs = {
+                str(row["seed"]): args.work / row["run"] / "run" / "probes.jsonl"
+                for row in result["rows"]
+            }
+            stds = {
+                seed: std_curves(p) if p.exists() else earlier["std"][seed]
+                for seed, p in runs.items()
+            }
             first = next(iter(runs.values()))
             result |= {"words": words(first) if first.exists() else earlier["words"], "std": stds}
             draw_training(stds, file.with_suffix(".png"))
@@ -258,7 +314,12 @@ def main() -> None:
             draw_rows(result, file.with_suffix(".png"))
         seeds = " ".join(str(seed) for seed in sorted({row["seed"] for row in result["rows"]}))
         command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
-        start = {"machine": machine(), "command": command, "base_weights": base_digest(), "synthetic_images": images}
+        start = {
+            "machine": machine(),
+            "command": command,
+            "base_weights": base_digest(),
+            "synthetic_images": images,
+        }
         file.write_text(json.dumps(start | result, indent=1) + "\n")
 
 

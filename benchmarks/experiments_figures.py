@@ -19,7 +19,11 @@ def draw_rows(result: dict[str, Any], path: Path) -> None:
     fig, axes = plt.subplots(1, len(tests), figsize=(9, height), sharey=True, layout="constrained")
     for axis, test in zip(axes, tests, strict=True):
         for at, label in enumerate(labels):
-            values = [r["srcc"]["value"] for r in result["rows"] if r["row"] == label and r["test"] == test]
+            values = [
+                r["srcc"]["value"]
+                for r in result["rows"]
+                if r["row"] == label and r["test"] == test
+            ]
             axis.plot(values, [at] * len(values), "o", color="C0", alpha=0.6, markersize=5)
             axis.plot([np.mean(values)] * 2, [at - 0.3, at + 0.3], color="black", linewidth=1.5)
         axis.set(title=f"{test}, SRCC", yticks=range(len(labels)), yticklabels=labels)
@@ -41,7 +45,13 @@ def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Pat
         for curves in stds.values():
             for step, std in curves[name]:
                 found[step].append(std)
-        axis.plot(list(found), [np.mean(values) for values in found.values()], "o-", markersize=3, label=name)
+        axis.plot(
+            list(found),
+            [np.mean(values) for values in found.values()],
+            "o-",
+            markersize=3,
+            label=name,
+        )
     over = f"mean over images and {len(stds)} seeds" if len(stds) > 1 else "mean over images"
     axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=over)
     axis.spines[["top", "right"]].set_visible(False)

@@ -37,21 +37,31 @@ def cell(rows: list[dict[str, Any]], what: str) -> str:
 
 def said(verdict: str, seeds: int) -> str:
     where = "in the one seed that was run" if seeds == 1 else "in every seed"
-    return {"seen": f"seen {where}", "reversed": f"the other way round {where}", "unclear": "not clear"}[verdict]
+    return {
+        "seen": f"seen {where}",
+        "reversed": f"the other way round {where}",
+        "unclear": "not clear",
+    }[verdict]
 
 
 def ends(curve: list[tuple[int, float]]) -> tuple[float, float]:
     """The mean std of the first and of the last quarter of the steps."""
     last = curve[-1][0]
     early = [std for step, std in curve if step <= last / 4]
-    return statistics.fmean(early), statistics.fmean(std for step, std in curve if step >= 3 * last / 4)
+    return statistics.fmean(early), statistics.fmean(
+        std for step, std in curve if step >= 3 * last / 4
+    )
 
 
 def changes(result: dict[str, Any]) -> list[str]:
     """Fig. 3 in numbers, and Fig. 4 in words."""
-    seeds = [{name: ends(curve) for name, curve in curves.items()} for curves in result["std"].values()]
+    seeds = [
+        {name: ends(curve) for name, curve in curves.items()} for curves in result["std"].values()
+    ]
     names = list(seeds[0])
-    means = {name: [statistics.fmean(std[name][at] for std in seeds) for at in (0, 1)] for name in names}
+    means = {
+        name: [statistics.fmean(std[name][at] for std in seeds) for at in (0, 1)] for name in names
+    }
     falls = sum(last < first for std in seeds for first, last in std.values())
     asked = len(seeds) * len(names)
     fall = "it falls on all sets" + " with every seed" * (len(seeds) > 1)
@@ -67,7 +77,10 @@ def changes(result: dict[str, Any]) -> list[str]:
         "",
         "| step | score | std | words |",
         "| --- | --- | --- | --- |",
-        *(f"| {s['step']} | {s['score']:.2f} | {s['std']:.2f} | {s['words']} |" for s in words["steps"]),
+        *(
+            f"| {s['step']} | {s['score']:.2f} | {s['std']:.2f} | {s['words']} |"
+            for s in words["steps"]
+        ),
     ]
 
 
@@ -84,7 +97,11 @@ def section(name: str, result: dict[str, Any]) -> str:
     lines += [f"| row | {' | '.join(heads)} | std | readable |", "| --- " * (len(heads) + 3) + "|"]
     for label in dict.fromkeys(r["row"] for r in result["rows"]):
         own = [r for r in result["rows"] if r["row"] == label]
-        cells = [cell([r for r in own if r["test"] == test], what) for test in tests for what in ("srcc", "plcc")]
+        cells = [
+            cell([r for r in own if r["test"] == test], what)
+            for test in tests
+            for what in ("srcc", "plcc")
+        ]
         spread = statistics.fmean(r["std"] for r in own)
         readable = statistics.fmean(r["readable"] for r in own)
         lines.append(f"| {label} | {' | '.join(cells)} | {spread:.2f} | {readable:.1%} |")
@@ -94,7 +111,12 @@ def section(name: str, result: dict[str, Any]) -> str:
             label: statistics.fmean(r["characters"] for r in result["rows"] if r["row"] == label)
             for label in dict.fromkeys(r["row"] for r in result["rows"])
         }
-        lines += ["Characters of a reasoning: " + ", ".join(f"{k} {v:.0f}" for k, v in words.items()) + ".", ""]
+        lines += [
+            "Characters of a reasoning: "
+            + ", ".join(f"{k} {v:.0f}" for k, v in words.items())
+            + ".",
+            "",
+        ]
     for v in result["verdicts"]:
         pair = f"{v['higher']} above {v['lower']} on {v['test']}"
         lines.append(f"- {pair}: {said(v['verdict'], len(seeds))} ({v['gain']:+.3f} SRCC).")
@@ -105,7 +127,11 @@ def section(name: str, result: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    results = {n: json.loads((RESULTS / f"{n}.json").read_text()) for n in ORDER if (RESULTS / f"{n}.json").exists()}
+    results = {
+        n: json.loads((RESULTS / f"{n}.json").read_text())
+        for n in ORDER
+        if (RESULTS / f"{n}.json").exists()
+    }
     first = next(iter(results.values()))
     parts = [HEAD.format(synthetic=first["synthetic_images"])]
     parts += [section(name, result) for name, result in results.items()]

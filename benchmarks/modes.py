@@ -50,7 +50,9 @@ def adaptive(ratings: list[Rating], tolerance: float) -> tuple[Scores, float]:
     scores, used = [], []
     for rating in ratings:
         n = 2
-        while n < MOST and not settled([Response(s, None, None) for s in rating.samples[:n]], tolerance):
+        while n < MOST and not settled(
+            [Response(s, None, None) for s in rating.samples[:n]], tolerance
+        ):
             n *= 2
         scores.append(float(np.mean(x)) if (x := readable(rating.samples, n)) else None)
         used.append(n)
@@ -59,7 +61,11 @@ def adaptive(ratings: list[Rating], tolerance: float) -> tuple[Scores, float]:
 
 def calibration(scores: Scores, stds: list[float | None], mos: list[float]) -> dict[str, float]:
     """SRCC of std with |error| after the logistic fit, and the mean error of the surest and the least sure quarter."""
-    kept = [(s, d, m) for s, d, m in zip(scores, stds, mos, strict=True) if s is not None and d is not None]
+    kept = [
+        (s, d, m)
+        for s, d, m in zip(scores, stds, mos, strict=True)
+        if s is not None and d is not None
+    ]
     x, std, y = np.array(kept).T
     error = np.abs(y - logistic4(x, y)(x))
     order = np.argsort(std, kind="stable")
@@ -88,14 +94,28 @@ def main() -> None:
         images, mos = [str(r.image) for r in manifest.rows], [r.mos for r in manifest.rows]
         stem = f"{vlm.digest[:8]}_{name.split()[0].lower()}"
         reasoned = Scorer(vlm, samples=MOST, batch=8)
-        drawn = list(score_all(reasoned, images, journal=args.work / f"{stem}_reason.jsonl", console=console))
+        drawn = list(
+            score_all(reasoned, images, journal=args.work / f"{stem}_reason.jsonl", console=console)
+        )
         scorer = Scorer(vlm, mode="expect", batch=16)
-        expected = list(score_all(scorer, images, journal=args.work / f"{stem}_expect.jsonl", console=console))
+        expected = list(
+            score_all(scorer, images, journal=args.work / f"{stem}_expect.jsonl", console=console)
+        )
 
-        def add(case: str, scores: Scores, samples: float, test: str = name, mos: list[float] = mos) -> None:
+        def add(
+            case: str, scores: Scores, samples: float, test: str = name, mos: list[float] = mos
+        ) -> None:
             a = agreement(scores, mos)
-            row = {"test": test, "case": case, "n": a.n, "unreadable": a.n_unreadable, "samples": round(samples, 2)}
-            rows.append(row | {key: getattr(a, key).to_dict() for key in ("srcc", "plcc", "plcc_logistic")})
+            row = {
+                "test": test,
+                "case": case,
+                "n": a.n,
+                "unreadable": a.n_unreadable,
+                "samples": round(samples, 2),
+            }
+            rows.append(
+                row | {key: getattr(a, key).to_dict() for key in ("srcc", "plcc", "plcc_logistic")}
+            )
 
         add("expect", [r.score for r in expected], 0)
         for n in COUNTS:
@@ -106,19 +126,32 @@ def main() -> None:
         six = combined(drawn, 6, "mean")
         for share in (0.25, 0.5):
             doubt = float(np.quantile([r.std for r in expected], 1 - share))
-            mixed = [k if e.std > doubt and k is not None else e.score for e, k in zip(expected, six, strict=True)]
+            mixed = [
+                k if e.std > doubt and k is not None else e.score
+                for e, k in zip(expected, six, strict=True)
+            ]
             add(f"auto: the least sure {share:.0%} reasoned about", mixed, 6 * share)
-        spread = [float(np.std(x, ddof=1)) if len(x := readable(r.samples, 6)) > 1 else None for r in drawn]
+        spread = [
+            float(np.std(x, ddof=1)) if len(x := readable(r.samples, 6)) > 1 else None
+            for r in drawn
+        ]
         calibrated[name] = {
             "expect": calibration([r.score for r in expected], [r.std for r in expected], mos),
             "reason, mean of 6": calibration(six, spread, mos),
         }
-        tokens += [len(tokenizer(target_text(r.score, r.reasoning))["input_ids"]) for r in drawn if r.score is not None]
+        tokens += [
+            len(tokenizer(target_text(r.score, r.reasoning))["input_ids"])
+            for r in drawn
+            if r.score is not None
+        ]
         samples = [s for r in drawn for s in r.samples]
         calibrated[name]["readable"] = sum(s is not None for s in samples) / len(samples)
     table = Table("test", "case", "samples", "SRCC", "PLCC", title=f"Ways of scoring, {args.model}")
     for r in rows:
-        cells = [f"{r[key]['value']:.3f} [{r[key]['low']:.3f}, {r[key]['high']:.3f}]" for key in ("srcc", "plcc")]
+        cells = [
+            f"{r[key]['value']:.3f} [{r[key]['low']:.3f}, {r[key]['high']:.3f}]"
+            for key in ("srcc", "plcc")
+        ]
         table.add_row(r["test"], r["case"], f"{r['samples']:g}", *cells)
     Console(width=120).print(table)
     Console().print_json(json.dumps(calibrated))

@@ -57,7 +57,9 @@ def calibration(found: dict[str, Any]) -> str:
         for way, c in ways.items():
             if way != "readable":
                 errors = (c["error_of_surest_quarter"], c["error_of_least_sure_quarter"])
-                lines.append(f"| {test} | {way} | {c['srcc_std_error']:.3f} | {errors[0]:.3f} | {errors[1]:.3f} |")
+                lines.append(
+                    f"| {test} | {way} | {c['srcc_std_error']:.3f} | {errors[0]:.3f} | {errors[1]:.3f} |"
+                )
     return "\n".join(lines) + "\n"
 
 

@@ -22,13 +22,24 @@ from visualquality.quiet import quiet_libraries
 from visualquality.train.packed import packed_log_probabilities
 
 K = 6
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 operations a second, from the makers' sheets
+PEAK = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}  # dense bfloat16 operations a second, from the makers' sheets
 
 
-def stock_log_probabilities(model: PreTrainedModel, batch: dict[str, Tensor], ids: Tensor) -> Tensor:
+def stock_log_probabilities(
+    model: PreTrainedModel, batch: dict[str, Tensor], ids: Tensor
+) -> Tensor:
     """As `GRPOTrainer._get_per_token_logps_and_entropies` does: (B, K, C)."""
     images, responses, length = ids.shape
-    patches = batch["pixel_values"].unflatten(0, (images, -1)).repeat_interleave(responses, 0).flatten(0, 1)
+    patches = (
+        batch["pixel_values"]
+        .unflatten(0, (images, -1))
+        .repeat_interleave(responses, 0)
+        .flatten(0, 1)
+    )
     rows = {k: v.repeat_interleave(responses, 0) for k, v in batch.items() if k != "pixel_values"}
     flat = ids.flatten(0, 1)
     rows["input_ids"] = torch.cat([rows["input_ids"], flat], 1)
@@ -100,9 +111,14 @@ def measure(size: str, device: str, images: int, side: int, tokens: int, repeats
         torch.testing.assert_close(packed, stock, atol=1e-4, rtol=0)
         for layout in ("packed", "stock"):
             update.run(layout)
-        peaks = [in_fresh_process(resident_peak, layout, threads, *arguments) for layout in ("packed", "stock")]
+        peaks = [
+            in_fresh_process(resident_peak, layout, threads, *arguments)
+            for layout in ("packed", "stock")
+        ]
     fits = None not in peaks
-    ours, theirs = interleaved(lambda: update.run("packed"), lambda: update.run("stock" if fits else "packed"), repeats)
+    ours, theirs = interleaved(
+        lambda: update.run("packed"), lambda: update.run("stock" if fits else "packed"), repeats
+    )
     more: dict[str, object] = {"images": images, "responses": K, "model": size}
     if not fits:
         more["missing"] = "out of memory"
@@ -127,14 +143,25 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--size", choices=SIZES, default="10m")
     options.add_argument("--images", type=int, help="B; 4, or 2 in the short form")
-    options.add_argument("--sides", type=int, nargs="+", default=[336, 672], help="pixels a side, multiples of 28")
+    options.add_argument(
+        "--sides", type=int, nargs="+", default=[336, 672], help="pixels a side, multiples of 28"
+    )
     options.add_argument("--tokens", type=int, default=80, help="of each completion")
     options.add_argument("--repeats", type=int, help="5, or 2 in the short form")
     args = options.parse_args()
     images = args.images or (2 if args.short else 4)
     repeats = args.repeats or (2 if args.short else 5)
-    rows = [line for side in args.sides for line in measure(args.size, args.device, images, side, args.tokens, repeats)]
-    finish(f"K = {K} responses of {images} images: one row an image against one a response", rows, args, args.device)
+    rows = [
+        line
+        for side in args.sides
+        for line in measure(args.size, args.device, images, side, args.tokens, repeats)
+    ]
+    finish(
+        f"K = {K} responses of {images} images: one row an image against one a response",
+        rows,
+        args,
+        args.device,
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ def tiles(folder: Path, count: int, side: int, suffix: str = ".png") -> list[str
         rng = np.random.default_rng(index)
         part = int(rng.integers(min(photo.size) // 2, min(photo.size)))
         left, top = (int(rng.integers(0, length - part + 1)) for length in photo.size)
-        tile = photo.crop((left, top, left + part, top + part)).resize((side, side), Image.Resampling.BICUBIC)
+        tile = photo.crop((left, top, left + part, top + part)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
         tile.save(path, quality=95)
     return [str(path) for path in paths]

@@ -24,7 +24,10 @@ SIZES = {
     "3b": ((2048, 36, 16, 2, 11008, 151936, True), (1280, 32, 16, 3420, [7, 15, 23, 31])),
     "7b": ((3584, 28, 28, 4, 18944, 152064, False), (1280, 32, 16, 3420, [7, 15, 23, 31])),
 }
-IDS = {name: QWEN_SPECIAL.index(f"<|{name}|>") for name in ("vision_start", "vision_end", "image_pad", "video_pad")}
+IDS = {
+    name: QWEN_SPECIAL.index(f"<|{name}|>")
+    for name in ("vision_start", "vision_end", "image_pad", "video_pad")
+}
 PAD, EOS = QWEN_SPECIAL.index("<|endoftext|>"), QWEN_SPECIAL.index("<|im_end|>")
 TEXT = 78  # tokens of a prompt that are not pixels
 PATCH = 28  # pixels a side of what becomes one token
@@ -32,7 +35,10 @@ PATCH = 28  # pixels a side of what becomes one token
 
 def random_qwen(size: str, device: str = "cpu") -> Qwen2_5_VLForConditionalGeneration:
     """Weights in float32 on a CPU and in bfloat16 on CUDA."""
-    (hidden, layers, heads, kv, mlp, vocabulary, tied), (width, depth, vision_heads, vision_mlp, whole) = SIZES[size]
+    (
+        (hidden, layers, heads, kv, mlp, vocabulary, tied),
+        (width, depth, vision_heads, vision_mlp, whole),
+    ) = SIZES[size]
     half = hidden // heads // 2
     config = Qwen2_5_VLConfig(
         text_config={
@@ -46,7 +52,11 @@ def random_qwen(size: str, device: str = "cpu") -> Qwen2_5_VLForConditionalGener
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
-                "mrope_section": [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2],
+                "mrope_section": [
+                    half // 4,
+                    (half - half // 4) // 2,
+                    half - half // 4 - (half - half // 4) // 2,
+                ],
             },
             "tie_word_embeddings": tied,
             "bos_token_id": None,
@@ -74,7 +84,9 @@ def random_qwen(size: str, device: str = "cpu") -> Qwen2_5_VLForConditionalGener
     torch.manual_seed(0)
     with torch.device(device):
         model = Qwen2_5_VLForConditionalGeneration._from_config(
-            config, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, attn_implementation="sdpa"
+            config,
+            dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
+            attn_implementation="sdpa",
         )
     model.generation_config = GenerationConfig(eos_token_id=EOS, pad_token_id=PAD)
     return model
@@ -91,7 +103,9 @@ def prompts(batch: int, side: int, device: str = "cpu") -> dict[str, torch.Tenso
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == IDS["image_pad"]).long(),
-        "pixel_values": torch.randn(batch * grid**2, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(1)),
+        "pixel_values": torch.randn(
+            batch * grid**2, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(1)
+        ),
         "image_grid_thw": torch.tensor([[1, grid, grid]] * batch),
     }
     return {key: value.to(device) for key, value in made.items()}
@@ -101,7 +115,9 @@ def save(folder: Path, size: str = "10m") -> Path:
     """A model with a processor in `folder`, as the hub has them; the tokenizer knows about 500 tokens."""
     tokenizer = byte_bpe(QWEN_SPECIAL, SIZES[size][0][5])
     images = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 4 * PATCH**2, "longest_edge": 1280 * PATCH**2}, patch_size=14, merge_size=2
+        size={"shortest_edge": 4 * PATCH**2, "longest_edge": 1280 * PATCH**2},
+        patch_size=14,
+        merge_size=2,
     )
     template = (resources.files("trl") / "chat_templates" / "qwen2_5_vl.jinja").read_text()
     random_qwen(size).save_pretrained(folder)

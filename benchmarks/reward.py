@@ -47,9 +47,14 @@ def loop_of_floats(scores: list[list[float]], mos: list[float]) -> list[list[flo
                 if i == j:
                     continue
                 z = (score - mean[j]) / math.sqrt(variance[i] + variance[j] + GAMMA)
-                better, worse = 0.5 * math.erfc(-z / math.sqrt(2)), 0.5 * math.erfc(z / math.sqrt(2))
+                better, worse = (
+                    0.5 * math.erfc(-z / math.sqrt(2)),
+                    0.5 * math.erfc(z / math.sqrt(2)),
+                )
                 true = 1.0 if mos[i] > mos[j] else 0.5 if mos[i] == mos[j] else 0.0
-                rewards[i][k] += (math.sqrt(true * better) + math.sqrt((1 - true) * worse)) / (len(scores) - 1)
+                rewards[i][k] += (math.sqrt(true * better) + math.sqrt((1 - true) * worse)) / (
+                    len(scores) - 1
+                )
     return rewards
 
 
@@ -63,7 +68,9 @@ def measure(batch: int, repeats: int) -> list[Row]:
         return fidelity_reward(scores, mos)
 
     ours()  # the first call loads kernels
-    torch.testing.assert_close(ours(), torch.tensor(loop_of_floats(as_floats, mos.tolist())), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        ours(), torch.tensor(loop_of_floats(as_floats, mos.tolist())), atol=1e-3, rtol=0
+    )
     if batch <= 8:
         torch.testing.assert_close(ours(), loop_of_tensors(scores, mos), atol=1e-3, rtol=0)
     rows = []

@@ -43,7 +43,9 @@ BASE = "nano-base"
 
 def train_set(data: Path) -> Manifest:
     biq = data / "biq2021"
-    return Manifest.read(biq / "train.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images")
+    return Manifest.read(
+        biq / "train.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images"
+    )
 
 
 def test_sets(data: Path) -> dict[str, Manifest]:
@@ -53,7 +55,9 @@ def test_sets(data: Path) -> dict[str, Manifest]:
             biq / "test.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images"
         ),
         "AGIQA-3K": Manifest.read(
-            agiqa / "data.csv", columns={"image": "name", "mos": "mos_quality"}, images=agiqa / "images"
+            agiqa / "data.csv",
+            columns={"image": "name", "mos": "mos_quality"},
+            images=agiqa / "images",
         ),
     }
 
@@ -61,7 +65,10 @@ def test_sets(data: Path) -> dict[str, Manifest]:
 def measure(model: str, manifest: Manifest, journal: Path, console: Console) -> dict[str, Any]:
     """Agreement with the MOS, mean std over K, and readable answers of one model on one set."""
     images = [str(row.image) for row in manifest.rows]
-    return summary(manifest.rows, list(score_all(Scorer(model, batch=16), images, journal=journal, console=console)))
+    return summary(
+        manifest.rows,
+        list(score_all(Scorer(model, batch=16), images, journal=journal, console=console)),
+    )
 
 
 def summary(rows: Sequence[Row], ratings: Sequence[Rating]) -> dict[str, Any]:
@@ -84,7 +91,11 @@ def run_seed(seed: int, data: Path, work: Path, base: str, console: Console) -> 
         folder = (data / "biq2021").resolve()
         where = (f"data.0.manifest={folder / 'train.csv'}", f"data.0.images={folder / 'images'}")
         overrides = (f"seed={seed}", f"model={base}", *where)
-        train(read_recipe(RECIPE, overrides, output), resume=(output / "recipe.yaml").exists(), console=console)
+        train(
+            read_recipe(RECIPE, overrides, output),
+            resume=(output / "recipe.yaml").exists(),
+            console=console,
+        )
     return output
 
 
@@ -116,18 +127,28 @@ def draw(rows: list[dict], runs: dict[int, list[dict]], figure: Path) -> None:
             smooth = np.convolve(np.pad(values, 5, mode="edge"), np.ones(11) / 11, mode="valid")
             axis.plot(steps, smooth, label=f"seed {seed}")
     axes[0].set(title="Fidelity reward (Eq. 3)", xlabel="step", ylabel="mean over the batch")
-    axes[1].set(title="Std of the K scores (as in Fig. 3)", xlabel="step", ylabel="mean over images, training")
+    axes[1].set(
+        title="Std of the K scores (as in Fig. 3)",
+        xlabel="step",
+        ylabel="mean over images, training",
+    )
     axes[0].legend(frameon=False)
     sets = list(dict.fromkeys(r["test"] for r in rows))
     for i, name in enumerate(sets):
         mine = [r for r in rows if r["test"] == name]
         axes[2].scatter(
-            [i - 0.12] * len(mine), [r["base_srcc"] for r in mine], color="0.5", label=None if i else "base"
+            [i - 0.12] * len(mine),
+            [r["base_srcc"] for r in mine],
+            color="0.5",
+            label=None if i else "base",
         )
         label = None if i else "after RL2R"
         axes[2].scatter([i + 0.12] * len(mine), [r["srcc"] for r in mine], color="C0", label=label)
     axes[2].set(
-        title="SRCC with human ratings", xticks=range(len(sets)), xticklabels=sets, xlim=(-0.6, len(sets) - 0.4)
+        title="SRCC with human ratings",
+        xticks=range(len(sets)),
+        xticklabels=sets,
+        xlim=(-0.6, len(sets) - 0.4),
     )
     axes[2].legend(frameon=False, loc="upper right")
     for axis in axes:
@@ -136,11 +157,15 @@ def draw(rows: list[dict], runs: dict[int, list[dict]], figure: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/rl2r_biq2021"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--base", default=BASE, help="start from another model, a folder for instance")
+    parser.add_argument(
+        "--base", default=BASE, help="start from another model, a folder for instance"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     quiet_libraries()
@@ -148,7 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = test_sets(args.data)
     args.work.mkdir(parents=True, exist_ok=True)
     slug = {name: name.split()[0].lower() for name in sets}
-    before = {n: measure(args.base, m, args.work / f"base_{slug[n]}.jsonl", console) for n, m in sets.items()}
+    before = {
+        n: measure(args.base, m, args.work / f"base_{slug[n]}.jsonl", console)
+        for n, m in sets.items()
+    }
     rows, runs = [], {}
     for seed in args.seeds:
         output = run_seed(seed, args.data, args.work, args.base, console)
@@ -156,17 +184,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, manifest in sets.items():
             after = measure(str(output / FINAL), manifest, output / f"{slug[name]}.jsonl", console)
             rows.append(row(seed, name, before[name], after))
-    table = Table("seed", "test set", "n", "SRCC base", "SRCC", "PLCC base", "PLCC", "std base", "std", "readable")
+    table = Table(
+        "seed",
+        "test set",
+        "n",
+        "SRCC base",
+        "SRCC",
+        "PLCC base",
+        "PLCC",
+        "std base",
+        "std",
+        "readable",
+    )
     for r in rows:
         low, high = r["srcc_95"]
-        numbers = (r["base_srcc"], f"{r['srcc']:.3f} [{low:.3f}, {high:.3f}]", *(r[k] for k in ("base_plcc", "plcc")))
-        shown = [v if isinstance(v, str) else f"{v:.3f}" for v in (*numbers, r["base_std"], r["std"])]
+        numbers = (
+            r["base_srcc"],
+            f"{r['srcc']:.3f} [{low:.3f}, {high:.3f}]",
+            *(r[k] for k in ("base_plcc", "plcc")),
+        )
+        shown = [
+            v if isinstance(v, str) else f"{v:.3f}" for v in (*numbers, r["base_std"], r["std"])
+        ]
         table.add_row(str(r["seed"]), str(r["test"]), str(r["n"]), *shown, f"{r['readable']:.1%}")
     Console(width=140).print(table)
     if args.json:
         curves = {
             str(seed): [
-                {k: m[k] for k in ("step", "reward/fidelity", "score_std", "kl", "readable")} for m in metrics[::10]
+                {k: m[k] for k in ("step", "reward/fidelity", "score_std", "kl", "readable")}
+                for m in metrics[::10]
             ]
             for seed, metrics in runs.items()
         }

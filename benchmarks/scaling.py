@@ -35,7 +35,9 @@ def timed(function: Callable[[], object]) -> float:
 
 def resident() -> float:
     """MB of memory that this process holds."""
-    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS")]
+    (line,) = [
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS")
+    ]
     return int(line.split()[1]) / 1024
 
 

@@ -24,7 +24,9 @@ from visualquality.quiet import quiet_libraries
 RANDOM_TOKENS = 128
 
 
-def compare(vlm: VisionLanguageModel, name: str, paths: list[str], tokens: int, repeats: int) -> list[Row]:
+def compare(
+    vlm: VisionLanguageModel, name: str, paths: list[str], tokens: int, repeats: int
+) -> list[Row]:
     modes = {
         "expect": Scorer(vlm, mode="expect", batch=8),
         "reason, K=1": Scorer(vlm, samples=1, batch=32, max_new_tokens=tokens),
@@ -45,9 +47,24 @@ def compare(vlm: VisionLanguageModel, name: str, paths: list[str], tokens: int, 
     # Interference only ever adds: the quickest of the repeats is the nearest to what the work costs.
     rate = {side: len(paths) / min(times) for side, times in seconds.items()}
     rows = [
-        row(f"{name}: expect against one run of the recipe", rate["expect"], rate["authors"], "images/s"),
-        row(f"{name}: reason, K=1, against one run", rate["reason, K=1"], rate["authors"], "images/s"),
-        row(f"{name}: reason, K=6, against six runs", rate["reason, K=6"], rate["authors"] / 6, "images/s"),
+        row(
+            f"{name}: expect against one run of the recipe",
+            rate["expect"],
+            rate["authors"],
+            "images/s",
+        ),
+        row(
+            f"{name}: reason, K=1, against one run",
+            rate["reason, K=1"],
+            rate["authors"],
+            "images/s",
+        ),
+        row(
+            f"{name}: reason, K=6, against six runs",
+            rate["reason, K=6"],
+            rate["authors"] / 6,
+            "images/s",
+        ),
     ]
     for each in rows:  # a rate: more is better
         each["ratio"] = each["ours"] / each["theirs"]
@@ -64,7 +81,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         nano = load("nano", device=args.device)
-        rows += compare(nano, f"nano, {count} images of 512²", tiles(Path(folder), count, 512), 512, repeats)
+        rows += compare(
+            nano, f"nano, {count} images of 512²", tiles(Path(folder), count, 512), 512, repeats
+        )
         random = load(str(save(Path(folder) / "qwen", args.size)), device=args.device)
         name = f"random Qwen2.5-VL {args.size}, {count // 2} images of 336², {RANDOM_TOKENS} tokens"
         rows += compare(random, name, tiles(Path(folder), count // 2, 336), RANDOM_TOKENS, repeats)

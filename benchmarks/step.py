@@ -46,7 +46,9 @@ def rated_images(folder: Path, count: int, side: int) -> list[tuple[Path, float]
     rated = [(folder / f"{i}.png", float(generator.uniform(1, 5))) for i in range(count)]
     for path, _ in rated:
         Image.fromarray(generator.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
-    (folder / "ratings.csv").write_text("image,mos\n" + "".join(f"{path.name},{mos}\n" for path, mos in rated))
+    (folder / "ratings.csv").write_text(
+        "image,mos\n" + "".join(f"{path.name},{mos}\n" for path, mos in rated)
+    )
     return rated
 
 
@@ -56,7 +58,11 @@ def our_steps(folder: Path, run: int, images: int, tokens: int, steps: int) -> l
         "model": str(folder / "model"),
         "data": [{"manifest": str(folder / "ratings.csv")}],
         "rl2r": {"responses": K, "max_new_tokens": tokens},
-        "optimizer": {"steps": steps + 1, "images_per_device": images, "learning_rate": LEARNING_RATE},
+        "optimizer": {
+            "steps": steps + 1,
+            "images_per_device": images,
+            "learning_rate": LEARNING_RATE,
+        },
         "checkpoint_every": 10_000,
     }
     file = folder / "recipe.yaml"
@@ -77,7 +83,9 @@ class Watch(TrainerCallback):
         self.times: list[float] = []
         self.lengths: list[float] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         if logs and "completions/mean_length" in logs:
             self.times.append(time.time())
             self.lengths.append(logs["completions/mean_length"])
@@ -94,7 +102,9 @@ def well_formed(completions: list, **_: Any) -> list[float]:
     return [float(response.well_formed(messages[0]["content"])) for messages in completions]
 
 
-def stock_steps(folder: Path, rated: list[tuple[Path, float]], tokens: int, steps: int, images: int) -> list[float]:
+def stock_steps(
+    folder: Path, rated: list[tuple[Path, float]], tokens: int, steps: int, images: int
+) -> list[float]:
     """Seconds of each step but the first."""
     question = response.prompt_text("paper", True)
     data = Dataset.from_dict(
@@ -146,7 +156,9 @@ def stock_steps(folder: Path, rated: list[tuple[Path, float]], tokens: int, step
 
 def _check_lengths(lengths: list[float], tokens: int) -> None:
     if any(length != tokens for length in lengths):
-        raise AssertionError(f"responses of {lengths} tokens, where all should have {tokens}: the steps do not compare")
+        raise AssertionError(
+            f"responses of {lengths} tokens, where all should have {tokens}: the steps do not compare"
+        )
 
 
 def measure(images: int, side: int, tokens: int, steps: int, rounds: int) -> Row:
@@ -160,20 +172,27 @@ def measure(images: int, side: int, tokens: int, steps: int, rounds: int) -> Row
             ours += our_steps(folder, run, images, tokens, steps)
             theirs += stock_steps(folder, rated, tokens, steps, images)
     case = f"B = {images}, {side}², K = {K}, {tokens} tokens: generate, reward, update"
-    return row(case, statistics.median(ours), statistics.median(theirs), "s a step", steps=len(ours))
+    return row(
+        case, statistics.median(ours), statistics.median(theirs), "s a step", steps=len(ours)
+    )
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=4, help="B")
-    options.add_argument("--sides", type=int, nargs="+", help="pixels a side; 336 and 672, or 336 in the short form")
+    options.add_argument(
+        "--sides", type=int, nargs="+", help="pixels a side; 336 and 672, or 336 in the short form"
+    )
     options.add_argument("--tokens", type=int, default=80, help="of each response")
     options.add_argument("--steps", type=int, help="timed in each run; 3, or 2 in the short form")
     options.add_argument("--rounds", type=int, help="runs of each; 3, or 1 in the short form")
     args = options.parse_args()
     quiet_libraries()
     steps = args.steps or (2 if args.short else 3)
-    sides, rounds = args.sides or ([336] if args.short else [336, 672]), args.rounds or (1 if args.short else 3)
+    sides, rounds = (
+        args.sides or ([336] if args.short else [336, 672]),
+        args.rounds or (1 if args.short else 3),
+    )
     rows = [measure(args.images, side, args.tokens, steps, rounds) for side in sides]
     finish("A whole RL2R step: ours against stock GRPOTrainer", rows, args)
 

@@ -45,14 +45,19 @@ Reader = Callable[[Seen], Tensor]
 
 
 def part(seen: Seen, places: Tensor) -> Seen:
-    return Seen(tuple(seen.rows[i] for i in places.tolist()), tuple(x[places] for x in seen.statistics))
+    return Seen(
+        tuple(seen.rows[i] for i in places.tolist()), tuple(x[places] for x in seen.statistics)
+    )
 
 
 def halves(seen: Seen, seed: int) -> tuple[Seen, Seen]:
     """Seven tenths to learn from and the rest; copies of one photo stay together."""
     groups = [row.reference or row.image.name for row in seen.rows]
     names = sorted(set(groups))
-    chosen = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[: int(SHARE * len(names))]}
+    chosen = {
+        names[i]
+        for i in np.random.default_rng(seed).permutation(len(names))[: int(SHARE * len(names))]
+    }
     learnt = torch.tensor([group in chosen for group in groups])
     return part(seen, learnt.nonzero()[:, 0]), part(seen, (~learnt).nonzero()[:, 0])
 
@@ -157,8 +162,13 @@ def main() -> None:
         "BIQ2021": every_second(train_set(args.data), work / "biq2021.csv"),
         "synthetic": every_second(Manifest.read(args.synthetic), work / "synthetic.csv"),
     }
-    tokenizer, published = load("nano-base").processor.tokenizer, fold_batch_norms(published_weights())
-    start = initial(tokenizer, published, paths["synthetic"], work / "published", console, pixels=True)
+    tokenizer, published = (
+        load("nano-base").processor.tokenizer,
+        fold_batch_norms(published_weights()),
+    )
+    start = initial(
+        tokenizer, published, paths["synthetic"], work / "published", console, pixels=True
+    )
     vlm = load(str(start), device="cpu")
     encode = PromptEncoder(vlm, remember=True)
     console.print("looking at the images")
@@ -169,7 +179,10 @@ def main() -> None:
         command = "python benchmarks/transfer.py --data FOLDER --synthetic MANIFEST"
         images = {name: len(seen.rows) for name, seen in sets.items()}
         args.json.write_text(
-            json.dumps({"machine": machine(), "command": command, "images": images, "rows": rows}, indent=1) + "\n"
+            json.dumps(
+                {"machine": machine(), "command": command, "images": images, "rows": rows}, indent=1
+            )
+            + "\n"
         )
 
 

@@ -38,13 +38,19 @@ ALIKE = (
     {"color_quantization", "quantization"},
     {"jpeg2000", "denoise"},
 )
-NOUNS = sorted(((noun.removeprefix("a "), family) for family, (noun, _) in FAULTS.items()), key=lambda p: -len(p[0]))
+NOUNS = sorted(
+    ((noun.removeprefix("a "), family) for family, (noun, _) in FAULTS.items()),
+    key=lambda p: -len(p[0]),
+)
 
 
 def named(reasoning: str) -> str | None:
     """The family whose noun is in the first sentence; the longest noun wins ("motion blur" over "blur")."""
     first = reasoning.split(":")[0].split(".")[0].lower()
-    return next((family for noun, family in NOUNS if re.search(rf"\b{re.escape(noun.lower())}\b", first)), None)
+    return next(
+        (family for noun, family in NOUNS if re.search(rf"\b{re.escape(noun.lower())}\b", first)),
+        None,
+    )
 
 
 def alike(a: str | None, b: str) -> bool:
@@ -81,7 +87,10 @@ def main() -> None:
         reasoning = rating.reasoning or ""
         fault = named(reasoning)
         if family is None:
-            strong.append(fault is not None and bool(re.search(r"\b(strong|severe)\b", reasoning.split(":")[0])))
+            strong.append(
+                fault is not None
+                and bool(re.search(r"\b(strong|severe)\b", reasoning.split(":")[0]))
+            )
             continue
         right[family].append(fault == family)
         near[family].append(alike(fault, family))
@@ -107,7 +116,10 @@ def main() -> None:
     table = Table("family", "right", "alike", "said", title=f"What {Path(args.model).name} says")
     for r in sorted(rows, key=lambda r: r["right"]):
         table.add_row(
-            r["family"], f"{r['right']:.0%}", f"{r['alike']:.0%}", ", ".join(f"{k} {v}" for k, v in r["said"].items())
+            r["family"],
+            f"{r['right']:.0%}",
+            f"{r['alike']:.0%}",
+            ", ".join(f"{k} {v}" for k, v in r["said"].items()),
         )
     Console(width=120).print(table)
     Console().print_json(json.dumps(summary))

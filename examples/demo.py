@@ -21,7 +21,12 @@ from visualquality.data.distort import build_set
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.evaluate.correlation import plcc, srcc
-from visualquality.evaluate.report import Prediction, SummaryRow, read_metrics, write_training_report
+from visualquality.evaluate.report import (
+    Prediction,
+    SummaryRow,
+    read_metrics,
+    write_training_report,
+)
 from visualquality.quiet import quiet_libraries
 from visualquality.score.batch import score_all
 from visualquality.score.rating import Rating
@@ -35,7 +40,14 @@ TRAINED_ON = (
     *("astronaut.png", "brick.png", "coffee.png", "coins.png", "grass.png"),
     *("hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg"),
 )
-HELD_OUT = ("camera.png", "chelsea.png", "gravel.png", "moon.png", "motorcycle_left.png", "motorcycle_right.png")
+HELD_OUT = (
+    "camera.png",
+    "chelsea.png",
+    "gravel.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+)
 TILE = 224
 FAMILIES = (
     *("gaussian_blur", "lens_blur", "motion_blur", "jpeg", "jpeg2000", "white_noise"),
@@ -49,7 +61,9 @@ def show_scores(console: Console) -> None:
     scorer = Scorer("nano")
     table = Table("photo", "score", "std", "reason", show_lines=True)
     for rating in scorer.rate([PHOTOS / name for name in SHOWN]):
-        table.add_row(Path(rating.image).name, number(rating.score), number(rating.std), rating.reasoning)
+        table.add_row(
+            Path(rating.image).name, number(rating.score), number(rating.std), rating.reasoning
+        )
     console.print(table)
 
 
@@ -87,7 +101,9 @@ def predictions(rows: tuple[Row, ...], ratings: list[Rating]) -> list[Prediction
 
 
 def summarise(name: str, rows: tuple[Row, ...], ratings: list[Rating]) -> SummaryRow:
-    scored = [(r.score, row.mos) for row, r in zip(rows, ratings, strict=True) if r.score is not None]
+    scored = [
+        (r.score, row.mos) for row, r in zip(rows, ratings, strict=True) if r.score is not None
+    ]
     scores, mos = [pair[0] for pair in scored], [pair[1] for pair in scored]
     answers = [sample for r in ratings for sample in r.samples]
     return SummaryRow(
@@ -101,7 +117,9 @@ def summarise(name: str, rows: tuple[Row, ...], ratings: list[Rating]) -> Summar
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     output = parser.parse_args().output
     console = Console()
@@ -114,20 +132,37 @@ def main() -> None:
     console.rule("2. A ranking set from distorted photos, with pseudo-MOS")
     training = ranking_set(TRAINED_ON, output / "data" / "train", copies=10)
     held_out = Manifest.read(ranking_set(HELD_OUT, output / "data" / "test", copies=5)).rows
-    console.print(f"{len(Manifest.read(training))} images to train on, {len(held_out)} of other photos to test on")
+    console.print(
+        f"{len(Manifest.read(training))} images to train on, {len(held_out)} of other photos to test on"
+    )
 
     console.rule("3. RL2R from nano-base")
     before = predict("nano-base", held_out, console)
     run = output / "rl2r"
     shutil.rmtree(run, ignore_errors=True)
-    final = train(read_recipe(RECIPE, (f"data.0.manifest={training.resolve()}",), run), console=console)
+    final = train(
+        read_recipe(RECIPE, (f"data.0.manifest={training.resolve()}",), run), console=console
+    )
 
     console.rule("4. Held-out photos, before and after")
     after = predict(str(final), held_out, console)
     summary = [summarise("before RL2R", held_out, before), summarise("after RL2R", held_out, after)]
-    table = Table("", "SRCC", "PLCC", "mean std over K", "readable", title=f"{len(held_out)} images of held-out photos")
+    table = Table(
+        "",
+        "SRCC",
+        "PLCC",
+        "mean std over K",
+        "readable",
+        title=f"{len(held_out)} images of held-out photos",
+    )
     for row in summary:
-        table.add_row(row.name, f"{row.srcc:.3f}", f"{row.plcc:.3f}", f"{row.mean_std:.3f}", f"{row.readable:.1%}")
+        table.add_row(
+            row.name,
+            f"{row.srcc:.3f}",
+            f"{row.plcc:.3f}",
+            f"{row.mean_std:.3f}",
+            f"{row.readable:.1%}",
+        )
     console.print(table)
     report = output / "report.html"
     write_training_report(

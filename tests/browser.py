@@ -10,11 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=10000"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--virtual-time-budget=10000",
+    ),
     # It need not, and may not, call home.
-    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *(
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ),
 )
 
 # Each page is shown in a frame of its own as it is, under its own security policy; the script looks at it from outside.
@@ -73,7 +86,9 @@ def look(views: Sequence[tuple[Path, int]], folder: Path) -> list[Seen]:
     pages = [[base64.b64encode(page.read_bytes()).decode(), width] for page, width in views]
     wrapper = folder / "look.html"
     wrapper.write_text(LOOK.replace("VIEWS", json.dumps(pages)), encoding="utf-8")
-    found = re.search(r'<pre id="seen">(.*?)</pre>', _run(folder, "--dump-dom", wrapper.as_uri()), re.DOTALL)
+    found = re.search(
+        r'<pre id="seen">(.*?)</pre>', _run(folder, "--dump-dom", wrapper.as_uri()), re.DOTALL
+    )
     assert found, "the browser shows no page"
     assert found[1], "a page was not loaded"
     return [Seen(**record) for record in json.loads(html.unescape(found[1]))]

@@ -33,8 +33,12 @@ def model_folder(tmp_path_factory):
 def picture(seed: int, size: tuple[int, int] = (84, 56)) -> Image.Image:
     """A textured image of its own for each seed."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (7, 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    return Image.blend(coarse, Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)), 0.3)
+    coarse = Image.fromarray(rng.integers(0, 255, (7, 9, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    return Image.blend(
+        coarse, Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)), 0.3
+    )
 
 
 @pytest.fixture(scope="session")

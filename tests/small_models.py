@@ -17,7 +17,12 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from visualquality.models.nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, NanoProcessor
+from visualquality.models.nano import (
+    NanoConfig,
+    NanoForConditionalGeneration,
+    NanoImageProcessor,
+    NanoProcessor,
+)
 from visualquality.models.qwen import ImageOnlyQwenVLProcessor
 from visualquality.response import prompt_text
 
@@ -110,36 +115,66 @@ def small_qwen(folder: Path, family: str, seed: int = 0) -> Path:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [2, 3, 3],
+            "rope_theta": 10000.0,
+        },
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,
     }
-    vision = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    vision = {
+        "depth": 2,
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     common = {"tie_word_embeddings": True, **ids}
     torch.manual_seed(seed)
     if family == "qwen2_vl":
         config = Qwen2VLConfig(
-            text_config=text, vision_config={**vision, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}, **common
+            text_config=text,
+            vision_config={**vision, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+            **common,
         )
         model = Qwen2VLForConditionalGeneration(config)
     elif family == "qwen2_5_vl":
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "window_size": 56}
+        sizes = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            "window_size": 56,
+        }
         config = Qwen2_5_VLConfig(
-            text_config=text, vision_config={**vision, **sizes, "fullatt_block_indexes": [1]}, **common
+            text_config=text,
+            vision_config={**vision, **sizes, "fullatt_block_indexes": [1]},
+            **common,
         )
         model = Qwen2_5_VLForConditionalGeneration(config)
     else:
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 64}
+        sizes = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 64,
+        }
         config = Qwen3VLConfig(
-            text_config=text, vision_config={**vision, **sizes, "deepstack_visual_indexes": [0]}, **common
+            text_config=text,
+            vision_config={**vision, **sizes, "deepstack_visual_indexes": [0]},
+            **common,
         )
         model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     model.save_pretrained(folder)
     images = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 16}, patch_size=14, merge_size=2
+        size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 16},
+        patch_size=14,
+        merge_size=2,
     )
     template = (resources.files("trl") / "chat_templates" / "qwen2_5_vl.jinja").read_text()
     ImageOnlyQwenVLProcessor(images, tokenizer, chat_template=template).save_pretrained(folder)

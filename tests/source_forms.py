@@ -89,8 +89,12 @@ def clive(root: Path, names: list[str] | None = None, std: int = 9) -> Path:
     cells = np.array([[name] for name in names], dtype=object)
     (root / "Data").mkdir(parents=True)
     scipy.io.savemat(root / "Data" / "AllImages_release.mat", {"AllImages_release": cells})
-    scipy.io.savemat(root / "Data" / "AllMOS_release.mat", {"AllMOS_release": np.arange(9.0)[None] * 10})
-    scipy.io.savemat(root / "Data" / "AllStdDev_release.mat", {"AllStdDev_release": np.arange(std)[None] + 0.5})
+    scipy.io.savemat(
+        root / "Data" / "AllMOS_release.mat", {"AllMOS_release": np.arange(9.0)[None] * 10}
+    )
+    scipy.io.savemat(
+        root / "Data" / "AllStdDev_release.mat", {"AllStdDev_release": np.arange(std)[None] + 0.5}
+    )
     draw(root / "Images", "3.bmp", "4.jpg")
     draw(root / "Images" / "trainingImages", *(f"t{i}.bmp" for i in range(1, 8)))
     return root
@@ -128,15 +132,25 @@ def agiqa(root: Path) -> Path:
     return root
 
 
-def biq(root: Path, train: str = "ss01 (1).jpg,0.8471,,\n", bom: str = "", test: str = "ss03 (9).jpg,0\n") -> Path:
-    put(root / "Train (Images and MOS).csv", f"{bom}Image Name,MOS,,\nss02 (1014).jpg,0.2874,,\n,,,\n{train}")
+def biq(
+    root: Path,
+    train: str = "ss01 (1).jpg,0.8471,,\n",
+    bom: str = "",
+    test: str = "ss03 (9).jpg,0\n",
+) -> Path:
+    put(
+        root / "Train (Images and MOS).csv",
+        f"{bom}Image Name,MOS,,\nss02 (1014).jpg,0.2874,,\n,,,\n{train}",
+    )
     put(root / "Test (Images and MOS).csv", f"Image Name,MOS\n{test}")
     draw(root / "Images", "ss02 (1014).JPG", "ss01 (1).jpg", "ss03 (9).jpg")
     return root
 
 
 def sriqa(root: Path) -> Path:
-    lines = "a1_Original.png a1_SeeSRx4.png 100.00000000000001\na1_Original.png a1_Original.png 34.9\n"
+    lines = (
+        "a1_Original.png a1_SeeSRx4.png 100.00000000000001\na1_Original.png a1_Original.png 34.9\n"
+    )
     put(root / "SRIQA-Bench_test_all.txt", lines)
     draw(root / "images", "a1_Original.png", "a1_SeeSRx4.png")
     return root

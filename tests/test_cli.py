@@ -129,14 +129,27 @@ def test_compare_and_rank(folder):
 def test_evaluate_a_model_and_a_file_of_scores(ranking_set, tmp_path):
     kept, report = tmp_path / "kept.jsonl", tmp_path / "report.json"
     result = run.invoke(
-        app, ["evaluate", "--data", str(ranking_set), "--mode", "expect", "-o", str(kept), "--json", str(report)]
+        app,
+        [
+            "evaluate",
+            "--data",
+            str(ranking_set),
+            "--mode",
+            "expect",
+            "-o",
+            str(kept),
+            "--json",
+            str(report),
+        ],
     )
     assert result.exit_code == 0, result.output
     found = json.loads(report.read_text())
     assert set(found["datasets"]) == {"lab", "wild"}
     assert found["datasets"]["lab"]["n"] + found["datasets"]["lab"]["n_unreadable"] == 8
     same = tmp_path / "same.json"
-    again = run.invoke(app, ["evaluate", "--data", str(ranking_set), "--scores", str(kept), "--json", str(same)])
+    again = run.invoke(
+        app, ["evaluate", "--data", str(ranking_set), "--scores", str(kept), "--json", str(same)]
+    )
     assert again.exit_code == 0, again.output
     assert json.loads(same.read_text())["datasets"] == found["datasets"]
 
@@ -149,7 +162,9 @@ def test_two_manifests_after_one_option(ranking_set, tmp_path):
     two.write_text("\n".join([text[0], *text[9:]]) + "\n")
     scores = tmp_path / "scores.csv"
     names = [line.split(",")[0] for line in text[1:]]
-    scores.write_text("image,score\n" + "".join(f"{name},{5 - i % 8}\n" for i, name in enumerate(names)))
+    scores.write_text(
+        "image,score\n" + "".join(f"{name},{5 - i % 8}\n" for i, name in enumerate(names))
+    )
     result = run.invoke(app, ["evaluate", "--scores", str(scores), "--data", str(one), str(two)])
     assert result.exit_code == 0, result.output
     assert "lab" in result.output
@@ -160,7 +175,9 @@ def test_two_manifests_after_one_option(ranking_set, tmp_path):
 def test_dry_run_plans_and_writes_nothing(ranking_set, tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        yaml.safe_dump({"model": "nano", "data": [{"manifest": str(ranking_set)}], "optimizer": {"epochs": 3}})
+        yaml.safe_dump(
+            {"model": "nano", "data": [{"manifest": str(ranking_set)}], "optimizer": {"epochs": 3}}
+        )
     )
     result = run.invoke(app, ["train", str(recipe), "--dry-run", "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -175,7 +192,9 @@ def test_scores_are_matched_by_name_only_where_that_is_sure(tmp_path):
         for i, name in enumerate(names):
             picture(i, (40, 40)).save(tmp_path / folder / f"{name}.png")
         path = tmp_path / f"{folder}.csv"
-        path.write_text("image,mos\n" + "".join(f"{folder}/{name}.png,{i}\n" for i, name in enumerate(names)))
+        path.write_text(
+            "image,mos\n" + "".join(f"{folder}/{name}.png,{i}\n" for i, name in enumerate(names))
+        )
         return path
 
     b, c = manifest("B", "123"), manifest("C", "156")

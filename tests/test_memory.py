@@ -22,7 +22,9 @@ def test_freed_memory_is_used_again():
     """Ten times the same work: the kernel hands out no new pages for it."""
     faults = {}
     for how in ("keep", "default"):
-        run = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True
+        )
         kept, count = run.stdout.split()
         faults[how] = int(count)
         if how == "keep" and kept == "False":

@@ -24,7 +24,9 @@ class Brightness:
 
     def rate(self, images):
         for image in images:
-            pixels = np.asarray(image, dtype=np.float64) / (255 if np.asarray(image).dtype == np.uint8 else 1)
+            pixels = np.asarray(image, dtype=np.float64) / (
+                255 if np.asarray(image).dtype == np.uint8 else 1
+            )
             made_by = {"model": "brightness", "mode": "direct", "seed": 0}
             if not pixels[..., 0].any():
                 yield Rating.failed("array", "no red", **made_by)
@@ -84,7 +86,9 @@ def test_the_mean_is_over_the_images_that_have_a_score():
     metric.update([*images[4:6], images[6:]])
     assert metric.compute().item() == pytest.approx(expected_mean(images))
     assert (metric.count.item(), metric.unreadable.item()) == (5, 2)
-    assert metric(images[:1]).item() == pytest.approx(1 + 4 * images[0].mean().item())  # forward: of the batch alone
+    assert metric(images[:1]).item() == pytest.approx(
+        1 + 4 * images[0].mean().item()
+    )  # forward: of the batch alone
     assert metric.compute().item() != pytest.approx(expected_mean(images))
     metric.reset()
     metric.update((images * 255).round().byte())
@@ -93,7 +97,9 @@ def test_the_mean_is_over_the_images_that_have_a_score():
 
 def test_no_score_at_all_is_nan_with_a_warning():
     metric = VisualQualityScore(Brightness())
-    with pytest.warns(UserWarning, match=r"1 of 1 images have no score and are left out \(array: no red\)"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 1 images have no score and are left out \(array: no red\)"
+    ):
         metric.update(torch.zeros(3, 8, 8))
     with pytest.warns(UserWarning, match="no image had a score"):
         assert metric.compute().isnan()
@@ -137,14 +143,25 @@ def test_the_same_picture_has_the_same_score_in_every_form(tmp_path, pictures):
     assert scores.shape == (2,)
     assert scores[0] != scores[1]
     assert ((scores >= 1) & (scores <= 5)).all()
-    for same in (stack, pictures, [str(tmp_path / "0.png"), tmp_path / "1.png"], stack.double() / 255):
+    for same in (
+        stack,
+        pictures,
+        [str(tmp_path / "0.png"), tmp_path / "1.png"],
+        stack.double() / 255,
+    ):
         assert torch.equal(metric(same), scores)
     for one in (stack[0], pictures[0], str(tmp_path / "0.png"), stack[:1]):
         assert torch.equal(metric(one), scores[:1])
-    assert (metric.metric_name, metric.metric_mode, metric.lower_better) == ("visualquality-nano", "NR", False)
+    assert (metric.metric_name, metric.metric_mode, metric.lower_better) == (
+        "visualquality-nano",
+        "NR",
+        False,
+    )
     low, high = (float(end) for end in metric.score_range.split(","))
     assert (low, high) == (1, 5)
-    with pytest.raises(UserError, match=r"image 2 of 2 \(.*absent.png\) has no score: .*does not exist"):
+    with pytest.raises(
+        UserError, match=r"image 2 of 2 \(.*absent.png\) has no score: .*does not exist"
+    ):
         metric([tmp_path / "0.png", tmp_path / "absent.png"])
     same_rater = VisualQualityScore(metric.rater)
     same_rater.update(stack)
@@ -153,14 +170,18 @@ def test_the_same_picture_has_the_same_score_in_every_form(tmp_path, pictures):
 
 def test_an_unreadable_answer_is_no_number(model_folder, pictures):
     """An untrained model babbles."""
-    metric = create_metric(f"visualquality:{model_folder('nano')}", device="cpu", samples=1, max_new_tokens=4)
+    metric = create_metric(
+        f"visualquality:{model_folder('nano')}", device="cpu", samples=1, max_new_tokens=4
+    )
     with pytest.raises(UserError, match=r"image 1 of 1 .* no readable answer"):
         metric(pictures[0])
 
 
 @pytest.mark.parametrize("name", ["visualquality", "niqe", "visualquality:"])
 def test_an_unknown_metric_is_told_what_there_is(name):
-    with pytest.raises(UserError, match="visualquality-nano, visualquality-r1, or visualquality:MODEL"):
+    with pytest.raises(
+        UserError, match="visualquality-nano, visualquality-r1, or visualquality:MODEL"
+    ):
         create_metric(name)
 
 
@@ -198,9 +219,16 @@ def in_each_process(store: str, rank: int) -> None:
                 metric.update(a, b)
             if not empty:
                 metric.update(*scores_and_mos(3 + 4 * rank, ties=False))
-                pieces = [(scores, mos), scores_and_mos(3, ties=False), scores_and_mos(7, ties=False)]
+                pieces = [
+                    (scores, mos),
+                    scores_and_mos(3, ties=False),
+                    scores_and_mos(7, ties=False),
+                ]
                 scores, mos = (torch.cat(both) for both in zip(*pieces, strict=True))
-            assert abs(metric.compute().item() - by_scipy(scores.double(), mos.double()).statistic) < 1e-9
+            assert (
+                abs(metric.compute().item() - by_scipy(scores.double(), mos.double()).statistic)
+                < 1e-9
+            )
     torch.distributed.destroy_process_group()
 
 

@@ -15,8 +15,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 def test_rl2r_figures():
     rows = json.loads((RESULTS / "rl2r_biq2021.json").read_text())["rows"]
     for row in rows:
-        cells = [f"{row[key]:.3f}" for key in ("base_srcc", "srcc", "base_plcc", "plcc", "base_std", "std")]
-        line = f"| {row['test']} | {row['n']} | {row['seed']} | " + " | ".join(cells) + f" | {row['readable']:.1%} |"
+        cells = [
+            f"{row[key]:.3f}"
+            for key in ("base_srcc", "srcc", "base_plcc", "plcc", "base_std", "std")
+        ]
+        line = (
+            f"| {row['test']} | {row['n']} | {row['seed']} | "
+            + " | ".join(cells)
+            + f" | {row['readable']:.1%} |"
+        )
         assert line in README
 
 
@@ -31,29 +38,45 @@ def test_nano_figures():
 def test_classic_figures():
     results = json.loads((RESULTS / "baselines.json").read_text())
     for name in ("NIQE", "BRISQUE"):
-        found = [results["agreement"][test][name.lower()]["srcc"] for test in ("AGIQA-3K", "BIQ2021 test")]
+        found = [
+            results["agreement"][test][name.lower()]["srcc"]
+            for test in ("AGIQA-3K", "BIQ2021 test")
+        ]
         (speed,) = [r for r in results["rows"] if r["case"] == name and r["unit"] == "images/s"]
         cells = [f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" for x in found]
-        assert f"| {name} | {' | '.join(cells)} | {speed['ours']:.1f} | {speed['theirs']:.1f} |" in README
+        assert (
+            f"| {name} | {' | '.join(cells)} | {speed['ours']:.1f} | {speed['theirs']:.1f} |"
+            in README
+        )
 
 
 def test_speed_figures():
     for name in ("reward", "packed", "step", "scoring", "loading"):
         for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]:
-            figures = f"{row['ours']:.3g} | {row['theirs']:.3g} | {row['unit']} | {row['ratio']:.3g}×"
+            figures = (
+                f"{row['ours']:.3g} | {row['theirs']:.3g} | {row['unit']} | {row['ratio']:.3g}×"
+            )
             assert f"| {row['case']} | {figures} |" in README, row["case"]
 
 
 def test_scaling_and_truth_figures():
     rows = json.loads((RESULTS / "scaling.json").read_text())["rows"]
-    by_k, by_images, memory = (next(r for r in rows if word in r["case"]) for word in ("by K", "number", "memory"))
+    by_k, by_images, memory = (
+        next(r for r in rows if word in r["case"]) for word in ("by K", "number", "memory")
+    )
     assert f"with K {by_k['ours']:.2f} (theirs {by_k['theirs']:.2f})" in README
     assert f"with the number of images {by_images['ours']:.2f}; scoring 10 000 more" in README
     assert f"adds {memory['ours']:.0f} MB of memory" in README
     truth = json.loads((RESULTS / "truth.json").read_text())["summary"]
     words = " ".join(README.split())
-    assert f"applied in {truth['named the applied fault, mean over families']:.0%} of the cases" in words
-    assert f"named of {truth['a strong or severe fault named of a clean photo']:.0%} of the clean" in words
+    assert (
+        f"applied in {truth['named the applied fault, mean over families']:.0%} of the cases"
+        in words
+    )
+    assert (
+        f"named of {truth['a strong or severe fault named of a clean photo']:.0%} of the clean"
+        in words
+    )
 
 
 def test_links_and_make_targets():

@@ -20,12 +20,29 @@ RELEASED = (
     "very poor quality and 5 representing excellent quality. Please only output the final answer with only one score "
     "in <answer> </answer> tags."
 )
-PIECES = ["<think>", "</think>", "<answer>", "</answer>", "3.5", "3.50", "4", "9", "-1", " ", "\n", "nan", "x", "١"]
+PIECES = [
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "3.5",
+    "3.50",
+    "4",
+    "9",
+    "-1",
+    " ",
+    "\n",
+    "nan",
+    "x",
+    "١",
+]
 NO_NUMBERS = [
     "", " ", "3.", ".5", "+3.4", "3,45", "3.45/5", "3 4", "3.4.5", "about 3", "3.45 (good)", "three", "1e0", "0x3",
     "nan", "inf", "-inf", "1_0", "٣", "３", "²", "3\x00", "--3", "3-4", "<b>3</b>", "<answer>3", "**3.45**", "(3)",
 ]  # fmt: skip
-texts = st.one_of(st.text(), st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join))
+texts = st.one_of(
+    st.text(), st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
+)
 
 
 def test_prompts_to_the_letter():
@@ -44,7 +61,15 @@ def test_prompts_to_the_letter():
 
 @pytest.mark.parametrize(
     ("answer", "score"),
-    [("3", 3), ("3.45", 3.45), ("1", 1), ("5.00", 5), ("1.0000001", 1.0000001), ("\n 4.2\t", 4.2), ("03.50", 3.5)],
+    [
+        ("3", 3),
+        ("3.45", 3.45),
+        ("1", 1),
+        ("5.00", 5),
+        ("1.0000001", 1.0000001),
+        ("\n 4.2\t", 4.2),
+        ("03.50", 3.5),
+    ],
 )
 def test_numbers_that_are_read(answer, score):
     assert read(f"<answer>{answer}</answer>") == Response(score, None, None)
@@ -112,7 +137,11 @@ def test_problems(text, problem):
 )
 def test_the_json_answer_of_q_insight(answer, outcome):
     text = f"<think>Soft.</think><answer>{answer}</answer>"
-    expected = Response(None, "Soft.", outcome) if isinstance(outcome, Problem) else Response(outcome, "Soft.", None)
+    expected = (
+        Response(None, "Soft.", outcome)
+        if isinstance(outcome, Problem)
+        else Response(outcome, "Soft.", None)
+    )
     assert read(text, prompt="q-insight") == expected
     if "rating" in answer:  # the other prompts ask for a plain number
         assert read(text, prompt="released").problem is read(text).problem is Problem.NOT_A_NUMBER
@@ -184,7 +213,18 @@ def test_round_trip(reasoning, quality):
 
 
 @pytest.mark.parametrize(
-    "unit", ["<answer>", "<answer>3</answer>", "<think>", "9", "3.", " ", "</answer><answer>", "```", '{"rating":']
+    "unit",
+    [
+        "<answer>",
+        "<answer>3</answer>",
+        "<think>",
+        "9",
+        "3.",
+        " ",
+        "</answer><answer>",
+        "```",
+        '{"rating":',
+    ],
 )
 def test_a_huge_response_is_read_in_linear_time(unit):
     """Anything quadratic would take hours here."""
@@ -197,7 +237,9 @@ def test_a_huge_response_is_read_in_linear_time(unit):
 @pytest.mark.parametrize("name", ["paper", "released", "dehazing"])
 @pytest.mark.parametrize("reasoning", [True, False])
 def test_a_reference_adds_its_sentences_and_changes_no_other(name, reasoning):
-    plain, anchored = (prompt_text(name, reasoning, reference=reference) for reference in (False, True))
+    plain, anchored = (
+        prompt_text(name, reasoning, reference=reference) for reference in (False, True)
+    )
     before = "You are doing the image quality assessment task. Here is the question: "
     added = anchored.removeprefix(before).removesuffix(plain.removeprefix(before))
     assert anchored == before + added + plain.removeprefix(before)
@@ -207,7 +249,9 @@ def test_a_reference_adds_its_sentences_and_changes_no_other(name, reasoning):
         prompt_text("q-insight", reference=True)
 
 
-@pytest.mark.parametrize("task", ["super-resolution", "dehazing", "deblurring", "generated", "aesthetics"])
+@pytest.mark.parametrize(
+    "task", ["super-resolution", "dehazing", "deblurring", "generated", "aesthetics"]
+)
 def test_prompts_of_tasks_ask_for_the_same_form(task):
     assert prompt_text(task) != prompt_text("paper")
     for form in (True, False):

@@ -71,7 +71,9 @@ SIZE = {
 }
 
 
-def synthetic(pristine: list[Path], unseen: list[Path], folder: Path, console: Console) -> tuple[Path, Path]:
+def synthetic(
+    pristine: list[Path], unseen: list[Path], folder: Path, console: Console
+) -> tuple[Path, Path]:
     """Stage 1: the distorted photos, then a sentence for each; all of them, and those that are not of `unseen`."""
     described, seen = folder / "described.csv", folder / "seen.csv"
     if seen.exists():
@@ -94,7 +96,9 @@ def vocabulary(described: Path) -> PreTrainedTokenizerFast:
     """Of both models: the pieces of the sentences and of the prompts."""
     rows = Manifest.read(described, check_images=False).rows
     prompts = [prompt_text(name, form) for name in ("paper", "released") for form in (True, False)]
-    return train_tokenizer([target_text(r.mos, r.reasoning) for r in rows] + prompts * max(1, len(rows) // 60))
+    return train_tokenizer(
+        [target_text(r.mos, r.reasoning) for r in rows] + prompts * max(1, len(rows) // 60)
+    )
 
 
 def initial(
@@ -138,12 +142,16 @@ def initial(
 
 
 @torch.no_grad()
-def set_scale(model: NanoForConditionalGeneration, processor: NanoProcessor, paths: list[Path]) -> None:
+def set_scale(
+    model: NanoForConditionalGeneration, processor: NanoProcessor, paths: list[Path]
+) -> None:
     """Mean and standard deviation of every statistic over some images, into the projectors."""
     whole, local, vision = [], [], model.model.vision
     for path in paths:
         encoded = encode_prompt(processor, [open_image(path)], "")
-        (features,) = model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
+        (features,) = model.frozen_vision_features(
+            encoded["pixel_values"], encoded["image_grid_thw"]
+        )
         whole.append(features[: vision.whole_width])
         local.append(features[vision.whole_width :].view(-1, CELL_WIDTH))
     parts = [*torch.stack(whole).split(vision.widths, 1), torch.cat(local)]
@@ -168,10 +176,16 @@ def export(base: Path, nano: Path, console: Console) -> None:
     """
     for name, folder in (("nano-base", base), ("nano", nano)):
         vlm = load(str(folder), device="cpu")
-        state = {k: v.half().contiguous() for k, v in vlm.model.state_dict().items() if k != "lm_head.weight"}
+        state = {
+            k: v.half().contiguous()
+            for k, v in vlm.model.state_dict().items()
+            if k != "lm_head.weight"
+        }
         if name == "nano-base":
             prefix = "model.vision.tower."
-            published = {k.removeprefix(prefix): state.pop(k) for k in list(state) if k.startswith(prefix)}
+            published = {
+                k.removeprefix(prefix): state.pop(k) for k in list(state) if k.startswith(prefix)
+            }
             save_file(published, EMBEDDED / "tower.safetensors")
         save_file(state, EMBEDDED / f"{name}.safetensors")
         if name == "nano":
@@ -183,23 +197,41 @@ def export(base: Path, nano: Path, console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pristine", type=Path, nargs="+", required=True, help="folders of clean photos")
-    parser.add_argument("--unseen", type=Path, nargs="+", required=True, help="others, for nano-base alone")
-    parser.add_argument("--biq2021", type=Path, required=True, help="manifest of BIQ2021; its test part is left alone")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pristine", type=Path, nargs="+", required=True, help="folders of clean photos"
+    )
+    parser.add_argument(
+        "--unseen", type=Path, nargs="+", required=True, help="others, for nano-base alone"
+    )
+    parser.add_argument(
+        "--biq2021",
+        type=Path,
+        required=True,
+        help="manifest of BIQ2021; its test part is left alone",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/nano"))
     parser.add_argument("--export", action="store_true", help="write the weights into the package")
     args = parser.parse_args()
     console, work = Console(), args.work
     described, seen = synthetic(args.pristine, args.unseen, work / "synthetic", console)
     published = fold_batch_norms(published_weights())
-    start = initial(vocabulary(described), published, described, work / "base-initial", console, pixels=False)
+    start = initial(
+        vocabulary(described), published, described, work / "base-initial", console, pixels=False
+    )
     base = run("warmup.yaml", start, work / "base", [described], console)
     rated, held_out = hold_out(args.biq2021, work / "tower")
     tower = half_way(published, fine_tune(rated, held_out, seen, work / "tower"))
     lessons = make_lessons(seen, rated, work / "lessons", workers=2)
     start = initial(
-        NanoProcessor.from_pretrained(start).tokenizer, tower, lessons, work / "initial", console, pixels=True
+        NanoProcessor.from_pretrained(start).tokenizer,
+        tower,
+        lessons,
+        work / "initial",
+        console,
+        pixels=True,
     )
     sets = {"rated": rated, "synthetic": seen, "lessons": lessons}
     reading = learn_to_read(start, sets, held_out, work / "reading", console)

@@ -36,14 +36,20 @@ from visualquality.score.scorer import Mode
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results"
-CASES: tuple[tuple[str, Mode], ...] = (("nano-base", "reason"), ("nano", "reason"), ("nano", "expect"))
+CASES: tuple[tuple[str, Mode], ...] = (
+    ("nano-base", "reason"),
+    ("nano", "reason"),
+    ("nano", "expect"),
+)
 
 
 def copied(test: Sequence[Row], rated: Path) -> set[Path]:
     """The test images of which a near-equal one was trained on, by the perceptual hash of `data check`."""
     train = Manifest.read(rated, check_images=False)
     found = check({"train": train, "test": Manifest(tuple(test))})
-    leaks = [overlap for overlap in found.overlaps if len({m.manifest for m in overlap.members}) == 2]
+    leaks = [
+        overlap for overlap in found.overlaps if len({m.manifest for m in overlap.members}) == 2
+    ]
     return {Path(m.image) for overlap in leaks for m in overlap.members if m.manifest == "test"}
 
 
@@ -62,7 +68,9 @@ def seconds_a_photo(mode: Mode) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rated", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/nano/card"))
@@ -76,16 +84,30 @@ def main() -> None:
         without = copied(manifest.rows, args.rated) if test == "BIQ2021 test" else set()
         for name, mode in CASES:
             scorer = Scorer(models[name], mode=mode, batch=16)
-            journal = args.work / f"{models[name].digest[:8]}_{mode}_{test.split()[0].lower()}.jsonl"
+            journal = (
+                args.work / f"{models[name].digest[:8]}_{mode}_{test.split()[0].lower()}.jsonl"
+            )
             images = [str(row.image) for row in manifest.rows]
             ratings = list(score_all(scorer, images, journal=journal, console=console))
             by = {"model": name, "mode": mode}
             rows.append({"test": test, **by, **summary(manifest.rows, ratings)})
             if without and name == "nano":
-                kept = [(r, s) for r, s in zip(manifest.rows, ratings, strict=True) if r.image not in without]
-                rows.append({"test": f"{test}, no near copy in training", **by, **summary(*zip(*kept, strict=True))})
+                kept = [
+                    (r, s)
+                    for r, s in zip(manifest.rows, ratings, strict=True)
+                    if r.image not in without
+                ]
+                rows.append(
+                    {
+                        "test": f"{test}, no near copy in training",
+                        **by,
+                        **summary(*zip(*kept, strict=True)),
+                    }
+                )
     times = {mode: seconds_a_photo(mode) for mode in ("expect", "reason")}
-    truth, transfer = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("truth", "transfer"))
+    truth, transfer = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("truth", "transfer")
+    )
     (RESULTS / "nano.json").write_text(
         json.dumps(
             {
@@ -100,7 +122,9 @@ def main() -> None:
         + "\n"
     )
     vlm = models["nano"]
-    template = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False)
+    template = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False
+    )
     card = template.get_template("card.md.jinja").render(
         rows=rows,
         truth=truth,

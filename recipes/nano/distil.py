@@ -32,7 +32,9 @@ SURE = 0.5
 GOOD = 3.5  # below it a photo on which no fault is read is not called crisp
 
 
-def best_words(read: Path, start: Path, rated: Path, lessons: Path, output: Path, console: Console) -> Path:
+def best_words(
+    read: Path, start: Path, rated: Path, lessons: Path, output: Path, console: Console
+) -> Path:
     """The manifest to learn from, of the rated photos and the lessons; `mos` is what `scores` gives, on 1 to 5."""
     if output.exists():
         return output
@@ -41,7 +43,9 @@ def best_words(read: Path, start: Path, rated: Path, lessons: Path, output: Path
     found = scores(start, rated, lessons)
     faults = named_faults(read, rated) + [(row.distortion, level_of(row), 1.0) for row in taught]
     learnt = []
-    for row, score, (family, level, share) in zip([*photos, *taught], found.tolist(), faults, strict=True):
+    for row, score, (family, level, share) in zip(
+        [*photos, *taught], found.tolist(), faults, strict=True
+    ):
         sure = share > SURE and (family is not None or row.dataset == "lessons" or score > GOOD)
         words = reasoning(open_image(row.image), fault(family, level) if sure else UNSURE, score)
         learnt.append(Row(row.image, score, dataset="distilled", reasoning=words))
@@ -57,7 +61,9 @@ def scores(start: Path, rated: Path, lessons: Path) -> Tensor:
     vision = expecting.vlm.model.model.vision
     photos, taught = (look(path, encode, vision.widths) for path in (rated, lessons))
     ratings = rate(expecting, encode, [*photos.rows, *taught.rows])
-    first = torch.tensor([rating.score for rating in ratings])  # there always is one: nothing is drawn
+    first = torch.tensor(
+        [rating.score for rating in ratings]
+    )  # there always is one: nothing is drawn
     second = torch.cat([vision.quality.read(seen.statistics) for seen in (photos, taught)])
     second = first.mean() + (second - second.mean()) / second.std() * first.std()
     return ((first + second) / 2).clamp(LOWEST, HIGHEST)

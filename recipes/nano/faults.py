@@ -38,11 +38,20 @@ def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
     scores: dict[tuple[str | None, int], list[float]] = defaultdict(list)
     for row in synthetic:
         scores[row.distortion, level_of(row)].append(row.mos)
-    if missing := [f"{family} {level}" for family in FAULTS for level in LEVELS if (family, level) not in scores]:
-        raise UserError(f"{clean} has no image of {', '.join(missing[:3])}: give more clean photos to distort")
+    if missing := [
+        f"{family} {level}"
+        for family in FAULTS
+        for level in LEVELS
+        if (family, level) not in scores
+    ]:
+        raise UserError(
+            f"{clean} has no image of {', '.join(missing[:3])}: give more clean photos to distort"
+        )
     pools = to_distort(photos, synthetic)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    make = partial(lesson, pools, {case: fmean(found) for case, found in scores.items()}, folder / "images")
+    make = partial(
+        lesson, pools, {case: fmean(found) for case, found in scores.items()}, folder / "images"
+    )
     with ProcessPoolExecutor(workers) as pool:
         rows = list(pool.map(make, range(LESSONS), chunksize=20))
     Manifest(tuple(rows)).write(manifest)
@@ -50,7 +59,10 @@ def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
 
 
 def lesson(
-    pools: Sequence[Sequence[Path]], typical: dict[tuple[str | None, int], float], folder: Path, index: int
+    pools: Sequence[Sequence[Path]],
+    typical: dict[tuple[str | None, int], float],
+    folder: Path,
+    index: int,
 ) -> Row:
     """The image of this number, a function of it and of the photos alone."""
     rng = np.random.default_rng([5, index])
@@ -65,7 +77,14 @@ def lesson(
     image.save(path, compress_level=1)
     mos = typical[family, level]
     words = reasoning(image, fault(family, level), mos)
-    return Row(path, mos, dataset="lessons", distortion=family, reasoning=words, extra={"level": str(level)})
+    return Row(
+        path,
+        mos,
+        dataset="lessons",
+        distortion=family,
+        reasoning=words,
+        extra={"level": str(level)},
+    )
 
 
 def piece(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -73,7 +92,9 @@ def piece(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
     smallest = SIDES[0] * STRIDE / min(photo.size)
     scale = max(smallest, rng.uniform(*SHRUNK)) if rng.random() < 0.6 else 1.0
     if scale < 1:
-        photo = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)
+        photo = photo.resize(
+            (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS
+        )
     most = [min(side // STRIDE, SIDES[1]) for side in photo.size]
     width, height = (int(rng.integers(min(SIDES[0], side), side + 1)) * STRIDE for side in most)
     left, top = rng.integers(0, photo.width - width + 1), rng.integers(0, photo.height - height + 1)

@@ -81,7 +81,9 @@ def look(manifest: Path, encode: PromptEncoder, widths: Sequence[int]) -> Seen:
     return Seen(rows, torch.stack(whole).split(list(widths), 1))
 
 
-def read(vlm: VisionLanguageModel, sets: dict[str, Path], held_out: Path, console: Console) -> Reading:
+def read(
+    vlm: VisionLanguageModel, sets: dict[str, Path], held_out: Path, console: Console
+) -> Reading:
     """Train the projectors of `vlm`, in place; `sets` are the manifests named in `IMAGES`."""
     vision = vlm.model.model.vision
     encode = PromptEncoder(vlm, remember=True)
@@ -94,9 +96,14 @@ def read(vlm: VisionLanguageModel, sets: dict[str, Path], held_out: Path, consol
     optimizer = torch.optim.AdamW(reading.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=WARMUP)
     for step in range(1, STEPS + 1):
-        places = {name: torch.randint(len(seen[name].rows), (number,)) for name, number in IMAGES.items()}
+        places = {
+            name: torch.randint(len(seen[name].rows), (number,)) for name, number in IMAGES.items()
+        }
         parts = zip(*(seen[name].statistics for name in IMAGES), strict=True)
-        batch = [torch.cat([x[places[name]] for name, x in zip(IMAGES, part, strict=True)]) for part in parts]
+        batch = [
+            torch.cat([x[places[name]] for name, x in zip(IMAGES, part, strict=True)])
+            for part in parts
+        ]
         quality, family, severity = (x.split(list(IMAGES.values())) for x in reading(batch))
         losses = {
             "rated": unlikeness(quality[0], mos["rated"][places["rated"]]),
@@ -113,11 +120,15 @@ def read(vlm: VisionLanguageModel, sets: dict[str, Path], held_out: Path, consol
                 predicted = reading.eval()(judges.statistics)[0].tolist()
             reading.train()
             found = {k: round(v.item(), 3) for k, v in losses.items()}
-            console.print(json.dumps({"step": step, **found, "held_out": agreement(predicted, judges.rows)}))
+            console.print(
+                json.dumps({"step": step, **found, "held_out": agreement(predicted, judges.rows)})
+            )
     return reading.eval()
 
 
-def learn_to_read(start: Path, sets: dict[str, Path], held_out: Path, folder: Path, console: Console) -> Path:
+def learn_to_read(
+    start: Path, sets: dict[str, Path], held_out: Path, folder: Path, console: Console
+) -> Path:
     """The model of `start` with projectors that read, and `reading.pt`, what can be read off them."""
     if not (folder / "reading.pt").exists():
         vlm = load(str(start), device="cpu")

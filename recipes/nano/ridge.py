@@ -31,7 +31,9 @@ def fit(sets: Sequence[Seen], hidden: int) -> LinearQuality:
         x.append(levelled - levelled.mean(0))
         y.append((mos - mos.mean()) / mos.std())
     inputs = torch.cat(x)
-    penalty = SHRINKAGE * len(inputs) * inputs.shape[1] * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    penalty = (
+        SHRINKAGE * len(inputs) * inputs.shape[1] * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    )
     quality.weights.copy_(torch.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ torch.cat(y)))
     found = quality.read(together)
     quality.projector.mean.copy_(found.mean())

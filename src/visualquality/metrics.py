@@ -23,7 +23,9 @@ from .evaluate import coefficients
 from .score.rating import Rater
 
 Picture = str | Path | Image.Image | Tensor
-ROUNDING = 1e-6  # how far beyond [0, 1] a float may be, as for pyiqa: a normalisation undone in float32
+ROUNDING = (
+    1e-6  # how far beyond [0, 1] a float may be, as for pyiqa: a normalisation undone in float32
+)
 
 
 class VisualQualityScore(Metric):
@@ -56,7 +58,9 @@ class VisualQualityScore(Metric):
         of_method = {key: options.pop(key) for key in list(options) if key in _METHOD_OPTIONS}
         super().__init__(**options)
         if not isinstance(rater, str) and of_method:
-            raise UserError(f"{', '.join(of_method)}: options of a rater that exists already; give them to it instead")
+            raise UserError(
+                f"{', '.join(of_method)}: options of a rater that exists already; give them to it instead"
+            )
         self.rater = method(rater, **of_method) if isinstance(rater, str) else rater
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
@@ -69,9 +73,12 @@ class VisualQualityScore(Metric):
         self.total += sum(scores)
         self.count += len(scores)
         self.unreadable += len(ratings) - len(scores)
-        if problems := [f"{rating.image}: {rating.problem}" for rating in ratings if rating.problem is not None]:
+        if problems := [
+            f"{rating.image}: {rating.problem}" for rating in ratings if rating.problem is not None
+        ]:
             warnings.warn(
-                f"{len(problems)} of {len(ratings)} images have no score and are left out ({problems[0]})", stacklevel=2
+                f"{len(problems)} of {len(ratings)} images have no score and are left out ({problems[0]})",
+                stacklevel=2,
             )
 
     def compute(self) -> Tensor:
@@ -105,7 +112,9 @@ class _Correlation(Metric):
         super().__init__(**kwargs)
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
-        self.set_dtype(torch.float64)  # what a process without an image sends must be of the others' type
+        self.set_dtype(
+            torch.float64
+        )  # what a process without an image sends must be of the others' type
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add n images. Raises UserError where the two are not of one shape (n,)."""
@@ -124,7 +133,9 @@ class _Correlation(Metric):
         )
         if why := coefficients.why_undefined(preds, target):
             warnings.warn(f"{type(self).__name__} is NaN: {why}", stacklevel=2)
-        return torch.tensor(self.coefficient(preds, target), dtype=torch.float64, device=self.device)
+        return torch.tensor(
+            self.coefficient(preds, target), dtype=torch.float64, device=self.device
+        )
 
 
 class SRCC(_Correlation):
@@ -180,7 +191,9 @@ class InferenceMetric:
         scores = []
         for number, rating in enumerate(self.rater.rate(sources), 1):
             if rating.score is None:
-                raise UserError(f"image {number} of {len(sources)} ({rating.image}) has no score: {rating.problem}")
+                raise UserError(
+                    f"image {number} of {len(sources)} ({rating.image}) has no score: {rating.problem}"
+                )
             scores.append(rating.score)
         return torch.tensor(scores, dtype=torch.float32)
 
@@ -189,7 +202,9 @@ NAMES = {"visualquality-nano": "nano", "visualquality-r1": "TianheWu/VisualQuali
 ANY_MODEL = "visualquality:"  # before the name or folder of a model
 
 
-def create_metric(metric_name: str, device: str | torch.device | None = None, **options: Any) -> InferenceMetric:
+def create_metric(
+    metric_name: str, device: str | torch.device | None = None, **options: Any
+) -> InferenceMetric:
     """A metric to be called as those of pyiqa are; see `InferenceMetric`.
 
     metric_name: "visualquality-nano", "visualquality-r1" (the paper's weights, from the Hugging Face hub), or
@@ -198,12 +213,20 @@ def create_metric(metric_name: str, device: str | torch.device | None = None, **
 
     Raises UserError for a name that is none of these, and where the model cannot be had.
     """
-    model = metric_name.removeprefix(ANY_MODEL) if metric_name.startswith(ANY_MODEL) else NAMES.get(metric_name)
+    model = (
+        metric_name.removeprefix(ANY_MODEL)
+        if metric_name.startswith(ANY_MODEL)
+        else NAMES.get(metric_name)
+    )
     if not model:
-        raise UserError(f"no metric {metric_name!r}: choose {', '.join(NAMES)}, or {ANY_MODEL}MODEL (a folder or name)")
+        raise UserError(
+            f"no metric {metric_name!r}: choose {', '.join(NAMES)}, or {ANY_MODEL}MODEL (a folder or name)"
+        )
     from .score.scorer import Scorer
 
-    return InferenceMetric(metric_name, Scorer(model, device=None if device is None else str(device), **options))
+    return InferenceMetric(
+        metric_name, Scorer(model, device=None if device is None else str(device), **options)
+    )
 
 
 def _sources(images: Picture | Sequence[Picture]) -> list[Any]:
@@ -213,9 +236,13 @@ def _sources(images: Picture | Sequence[Picture]) -> list[Any]:
     if not isinstance(images, Tensor):
         return [source for image in images for source in _sources(image)]
     if images.ndim not in (3, 4) or images.shape[-3] != 3:
-        raise UserError(f"the tensor has shape {tuple(images.shape)}: give (N, 3, H, W) or (3, H, W), RGB")
+        raise UserError(
+            f"the tensor has shape {tuple(images.shape)}: give (N, 3, H, W) or (3, H, W), RGB"
+        )
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise UserError(f"the tensor has dtype {images.dtype}: give floats in [0, 1] or uint8 in [0, 255]")
+        raise UserError(
+            f"the tensor has dtype {images.dtype}: give floats in [0, 1] or uint8 in [0, 255]"
+        )
     pixels = images.detach().cpu()
     if pixels.is_floating_point():
         pixels = pixels.float()

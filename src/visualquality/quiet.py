@@ -10,4 +10,6 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft|accelerate")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="transformers|trl|peft|accelerate"
+    )

@@ -13,9 +13,19 @@ from visualquality.errors import UserError
 LOWEST, HIGHEST = 1.0, 5.0  # the scale that every prompt asks for, both ends included
 
 PromptName = Literal[
-    "paper", "released", "q-insight", "super-resolution", "dehazing", "deblurring", "generated", "aesthetics"
+    "paper",
+    "released",
+    "q-insight",
+    "super-resolution",
+    "dehazing",
+    "deblurring",
+    "generated",
+    "aesthetics",
 ]
-PROMPTS: tuple[PromptName, ...] = ("paper", "released")  # of no task in particular, and with either form
+PROMPTS: tuple[PromptName, ...] = (
+    "paper",
+    "released",
+)  # of no task in particular, and with either form
 
 # What the inference code of Q-Insight (github.com/bytedance/Q-Insight, demo_score.py) gives its weights. The other
 # prompts have no system message of their own: a model's chat template may bring one.
@@ -27,7 +37,9 @@ SYSTEM: dict[PromptName, str] = {
         "respectively, i.e., <think> reasoning process here </think><answer> answer here </answer>"
     )
 }
-IMAGE_LAST: frozenset[PromptName] = frozenset({"q-insight"})  # elsewhere the image comes before the text
+IMAGE_LAST: frozenset[PromptName] = frozenset(
+    {"q-insight"}
+)  # elsewhere the image comes before the text
 
 _QUESTIONS: dict[str, str] = {
     "paper": (
@@ -69,7 +81,8 @@ _QUESTIONS |= {
     for name, what in _TASKS.items()
 }
 _QUESTIONS["q-insight"] = (
-    _QUESTIONS["released"] + ' Return the final answer in JSON format with the following keys: "rating": The score.'
+    _QUESTIONS["released"]
+    + ' Return the final answer in JSON format with the following keys: "rating": The score.'
 )
 _TASK = "You are doing the image quality assessment task. Here is the question:"
 # The paper's section 5: the reference "(possibly corrupted)" is an anchor, of another size or range if need be.
@@ -102,14 +115,18 @@ def prompt_text(name: PromptName, reasoning: bool = True, *, reference: bool = F
     True
     """
     if name not in _QUESTIONS:
-        raise UserError(f"There is no prompt named {name!r}: choose one of {', '.join(_QUESTIONS)}.")
+        raise UserError(
+            f"There is no prompt named {name!r}: choose one of {', '.join(_QUESTIONS)}."
+        )
     if name == "q-insight":
         if reference:
             raise UserError(
                 "The prompt q-insight has no form with a reference image: leave it out, or use another prompt."
             )
         if not reasoning:
-            raise UserError("The prompt q-insight always asks for reasoning: use the mode reason, or another prompt.")
+            raise UserError(
+                "The prompt q-insight always asks for reasoning: use the mode reason, or another prompt."
+            )
         return _QUESTIONS[name]
     question = (_ANCHOR if reference else "") + _QUESTIONS[name]
     return f"{_TASK} {question} {_THINK_THEN_ANSWER if reasoning else _ANSWER_ONLY}"
@@ -186,7 +203,9 @@ def well_formed(text: str) -> bool:
 _FORM = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
 # The sign is there only so that -1 is reported as out of range; \d would take the digits of every script.
 _NUMBER = re.compile(r"(?P<number>-?[0-9]+(\.[0-9]+)?)")
-_JSON_RATING = re.compile(rf'(?P<fence>```(json)?\s)?\s*\{{\s*"rating"\s*:\s*{_NUMBER.pattern}\s*\}}\s*(?(fence)```)')
+_JSON_RATING = re.compile(
+    rf'(?P<fence>```(json)?\s)?\s*\{{\s*"rating"\s*:\s*{_NUMBER.pattern}\s*\}}\s*(?(fence)```)'
+)
 
 
 def _score(text: str, truncated: bool, form: re.Pattern[str]) -> float | Problem:

@@ -12,7 +12,13 @@ from sklearn.svm import SVR
 from typer.testing import CliRunner
 
 from visualquality.baselines import brisque
-from visualquality.baselines.brisque import Brisque, BrisqueParameters, fit_brisque, fit_regression, predict
+from visualquality.baselines.brisque import (
+    Brisque,
+    BrisqueParameters,
+    fit_brisque,
+    fit_regression,
+    predict,
+)
 from visualquality.cli.baselines import app
 from visualquality.data.distort import distort
 from visualquality.data.manifest import Manifest, Row
@@ -26,7 +32,9 @@ def features() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mos(features: np.ndarray) -> np.ndarray:
-    return 3 + np.tanh(features[:, 0] - features[:, 5]) + np.random.default_rng(1).normal(0, 0.1, 80)
+    return (
+        3 + np.tanh(features[:, 0] - features[:, 5]) + np.random.default_rng(1).normal(0, 0.1, 80)
+    )
 
 
 @pytest.fixture
@@ -40,7 +48,9 @@ def test_the_prediction_is_that_of_scikit_learn(features: np.ndarray, mos: np.nd
     parameters, _ = fit_regression(features, mos, [str(k) for k in range(80)])
     scaled = 2 * (features - features.min(0)) / np.ptp(features, axis=0) - 1
     svr = SVR(C=16 * mos.std(), gamma=0.05, epsilon=brisque.TOLERANCE * mos.std()).fit(scaled, mos)
-    assert predict(features, parameters) == pytest.approx(svr.predict(scaled), abs=1e-4)  # float32 on disk
+    assert predict(features, parameters) == pytest.approx(
+        svr.predict(scaled), abs=1e-4
+    )  # float32 on disk
     exact = BrisqueParameters(
         features.min(0),
         features.max(0),
@@ -73,13 +83,17 @@ def test_a_file_predicts_the_same(features: np.ndarray, mos: np.ndarray, tmp_pat
         np.savez(tmp_path / "less.npz", **arrays)
         with pytest.raises(UserError, match=r"less\.npz.*baselines fit brisque"):
             Brisque(tmp_path / "less.npz")
-    np.savez(tmp_path / "odd.npz", **(vars(parameters) | {"coefficients": parameters.coefficients[1:]}))
+    np.savez(
+        tmp_path / "odd.npz", **(vars(parameters) | {"coefficients": parameters.coefficients[1:]})
+    )
     with pytest.raises(UserError, match="another number of coefficients"):
         Brisque(tmp_path / "odd.npz")
 
 
 def test_a_feature_that_never_varied_is_left_out() -> None:
-    assert brisque.scale(np.array([[5.0, 0.5]]), np.array([5.0, 0.0]), np.array([5.0, 1.0])).tolist() == [[0.0, 0.0]]
+    assert brisque.scale(
+        np.array([[5.0, 0.5]]), np.array([5.0, 0.0]), np.array([5.0, 1.0])
+    ).tolist() == [[0.0, 0.0]]
 
 
 @settings(deadline=None, max_examples=40)
@@ -115,11 +129,15 @@ def made(folder: Path) -> Path:
     """Six textures, each plain and blurred more and more: the manifest of a set whose MOS says how much."""
     rows = ["image,mos,reference,split"]
     for seed in range(6):
-        texture = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        texture = Image.fromarray(
+            np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        )
         for level in range(4):
             image = texture if level == 0 else distort(texture, "gaussian_blur", level, seed=0)
             image.save(folder / f"{seed}_{level}.png")
-            rows.append(f"{seed}_{level}.png,{5 - level},{seed}_0.png,{'test' if seed == 5 else 'train'}")
+            rows.append(
+                f"{seed}_{level}.png,{5 - level},{seed}_0.png,{'test' if seed == 5 else 'train'}"
+            )
     path = folder / "blur.csv"
     path.write_text("\n".join(rows) + "\n")
     return path

@@ -45,7 +45,9 @@ def create_metric(name, device=None):
 def pyiqa(monkeypatch):
     names = ["unique", "musiq", "qalign", "niqe"]
     stand_in = SimpleNamespace(
-        __version__="0.1.16", create_metric=create_metric, list_models=lambda metric_mode: names * (metric_mode == "NR")
+        __version__="0.1.16",
+        create_metric=create_metric,
+        list_models=lambda metric_mode: names * (metric_mode == "NR"),
     )
     monkeypatch.setitem(sys.modules, "pyiqa", stand_in)
 
@@ -66,11 +68,22 @@ def test_our_own_methods_with_parameters_of_ones_own(tmp_path):
 
 def test_any_other_name_is_a_model_with_its_options(model_folder):
     rater = method(
-        str(model_folder("nano")), mode="direct", samples=2, seed=5, prompt="released", device="cpu", batch=3
+        str(model_folder("nano")),
+        mode="direct",
+        samples=2,
+        seed=5,
+        prompt="released",
+        device="cpu",
+        batch=3,
     )
     assert isinstance(rater, Scorer)
     settings = rater.settings()
-    assert [settings[k] for k in ("mode", "samples", "seed", "prompt")] == ["direct", 2, 5, "released"]
+    assert [settings[k] for k in ("mode", "samples", "seed", "prompt")] == [
+        "direct",
+        2,
+        5,
+        "released",
+    ]
     assert rater.batch == 3
     with pytest.raises(UserError, match="no model 'nique'"):
         method("nique")
@@ -88,7 +101,9 @@ def test_higher_is_better_whatever_the_metric_says(tmp_path):
     image = picture(0, (40, 30))
     image.save(tmp_path / "a.png")
     brightness = pytest.approx(np.asarray(image).mean() / 255, abs=1e-5)
-    (up,), (down,) = (method(name).rate([tmp_path / "a.png"]) for name in ("pyiqa:unique", "pyiqa:niqe"))
+    (up,), (down,) = (
+        method(name).rate([tmp_path / "a.png"]) for name in ("pyiqa:unique", "pyiqa:niqe")
+    )
     assert up.score == brightness
     assert -down.score == brightness
     assert up.image == str(tmp_path / "a.png")
@@ -97,11 +112,19 @@ def test_higher_is_better_whatever_the_metric_says(tmp_path):
 
 @pytest.mark.usefixtures("pyiqa")
 def test_an_image_that_the_metric_cannot_rate_is_a_problem_and_the_others_go_on(tmp_path):
-    images = [picture(0), picture(0, (5, 5)), Image.new("RGB", (20, 20)), tmp_path / "absent.png", picture(0)]
+    images = [
+        picture(0),
+        picture(0, (5, 5)),
+        Image.new("RGB", (20, 20)),
+        tmp_path / "absent.png",
+        picture(0),
+    ]
     ratings = list(method("pyiqa:unique").rate(images))
     assert [rating.score is None for rating in ratings] == [False, True, True, True, False]
     assert ratings[0].score == ratings[4].score
-    for rating, words in zip(ratings[1:4], ["the image is too small", "nan", "absent.png does not exist"], strict=True):
+    for rating, words in zip(
+        ratings[1:4], ["the image is too small", "nan", "absent.png does not exist"], strict=True
+    ):
         assert words in rating.problem
 
 
@@ -119,7 +142,10 @@ def test_settings_tell_metrics_apart_and_what_pyiqa_prints_is_no_result(capsys):
     ("name", "words"),
     [
         ("pyiqa:musiq", "weights of pyiqa:musiq could not be fetched .*Name or service not known"),
-        ("pyiqa:qalign", "pyiqa:qalign cannot be set up here: ImportError: No module named 'bitsandbytes'"),
+        (
+            "pyiqa:qalign",
+            "pyiqa:qalign cannot be set up here: ImportError: No module named 'bitsandbytes'",
+        ),
         ("pyiqa:deqa", "pyiqa 0.1.16 has no no-reference metric 'deqa'"),
         ("pyiqa:", "no no-reference metric ''"),
     ],
@@ -136,8 +162,12 @@ def test_without_pyiqa_the_extra_is_named(monkeypatch):
 
 
 def test_a_torchvision_that_does_not_fit_is_named(monkeypatch, tmp_path):
-    (tmp_path / "pyiqa.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "pyiqa.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
-    with pytest.raises(UserError, match=r"torchvision::nms does not exist.*torchvision made for torch"):
+    with pytest.raises(
+        UserError, match=r"torchvision::nms does not exist.*torchvision made for torch"
+    ):
         method("pyiqa:unique")

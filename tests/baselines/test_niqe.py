@@ -60,7 +60,9 @@ def test_what_fills_no_patch_and_what_is_flat_does_not_count(shipped: Niqe) -> N
     pixels = np.asarray(photo("coffee"))[:192, :288]
     whole = score(shipped, pixels)
     further = np.pad(pixels, ((0, 40), (0, 95), (0, 0)), mode="reflect")
-    assert abs(score(shipped, further) - whole) < 0.3  # but for the window's three pixels at the cut
+    assert (
+        abs(score(shipped, further) - whole) < 0.3
+    )  # but for the window's three pixels at the cut
     with_sky = np.concatenate([pixels, np.full((192, 288, 3), 250, np.uint8)], axis=0)
     _, sharpness = patch_features(Image.fromarray(with_sky))
     assert (sharpness[9:] == 0).all()  # the flat patches beyond the window's reach
@@ -73,7 +75,9 @@ def test_what_fills_no_patch_and_what_is_flat_does_not_count(shipped: Niqe) -> N
     st.sampled_from(["flat", "noise", "steps", "checkers", "bit"]),
     st.integers(0, 255),
 )
-def test_every_image_has_a_finite_score(shipped: Niqe, size: tuple[int, int], kind: str, value: int) -> None:
+def test_every_image_has_a_finite_score(
+    shipped: Niqe, size: tuple[int, int], kind: str, value: int
+) -> None:
     rng = np.random.default_rng(value)
     pixels = np.full((*size, 3), value, np.uint8)
     if kind == "noise":
@@ -120,10 +124,14 @@ def test_a_model_cannot_be_fitted_on_too_little(images: list, words: str) -> Non
         fit_niqe(images)
 
 
-def test_ratings_keep_their_order_and_name_what_cannot_be_read(shipped: Niqe, tmp_path: Path) -> None:
+def test_ratings_keep_their_order_and_name_what_cannot_be_read(
+    shipped: Niqe, tmp_path: Path
+) -> None:
     names = [str(tmp_path / f"{k}.png") for k in range(7)]
     for k, name in enumerate(names):
-        Image.fromarray(np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(name)
+        Image.fromarray(
+            np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        ).save(name)
     Path(names[3]).write_bytes(b"no image")
     journal = tmp_path / "scores.jsonl"
     alone = [next(shipped.rate([name])).score for name in names]
@@ -158,7 +166,9 @@ def test_the_command_fits_on_folders_and_manifests(tmp_path: Path) -> None:
     made = []
     for source in ("photos", "set.csv"):
         output = tmp_path / f"{source}.npz"
-        result = CliRunner().invoke(app, ["fit", "niqe", "--data", str(tmp_path / source), "-o", str(output)])
+        result = CliRunner().invoke(
+            app, ["fit", "niqe", "--data", str(tmp_path / source), "-o", str(output)]
+        )
         assert result.exit_code == 0, result.output
         made.append(Niqe(output))
     assert made[0].settings() == made[1].settings()
@@ -187,7 +197,9 @@ def _not_finite(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [_missing, _text, _other, _shape, _not_finite])
-def test_a_file_that_holds_no_model_is_refused_in_one_sentence(write: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_file_that_holds_no_model_is_refused_in_one_sentence(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
     path = tmp_path / "model.npz"
     write(path)
     with pytest.raises(UserError, match=r"model\.npz.*baselines fit niqe"):

@@ -23,7 +23,10 @@ def naive_mscn(values: np.ndarray) -> np.ndarray:
     for y in range(height):
         for x in range(breadth):
             near = [
-                (WINDOW[i] * WINDOW[j], values[min(max(y + i - 3, 0), height - 1), min(max(x + j - 3, 0), breadth - 1)])
+                (
+                    WINDOW[i] * WINDOW[j],
+                    values[min(max(y + i - 3, 0), height - 1), min(max(x + j - 3, 0), breadth - 1)],
+                )
                 for i in range(7)
                 for j in range(7)
             ]
@@ -57,14 +60,19 @@ def naive_half(values: np.ndarray) -> np.ndarray:
 
 
 def naive_shape(ratio: float) -> float:
-    return brentq(lambda a: gamma(2 / a) ** 2 / (gamma(1 / a) * gamma(3 / a)) - ratio, 0.2, 10, xtol=1e-12)
+    return brentq(
+        lambda a: gamma(2 / a) ** 2 / (gamma(1 / a) * gamma(3 / a)) - ratio, 0.2, 10, xtol=1e-12
+    )
 
 
 def naive_fits(patch: np.ndarray) -> list[tuple[float, ...]]:
     """(shape, σ) of the coefficients, then (shape, left, right) of the products in each direction."""
     samples = patch.ravel()
     fits: list[tuple[float, ...]] = [
-        (naive_shape(np.mean(np.abs(samples)) ** 2 / np.mean(samples**2)), np.sqrt(np.mean(samples**2)))
+        (
+            naive_shape(np.mean(np.abs(samples)) ** 2 / np.mean(samples**2)),
+            np.sqrt(np.mean(samples**2)),
+        )
     ]
     for dy, dx in DIRECTIONS:
         products = np.array(
@@ -75,7 +83,9 @@ def naive_fits(patch: np.ndarray) -> list[tuple[float, ...]]:
                 if 0 <= x + dx < patch.shape[1]
             ]
         )
-        left, right = (np.sqrt(np.mean(side**2)) for side in (products[products < 0], products[products > 0]))
+        left, right = (
+            np.sqrt(np.mean(side**2)) for side in (products[products < 0], products[products > 0])
+        )
         g = left / right
         ratio = np.mean(np.abs(products)) ** 2 / np.mean(products**2)
         fits.append((naive_shape(ratio * (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2), left, right))
@@ -84,11 +94,18 @@ def naive_fits(patch: np.ndarray) -> list[tuple[float, ...]]:
 
 def naive_features(values: np.ndarray, of: str) -> list[float]:
     (shape, sigma), *pairs = naive_fits(values)
-    found = [shape, sigma**2 if of == "brisque" else sigma * math.sqrt(gamma(1 / shape) / gamma(3 / shape))]
+    found = [
+        shape,
+        sigma**2 if of == "brisque" else sigma * math.sqrt(gamma(1 / shape) / gamma(3 / shape)),
+    ]
     for nu, left, right in pairs:
-        beta_left, beta_right = (s * math.sqrt(gamma(1 / nu) / gamma(3 / nu)) for s in (left, right))
+        beta_left, beta_right = (
+            s * math.sqrt(gamma(1 / nu) / gamma(3 / nu)) for s in (left, right)
+        )
         mean = (beta_right - beta_left) * gamma(2 / nu) / gamma(1 / nu)
-        found += [nu, mean, left**2, right**2] if of == "brisque" else [nu, mean, beta_left, beta_right]
+        found += (
+            [nu, mean, left**2, right**2] if of == "brisque" else [nu, mean, beta_left, beta_right]
+        )
     return found
 
 
@@ -101,7 +118,10 @@ def noise() -> Image.Image:
 
 def test_luma_is_that_of_rgb2gray() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    assert np.abs(luma(Image.fromarray(pixels)) - pixels @ [0.298936, 0.587043, 0.114021]).max() <= 0.51
+    assert (
+        np.abs(luma(Image.fromarray(pixels)) - pixels @ [0.298936, 0.587043, 0.114021]).max()
+        <= 0.51
+    )
 
 
 def test_the_window_is_gaussian_and_flat_areas_have_no_texture() -> None:
@@ -128,7 +148,8 @@ def test_features_equal_a_naive_implementation(noise: Image.Image) -> None:
     cropped = values[:96, :192]
     full, half = naive_mscn(cropped), naive_mscn(naive_half(cropped))
     patches = [
-        naive_features(full[:, k * 96 : k * 96 + 96], "niqe") + naive_features(half[:, k * 48 : k * 48 + 48], "niqe")
+        naive_features(full[:, k * 96 : k * 96 + 96], "niqe")
+        + naive_features(half[:, k * 48 : k * 48 + 48], "niqe")
         for k in range(2)
     ]
     assert niqe.patch_features(noise)[0] == pytest.approx(np.array(patches), abs=1e-6)
@@ -141,9 +162,13 @@ def test_patches_in_rows_are_those_of_the_whole_image(noise: Image.Image) -> Non
         coefficients, deviation = mscn(pixels)
         height, width = len(pixels) // 6, pixels.shape[1] // 4
         cut = [
-            (slice(y * height, (y + 1) * height), slice(x * width, (x + 1) * width)) for y in range(6) for x in range(4)
+            (slice(y * height, (y + 1) * height), slice(x * width, (x + 1) * width))
+            for y in range(6)
+            for x in range(4)
         ]
-        assert found.sigma == pytest.approx([np.sqrt((coefficients[c] ** 2).mean()) for c in cut], rel=1e-12)
+        assert found.sigma == pytest.approx(
+            [np.sqrt((coefficients[c] ** 2).mean()) for c in cut], rel=1e-12
+        )
         assert found.sharpness == pytest.approx([deviation[c].mean() for c in cut], rel=1e-12)
 
 
@@ -158,8 +183,12 @@ def test_fits_recover_what_was_sampled(shape: float) -> None:
     found, sigma = fit_ggd((size * sign)[None])
     assert (found[0], sigma[0]) == pytest.approx((shape, deviation), rel=0.02)
     skewed = np.where(rng.random(n) < 0.5 / (0.5 + 1.5), -0.5 * size, 1.5 * size)
-    assert np.ravel(fit_aggd(skewed[None])) == pytest.approx((shape, 0.5 * deviation, 1.5 * deviation), rel=0.03)
-    assert np.ravel(fit_aggd(-skewed[None])) == pytest.approx(np.ravel(fit_aggd(skewed[None]))[[0, 2, 1]], rel=1e-9)
+    assert np.ravel(fit_aggd(skewed[None])) == pytest.approx(
+        (shape, 0.5 * deviation, 1.5 * deviation), rel=0.03
+    )
+    assert np.ravel(fit_aggd(-skewed[None])) == pytest.approx(
+        np.ravel(fit_aggd(skewed[None]))[[0, 2, 1]], rel=1e-9
+    )
 
 
 def test_fits_of_what_has_no_spread_are_finite() -> None:
@@ -171,7 +200,13 @@ def test_fits_of_what_has_no_spread_are_finite() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30), st.just(3)), fill=st.integers(0, 255)))
+@given(
+    arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 30), st.integers(1, 30), st.just(3)),
+        fill=st.integers(0, 255),
+    )
+)
 def test_features_of_any_small_image_are_finite(pixels: np.ndarray) -> None:
     image = Image.fromarray(pixels)
     assert np.isfinite(brisque.image_features(image)).all()
@@ -180,7 +215,9 @@ def test_features_of_any_small_image_are_finite(pixels: np.ndarray) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(16, 24), (18, 18), (31, 20)]))
-def test_a_mirror_image_or_a_quarter_turn_only_swaps_directions(seed: int, size: tuple[int, int]) -> None:
+def test_a_mirror_image_or_a_quarter_turn_only_swaps_directions(
+    seed: int, size: tuple[int, int]
+) -> None:
     values = np.random.default_rng(seed).integers(0, 256, size).astype(float)
     for fits, mirrored, turned in zip(
         fit_sizes(values, values.shape),
@@ -189,6 +226,11 @@ def test_a_mirror_image_or_a_quarter_turn_only_swaps_directions(seed: int, size:
         strict=True,
     ):
         for other, order in ((mirrored, [0, 1, 3, 2]), (turned, [1, 0, 3, 2])):
-            assert (other.shape, other.sigma) == (pytest.approx(fits.shape), pytest.approx(fits.sigma))
+            assert (other.shape, other.sigma) == (
+                pytest.approx(fits.shape),
+                pytest.approx(fits.sigma),
+            )
             for name in ("shapes", "left", "right"):
-                assert getattr(other, name) == pytest.approx(getattr(fits, name)[:, order], rel=1e-6), name
+                assert getattr(other, name) == pytest.approx(
+                    getattr(fits, name)[:, order], rel=1e-6
+                ), name

@@ -14,7 +14,9 @@ from visualquality.data.sources import SOURCES
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(
+        app, [str(argument) for argument in arguments], env={"COLUMNS": "200"}
+    )
 
 
 @pytest.fixture
@@ -28,7 +30,14 @@ def ratings(tmp_path) -> Path:
     return tmp_path / "scores.csv"
 
 
-COLUMNS = ("--columns", "image=File Name", "--columns", "mos=Mean Score", "--columns", "reference=ref")
+COLUMNS = (
+    "--columns",
+    "image=File Name",
+    "--columns",
+    "mos=Mean Score",
+    "--columns",
+    "reference=ref",
+)
 
 
 @pytest.fixture
@@ -89,12 +98,21 @@ def test_an_output_is_replaced_only_when_asked(manifest, ratings, command):
     ("arguments", "said"),
     [
         (["import", "nothing", "{folder}", "-o", "{folder}/a.csv"], "'nothing'"),
-        (["import", "csv", "{folder}/scores.csv", "-o", "{folder}/a.txt"], "a.txt must end in .csv or .parquet"),
+        (
+            ["import", "csv", "{folder}/scores.csv", "-o", "{folder}/a.txt"],
+            "a.txt must end in .csv or .parquet",
+        ),
         (["import", "csv", "{folder}/gone.csv", "-o", "{folder}/a.csv"], "gone.csv"),
-        (["import", "csv", "{folder}/scores.csv", "-o", "{folder}/a.csv", "--columns", "mos"], "ours=theirs"),
+        (
+            ["import", "csv", "{folder}/scores.csv", "-o", "{folder}/a.csv", "--columns", "mos"],
+            "ours=theirs",
+        ),
         (["split", "{folder}/manifest.csv", "-o", "{folder}/a.csv", "--ratios", "6:4"], "6:2:2"),
         (["split", "{folder}/manifest.csv", "-o", "{folder}/a.csv", "--ratios", "0:0:0"], "6:2:2"),
-        (["split", "{folder}/manifest.csv", "-o", "{folder}/a.csv", "--ratios", "98:1:1"], "too few"),
+        (
+            ["split", "{folder}/manifest.csv", "-o", "{folder}/a.csv", "--ratios", "98:1:1"],
+            "too few",
+        ),
         (["split", "{folder}/gone.csv", "-o", "{folder}/a.csv"], "gone.csv"),
         (["check", "{folder}/gone.csv"], "gone.csv"),
         (["check", "{folder}/manifest.csv", "--json", "{folder}/no/c.json"], "is not a folder"),
@@ -118,7 +136,9 @@ def test_check_is_status_0_when_clean_and_1_when_not(manifest):
     assert "broken images: 0, leaks: 0, duplicates beside them: 0" in clean.output
     assert "PNG RGB 10" in clean.output
     report = manifest.with_name("check.json")
-    Image.open(manifest.with_name("1.png")).convert("RGB").save(manifest.with_name("copy.jpg"), quality=80)
+    Image.open(manifest.with_name("1.png")).convert("RGB").save(
+        manifest.with_name("copy.jpg"), quality=80
+    )
     manifest.with_name("4.png").write_bytes(b"<html>")
     with manifest.open("a") as file:
         file.write("copy.jpg,0.75,scores,I9\n")
@@ -128,7 +148,10 @@ def test_check_is_status_0_when_clean_and_1_when_not(manifest):
     assert "4.png is not an image" in found.output
     assert "copy.jpg" in found.output
     written = json.loads(report.read_text())
-    assert [Path(member["image"]).name for member in written["overlaps"][0]["members"]] == ["1.png", "copy.jpg"]
+    assert [Path(member["image"]).name for member in written["overlaps"][0]["members"]] == [
+        "1.png",
+        "copy.jpg",
+    ]
     assert [Path(broken["image"]).name for broken in written["broken"]] == ["4.png"]
 
 

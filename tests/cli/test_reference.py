@@ -15,7 +15,9 @@ run = CliRunner()
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """photos/a.png and photos/b.png, and clean/a.jpg and clean/more/b.png."""
-    for index, name in enumerate(["photos/a.png", "photos/b.png", "clean/a.jpg", "clean/more/b.png"]):
+    for index, name in enumerate(
+        ["photos/a.png", "photos/b.png", "clean/a.jpg", "clean/more/b.png"]
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(index, (96, 64)).save(path)
@@ -38,17 +40,29 @@ def test_a_folder_has_the_reference_of_the_same_stem_and_a_file_is_everyones(fol
     assert both["b.png"] != one["b.png"]
     assert scores(photos)["a.png"] != both["a.png"]
     for command in (["rank", photos], ["compare", photos / "a.png", photos / "b.png"]):
-        result = run.invoke(app, [*map(str, command), "--reference", str(clean), "--mode", "expect"])
+        result = run.invoke(
+            app, [*map(str, command), "--reference", str(clean), "--mode", "expect"]
+        )
         assert result.exit_code == 0, result.output
         assert f"{both['a.png']:.2f}" in result.output
 
 
 def test_ratings_against_others_are_not_mixed(folder):
     output = folder / "scores.jsonl"
-    command = ["score", str(folder / "photos"), "--mode", "expect", "-o", str(output), "--reference"]
+    command = [
+        "score",
+        str(folder / "photos"),
+        "--mode",
+        "expect",
+        "-o",
+        str(output),
+        "--reference",
+    ]
     for _ in range(2):
         assert run.invoke(app, [*command, str(folder / "clean")]).exit_code == 0
-    assert json.loads(output.read_text().splitlines()[0])["header"]["reference"] == str(folder / "clean")
+    assert json.loads(output.read_text().splitlines()[0])["header"]["reference"] == str(
+        folder / "clean"
+    )
     assert len(output.read_text().splitlines()) == 3
     other = run.invoke(app, [*command, str(folder / "clean" / "a.jpg")])
     assert other.exit_code == 2
@@ -82,10 +96,24 @@ def test_bad_input_is_one_sentence_and_status_2(folder, change, arguments, said)
 def test_evaluate_takes_the_column_of_the_manifest(folder):
     manifest = folder / "set.csv"
     found = []
-    for lines in (["a.png,1,clean/a.jpg", "b.png,2,clean/more/b.png"], ["a.png,1,clean/a.jpg", "b.png,2,"]):
-        manifest.write_text("\n".join(["image,mos,reference", *(f"photos/{line}" for line in lines)]) + "\n")
+    for lines in (
+        ["a.png,1,clean/a.jpg", "b.png,2,clean/more/b.png"],
+        ["a.png,1,clean/a.jpg", "b.png,2,"],
+    ):
+        manifest.write_text(
+            "\n".join(["image,mos,reference", *(f"photos/{line}" for line in lines)]) + "\n"
+        )
         kept = folder / f"kept{len(found)}.jsonl"
-        command = ["evaluate", "--data", str(manifest), "--reference", "--mode", "expect", "-o", str(kept)]
+        command = [
+            "evaluate",
+            "--data",
+            str(manifest),
+            "--reference",
+            "--mode",
+            "expect",
+            "-o",
+            str(kept),
+        ]
         found.append(run.invoke(app, command))
     rows = [json.loads(line) for line in (folder / "kept0.jsonl").read_text().splitlines()[1:]]
     ours = scores(folder / "photos", "--reference", folder / "clean")

@@ -29,11 +29,17 @@ def folder(tmp_path: Path) -> Path:
     with ResultStore(tmp_path / "results.csv.jsonl", {"model": "nano", "seed": 0}) as store:
         for i, name in enumerate([*names[:5], "other.png"]):
             image = str(tmp_path / name)
-            store.append(Rating(image, 1.0 + i / 2, 0.1, (), "Words.", None, "nano", "reason", 0, 0.1))
+            store.append(
+                Rating(image, 1.0 + i / 2, 0.1, (), "Words.", None, "nano", "reason", 0, 0.1)
+            )
     (tmp_path / "results.csv").write_text("image,score\n")
     run = tmp_path / "runs" / "mine"
     run.mkdir(parents=True)
-    recipe = {"data": [{"manifest": str(tmp_path / "set.csv")}], "optimizer": {"steps": 2}, "model": "nano-base"}
+    recipe = {
+        "data": [{"manifest": str(tmp_path / "set.csv")}],
+        "optimizer": {"steps": 2},
+        "model": "nano-base",
+    }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (run / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.75}\n')
     step = {"dataset": "set", "images": names[:3], "mos": [0, 1, 2], "scores": [[2.0, 2.5]] * 3}

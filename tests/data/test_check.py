@@ -23,7 +23,9 @@ from visualquality.data.manifest import Manifest, Row
 SIZE = (192, 128)
 
 
-def row(path: Path, split: str | None = None, *, reference: str | None = None, dataset: str = "set") -> Row:
+def row(
+    path: Path, split: str | None = None, *, reference: str | None = None, dataset: str = "set"
+) -> Row:
     return Row(path, float(len(path.name)), dataset, reference=reference, split=split)
 
 
@@ -34,7 +36,9 @@ def found(*rows: Row, **more: Row) -> Check:
 
 
 def overlaps(checked: Check) -> list[tuple[str, bool, list[str]]]:
-    return [(o.kind, o.leak, sorted(Path(m.image).name for m in o.members)) for o in checked.overlaps]
+    return [
+        (o.kind, o.leak, sorted(Path(m.image).name for m in o.members)) for o in checked.overlaps
+    ]
 
 
 @pytest.fixture
@@ -47,19 +51,32 @@ def saved(tmp_path) -> Callable[..., Path]:
 
 
 def ramp(first: int, last: int) -> Image.Image:
-    return Image.fromarray(np.tile(np.linspace(first, last, 96, dtype=np.uint8), (64, 1))).convert("RGB")
+    return Image.fromarray(np.tile(np.linspace(first, last, 96, dtype=np.uint8), (64, 1))).convert(
+        "RGB"
+    )
 
 
 def test_unlike_images_are_clean_and_summed_up(saved):
-    rows = [row(saved(f"{seed}.png", picture(seed, (100 + seed, 80))), "train" if seed else None) for seed in range(5)]
+    rows = [
+        row(saved(f"{seed}.png", picture(seed, (100 + seed, 80))), "train" if seed else None)
+        for seed in range(5)
+    ]
     blanks = [Image.new("RGB", SIZE, colour) for colour in ("black", "white", "red", (3, 3, 3))]
     blanks += [ramp(0, 255), ramp(255, 0), ramp(100, 150)]  # which have one hash, or nearly
-    rows += [row(saved(f"blank {i}.bmp", image), "test", reference="I01") for i, image in enumerate(blanks)]
+    rows += [
+        row(saved(f"blank {i}.bmp", image), "test", reference="I01")
+        for i, image in enumerate(blanks)
+    ]
     checked = found(*rows)
     assert checked.clean
     assert checked.overlaps == checked.broken == ()
     (summary,) = checked.datasets
-    assert (summary.manifest, summary.dataset, summary.images, summary.references) == ("m", "set", 12, 1)
+    assert (summary.manifest, summary.dataset, summary.images, summary.references) == (
+        "m",
+        "set",
+        12,
+        1,
+    )
     assert summary.splits == {"train": 4, "test": 7, "": 1}
     assert summary.kinds == {"BMP RGB": 7, "PNG RGB": 5}
     assert summary.mos == (5.0, 5.0, 11.0, 11.0, 11.0)
@@ -72,21 +89,30 @@ COPIES: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict]] = {
     "lossless": ("exact", lambda image: image, {"format": "WEBP", "lossless": True}),
     "recompressed": ("near", lambda image: image, {"format": "JPEG", "quality": 60}),
     "smaller": ("near", lambda image: image.resize((150, 100)), {"format": "PNG"}),
-    "brighter": ("near", lambda image: ImageEnhance.Brightness(image).enhance(1.1), {"format": "PNG"}),
+    "brighter": (
+        "near",
+        lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+        {"format": "PNG"},
+    ),
 }
 
 
 @pytest.mark.parametrize("copy", COPIES)
 @pytest.mark.parametrize(
-    ("splits", "leak"), [(("train", "test"), True), (("val", "val"), False), (("train", None), False)]
+    ("splits", "leak"),
+    [(("train", "test"), True), (("val", "val"), False), (("train", None), False)],
 )
 def test_a_copy_is_found_and_leaks_between_splits(saved, copy, splits, leak):
     kind, change, options = COPIES[copy]
     original = picture(7, SIZE)
     other = row(saved("other.png", picture(8, SIZE)), "test")
     a, b = saved("a.png", original), saved("b", change(original), **options)
-    assert overlaps(found(row(a, splits[0]), other, row(b, splits[1]))) == [(kind, leak, ["a.png", "b"])]
-    assert overlaps(found(other, one=row(a, "train"), two=row(b, "train"))) == [(kind, True, ["a.png", "b"])]
+    assert overlaps(found(row(a, splits[0]), other, row(b, splits[1]))) == [
+        (kind, leak, ["a.png", "b"])
+    ]
+    assert overlaps(found(other, one=row(a, "train"), two=row(b, "train"))) == [
+        (kind, True, ["a.png", "b"])
+    ]
 
 
 def test_versions_of_one_reference_are_findings_only_across_splits_or_if_equal(saved):
@@ -95,14 +121,20 @@ def test_versions_of_one_reference_are_findings_only_across_splits_or_if_equal(s
     paths = [saved(f"{level}.png", version) for level, version in enumerate(versions)]
     names = [path.name for path in paths]
     assert overlaps(found(*(row(path, "train", reference="I01") for path in paths))) == []
-    torn = [row(path, split, reference="I01") for path, split in zip(paths, ["train", "val", "train"], strict=True)]
+    torn = [
+        row(path, split, reference="I01")
+        for path, split in zip(paths, ["train", "val", "train"], strict=True)
+    ]
     assert overlaps(found(*torn)) == [("reference", True, names)]
     assert overlaps(found(one=torn[0], two=torn[2])) == [("reference", True, ["0.png", "2.png"])]
     assert overlaps(found(*(row(path, "train") for path in paths))) == [("near", False, names)]
     # A name that two data sets share is not one reference.
     elsewhere = [row(path, "train", reference="I01", dataset=path.name) for path in paths]
     assert overlaps(found(*elsewhere)) == [("near", False, names)]
-    unlike = [row(saved(f"unlike {i}.png", picture(i, SIZE)), reference="I01", dataset=f"{i}") for i in range(2)]
+    unlike = [
+        row(saved(f"unlike {i}.png", picture(i, SIZE)), reference="I01", dataset=f"{i}")
+        for i in range(2)
+    ]
     assert overlaps(found(one=unlike[0], two=unlike[1])) == []
     again = saved("again.bmp", versions[0])
     for reference in ("I01", "I02", None):
@@ -130,14 +162,24 @@ def mixture(tmp_path_factory) -> list[Row]:
         image = picture(seed, SIZE).filter(ImageFilter.GaussianBlur(seed * (split == "test")))
         path = folder / f"{seed} {split}.png"
         image.save(path)
-        rows.append(Row(path, float(seed), "ab"[seed % 2], split=split, reference="I01" if seed == 3 else None))
+        rows.append(
+            Row(
+                path,
+                float(seed),
+                "ab"[seed % 2],
+                split=split,
+                reference="I01" if seed == 3 else None,
+            )
+        )
     for name, text in (("cut.png", rows[0].image.read_bytes()[:200]), ("page.png", b"<html>")):
         (folder / name).write_bytes(text)
         rows.append(Row(folder / name, 1.0, "a"))
     return rows
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(order=st.randoms(use_true_random=False), block=st.sampled_from([1, 3, 256]))
 def test_neither_the_order_of_rows_nor_the_blocks_matter(mixture, order, block):
     rows = order.sample(mixture, len(mixture))
@@ -151,8 +193,14 @@ def test_neither_the_order_of_rows_nor_the_blocks_matter(mixture, order, block):
         ("near", True, ["2 test.png", "2 train.png"]),
         ("reference", True, ["3 test.png", "3 train.png"]),
     ]
-    assert [(Path(b.image).name, b.problem.count(b.image)) for b in checked.broken] == [("cut.png", 1), ("page.png", 1)]
-    assert [(s.dataset, s.images, sum(s.kinds.values())) for s in checked.datasets] == [("a", 6, 4), ("b", 4, 4)]
+    assert [(Path(b.image).name, b.problem.count(b.image)) for b in checked.broken] == [
+        ("cut.png", 1),
+        ("page.png", 1),
+    ]
+    assert [(s.dataset, s.images, sum(s.kinds.values())) for s in checked.datasets] == [
+        ("a", 6, 4),
+        ("b", 4, 4),
+    ]
     written = json.loads(json.dumps(checked.to_dict()))
     assert not written["clean"]
     assert [o["leak"] for o in written["overlaps"]] == [True] * 4
@@ -193,14 +241,27 @@ def test_a_file_of_two_manifests_is_opened_once_and_leaks(saved):
 
 def png_16_bit_colour() -> bytes:
     header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + struct.pack(">3H", 9, 99, 999))), (b"IEND", b"")]
-    packed = (struct.pack(">I", len(d)) + tag + d + struct.pack(">I", zlib.crc32(tag + d)) for tag, d in chunks)
+    chunks = [
+        (b"IHDR", header),
+        (b"IDAT", zlib.compress(b"\0" + struct.pack(">3H", 9, 99, 999))),
+        (b"IEND", b""),
+    ]
+    packed = (
+        struct.pack(">I", len(d)) + tag + d + struct.pack(">I", zlib.crc32(tag + d))
+        for tag, d in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def test_kinds_are_as_stored(saved, tmp_path):
     grey_16 = Image.fromarray(np.full((2, 2), 30_000, np.uint16))
-    images = {"L": picture(0), "CMYK": picture(1), "RGBA": picture(2), "1": picture(3), "P": picture(4)}
+    images = {
+        "L": picture(0),
+        "CMYK": picture(1),
+        "RGBA": picture(2),
+        "1": picture(3),
+        "P": picture(4),
+    }
     rows = [row(saved(f"{mode}.tif", image.convert(mode))) for mode, image in images.items()]
     rows += [row(saved("deep.png", grey_16)), row(saved("a.png", picture(5), format="JPEG"))]
     (tmp_path / "colour.png").write_bytes(png_16_bit_colour())
@@ -215,7 +276,13 @@ def test_sizes_are_of_upright_images_and_none_if_all_are_broken(saved, tmp_path)
     (turned,) = found(row(saved("a.jpg", picture(0, (60, 40)), exif=exif))).datasets
     assert (turned.width, turned.height) == ((40,) * 3, (60,) * 3)
     (gone,) = found(row(tmp_path / "gone.png")).datasets
-    assert (gone.width, gone.height, gone.megapixels, gone.kinds, gone.images) == (None, None, None, {}, 1)
+    assert (gone.width, gone.height, gone.megapixels, gone.kinds, gone.images) == (
+        None,
+        None,
+        None,
+        {},
+        1,
+    )
 
 
 def test_interrupting_does_not_open_the_rest(saved, monkeypatch):

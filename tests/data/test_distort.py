@@ -19,7 +19,9 @@ from visualquality.errors import UserError
 def textured(width: int = 288, height: int = 192, seed: int = 0) -> Image.Image:
     """A colourful scene with smooth parts, texture and edges."""
     rng = np.random.default_rng(seed)
-    coarse = ndimage.gaussian_filter(rng.standard_normal((height, width, 3)), (12, 12, 0), mode="wrap")
+    coarse = ndimage.gaussian_filter(
+        rng.standard_normal((height, width, 3)), (12, 12, 0), mode="wrap"
+    )
     fine = ndimage.gaussian_filter(rng.standard_normal((height, width, 3)), (1, 1, 0), mode="wrap")
     pixels = 120 + 45 * coarse / coarse.std() + 12 * fine / fine.std()
     pixels[height // 4 : height // 2, width // 4 : width // 2] += (60, -50, 20)
@@ -58,7 +60,14 @@ def test_each_level_is_stronger_than_the_last(scene, family, seed):
 
 
 RANDOM = [
-    *("motion_blur", "color_shift", "white_noise", "color_noise", "impulse_noise", "multiplicative_noise"),
+    *(
+        "motion_blur",
+        "color_shift",
+        "white_noise",
+        "color_noise",
+        "impulse_noise",
+        "multiplicative_noise",
+    ),
     *("denoise", "jitter", "non_eccentricity_patch", "color_block"),
 ]
 
@@ -74,7 +83,10 @@ def test_both_directions_occur_and_a_seed_keeps_one(scene, family):
         pixels = np.asarray(image, dtype=float)
         return pixels.mean() if family == "mean_shift" else pixels.std()
 
-    signs = [[np.sign(measure(distort(scene, family, n, s)) - measure(scene)) for n in LEVELS] for s in range(8)]
+    signs = [
+        [np.sign(measure(distort(scene, family, n, s)) - measure(scene)) for n in LEVELS]
+        for s in range(8)
+    ]
     assert {tuple(sign) for sign in signs} == {(1,) * 5, (-1,) * 5}
 
 
@@ -91,14 +103,22 @@ def test_tiny_images_survive_every_family(size):
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
 def test_other_modes_are_those_of_open_image(scene, mode):
-    image = scene.convert(mode) if mode != "I;16" else Image.fromarray(np.array(scene.convert("L"), np.uint16) * 257)
+    image = (
+        scene.convert(mode)
+        if mode != "I;16"
+        else Image.fromarray(np.array(scene.convert("L"), np.uint16) * 257)
+    )
     assert image.mode == mode
     for family in ("jpeg", "jitter"):
-        assert distort(image, family, 2, 0).tobytes() == distort(open_image(image), family, 2, 0).tobytes()
+        assert (
+            distort(image, family, 2, 0).tobytes()
+            == distort(open_image(image), family, 2, 0).tobytes()
+        )
 
 
 @pytest.mark.parametrize(
-    ("family", "level", "named"), [("blurr", 1, "gaussian_blur"), ("jpeg", 6, "1, 2, 3, 4, 5"), ("jpeg", 0, "1, 2, 3")]
+    ("family", "level", "named"),
+    [("blurr", 1, "gaussian_blur"), ("jpeg", 6, "1, 2, 3, 4, 5"), ("jpeg", 0, "1, 2, 3")],
 )
 def test_unknown_family_or_level_lists_the_known(scene, family, level, named):
     with pytest.raises(UserError, match=named):
@@ -109,7 +129,11 @@ def test_cielab_is_the_standard_and_its_round_trip_exact():
     codes = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert np.array_equal(cielab.to_rgb(cielab.from_rgb(codes)), codes)
     known = np.array([[[255, 255, 255], [255, 0, 0], [0, 0, 255]]], dtype=np.uint8)
-    lab = [[100, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]]  # of sRGB's primaries under D65
+    lab = [
+        [100, 0, 0],
+        [53.24, 80.09, 67.20],
+        [32.30, 79.19, -107.86],
+    ]  # of sRGB's primaries under D65
     assert cielab.from_rgb(known)[0] == pytest.approx(np.array(lab), abs=0.02)
 
 
@@ -157,21 +181,36 @@ def references(tmp_path) -> list[Path]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {p.name + p.parent.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.name + p.parent.name: (p.stat().st_mtime_ns, p.read_bytes())
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def test_build_set_is_complete_balanced_and_true(references, tmp_path):
     seen: list[tuple[int, int]] = []
     families = ["jpeg", "pixelate", "brighten"]
     output = tmp_path / "set"
-    path = build_set(references, output, per_reference=7, seed=1, families=families, progress=lambda *c: seen.append(c))
+    path = build_set(
+        references,
+        output,
+        per_reference=7,
+        seed=1,
+        families=families,
+        progress=lambda *c: seen.append(c),
+    )
     assert path == output / "manifest.csv"
     assert path.read_text().splitlines()[0] == "image,mos,reference,distortion,level"
     assert seen == [(8, 16), (16, 16)]
     rows = Manifest.read(path).rows
     assert len(rows) == 16
-    assert sorted(r.image.resolve() for r in rows) == sorted(p.resolve() for p in output.rglob("*.png"))
-    assert len(list(output.rglob("*"))) == 16 + 4  # manifest, images, images/a, images/b: no temporary file is left
+    assert sorted(r.image.resolve() for r in rows) == sorted(
+        p.resolve() for p in output.rglob("*.png")
+    )
+    assert (
+        len(list(output.rglob("*"))) == 16 + 4
+    )  # manifest, images, images/a, images/b: no temporary file is left
     for stem, source in zip("ab", references, strict=True):
         own = [r for r in rows if r.reference == f"images/{stem}/reference.png"]
         original, copies = own[0], own[1:]
@@ -182,7 +221,9 @@ def test_build_set_is_complete_balanced_and_true(references, tmp_path):
         assert len({(r.distortion, r.extra["level"]) for r in copies}) == 7
         for row in copies:
             assert 1 <= row.mos < 5
-            assert row.mos == pytest.approx(pseudo_mos(open_image(source), open_image(row.image)), abs=1e-5)
+            assert row.mos == pytest.approx(
+                pseudo_mos(open_image(source), open_image(row.image)), abs=1e-5
+            )
 
 
 def test_build_set_resumes_and_remakes_only_what_is_missing(references, tmp_path, monkeypatch):
@@ -204,7 +245,10 @@ def test_build_set_resumes_and_remakes_only_what_is_missing(references, tmp_path
 
 def test_build_set_remakes_images_of_another_origin(references, tmp_path):
     output = tmp_path / "set"
-    plan = {"per_reference": 5, "families": ["white_noise"]}  # every level: the same file names for any seed
+    plan = {
+        "per_reference": 5,
+        "families": ["white_noise"],
+    }  # every level: the same file names for any seed
     build_set(references, output, seed=0, **plan)
     textured(48, 40, seed=9).save(references[0])
     resumed = build_set(references, output, seed=1, **plan).read_text()
@@ -220,8 +264,12 @@ def test_what_a_reference_gets_does_not_depend_on_the_others(references, tmp_pat
 
 def test_another_process_makes_the_same_pixels(references, tmp_path):
     plan = {"references": references[:1], "per_reference": len(FAMILIES), "seed": 0}
-    sets = [build_set(output=tmp_path / str(workers), workers=workers, **plan) for workers in (1, 2)]
-    here, there = ({p.name: p.read_bytes() for p in path.parent.rglob("*.*") if p.is_file()} for path in sets)
+    sets = [
+        build_set(output=tmp_path / str(workers), workers=workers, **plan) for workers in (1, 2)
+    ]
+    here, there = (
+        {p.name: p.read_bytes() for p in path.parent.rglob("*.*") if p.is_file()} for path in sets
+    )
     assert here == there
     assert len(here) == len(FAMILIES) + 2
 
@@ -239,7 +287,13 @@ def test_another_process_makes_the_same_pixels(references, tmp_path):
     ],
 )
 def test_build_set_refuses(references, tmp_path, change, named):
-    plan = {"references": references, "output": tmp_path / "set", "per_reference": 1, "families": ["jpeg"], "seed": 0}
+    plan = {
+        "references": references,
+        "output": tmp_path / "set",
+        "per_reference": 1,
+        "families": ["jpeg"],
+        "seed": 0,
+    }
     plan |= change
     with pytest.raises(UserError, match=named):
         build_set(plan.pop("references"), plan.pop("output"), **plan)

@@ -35,11 +35,16 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
-def png(depth: int, colour: int, width: int, height: int, data: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+def png(
+    depth: int, colour: int, width: int, height: int, data: bytes, *extra: tuple[bytes, bytes]
+) -> bytes:
     """A PNG of raw chunks (the specification's section 5): what Pillow itself does not write."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
-    packed = (struct.pack(">I", len(d)) + tag + d + struct.pack(">I", zlib.crc32(tag + d)) for tag, d in chunks)
+    packed = (
+        struct.pack(">I", len(d)) + tag + d + struct.pack(">I", zlib.crc32(tag + d))
+        for tag, d in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
@@ -124,7 +129,9 @@ def test_exif_orientation_is_applied_once(tmp_path, kind, orientation):
 def test_colour_spaces_that_round():
     white = open_image(Image.new("LAB", (1, 1), (255, 128, 128)))
     assert min(pixels(white)[0]) > 250
-    with Image.open(io.BytesIO(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))) as printed:
+    with Image.open(
+        io.BytesIO(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    ) as printed:
         assert np.abs(np.array(pixels(open_image(printed))) - RED).max() < 9
 
 
@@ -241,7 +248,9 @@ LARGE = png(8, 0, 10_000, 10_001, b"")
 def test_refused_from_the_header(tmp_path, monkeypatch, name, data, message):
     path = tmp_path / name
     path.write_bytes(data)
-    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr(
+        PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("pixels were decoded")
+    )
     with pytest.raises(UserError, match=message) as caught:
         open_image(path)
     assert str(path) in str(caught.value)
@@ -303,7 +312,15 @@ def test_find_images(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     assert find_images([tmp_path]) == [tmp_path / name for name in walked]
     given = [tmp_path / "odd.raw", tmp_path / "b", tmp_path / "b/../z.tiff", tmp_path]
-    order = ["odd.raw", "b/10.png", "b/2.JPG", "b/../z.tiff", "a/deep (1)/x.WebP", "b (2).gif", "c/1.bmp"]
+    order = [
+        "odd.raw",
+        "b/10.png",
+        "b/2.JPG",
+        "b/../z.tiff",
+        "a/deep (1)/x.WebP",
+        "b (2).gif",
+        "c/1.bmp",
+    ]
     assert find_images(given) == [tmp_path / name for name in order]
     monkeypatch.chdir(tmp_path)
     assert find_images([Path("b")]) == [Path("b/10.png"), Path("b/2.JPG")]

@@ -65,8 +65,28 @@ def test_a_full_csv(folder, bom):
     manifest = Manifest.read(put(folder / "ratings.csv", *FULL, start=bom))
     last = {"level": ""}
     assert manifest.rows == (
-        Row(folder / "a.png", 1.5, "kadid", 0.25, "I01", "train", "blur", "It is blurred.", {"level": "3"}),
-        Row(folder / "photo (1), final.jpg", 4.0, "kadid", None, "I02", "test", None, "Sharp,\nand bright.", last),
+        Row(
+            folder / "a.png",
+            1.5,
+            "kadid",
+            0.25,
+            "I01",
+            "train",
+            "blur",
+            "It is blurred.",
+            {"level": "3"},
+        ),
+        Row(
+            folder / "photo (1), final.jpg",
+            4.0,
+            "kadid",
+            None,
+            "I02",
+            "test",
+            None,
+            "Sharp,\nand bright.",
+            last,
+        ),
         Row(folder / "b.png", 60.0, "spaq", 0.0, None, None, None, None, last),
     )
     assert len(manifest) == 3
@@ -87,7 +107,9 @@ def test_written_is_read_back_from_another_folder(folder, tmp_path, suffix):
         assert reader.read() != path.read_bytes()
     assert Manifest.read(path) == manifest
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    bare = Manifest((Row(folder / "a.png", 0.1 + 0.2, "s"), Row(folder / "b.png", math.pi, "s", std=0.0)))
+    bare = Manifest(
+        (Row(folder / "a.png", 0.1 + 0.2, "s"), Row(folder / "b.png", math.pi, "s", std=0.0))
+    )
     bare.write(path)
     assert Manifest.read(path) == bare
     (tmp_path / "new folder").rename(tmp_path / "moved")
@@ -116,7 +138,13 @@ def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
 def test_the_default_name_of_a_data_set(folder, monkeypatch):
     lines = ("image,mos,dataset", "a.png,1,", "b.png,2,mine")
     monkeypatch.chdir(folder)
-    for stem, name in {"koniq": "koniq", "train": "set", "test": "set", "manifest": "set", "data": "set"}.items():
+    for stem, name in {
+        "koniq": "koniq",
+        "train": "set",
+        "test": "set",
+        "manifest": "set",
+        "data": "set",
+    }.items():
         path = put(Path(f"{stem}.csv"), *lines)
         assert Manifest.read(path).datasets == (name, "mine")
         assert Manifest.read(path, name="given").datasets == ("given", "mine")
@@ -126,11 +154,21 @@ def test_biq2021s_own_form(folder):
     path = put(folder.parent / "train.csv", "Image Name,MOS", "a.png,0.4", "b.png,0.9")
     columns = {"image": "Image Name", "mos": "MOS"}
     manifest = Manifest.read(path, name="biq2021", columns=columns, images=folder)
-    assert manifest.rows == (Row(folder / "a.png", 0.4, "biq2021"), Row(folder / "b.png", 0.9, "biq2021"))
+    assert manifest.rows == (
+        Row(folder / "a.png", 0.4, "biq2021"),
+        Row(folder / "b.png", 0.9, "biq2021"),
+    )
     message = refusal(path, images=folder)
-    assert "column 'image' is missing, there are 'Image Name', 'MOS': rename 'Image Name' to 'image'" in message
-    assert "column 'mos' is missing, there are 'Image Name', 'MOS': rename 'MOS' to 'mos'" in message
-    assert "column 'Mos' is missing" in refusal(path, images=folder, columns=columns | {"mos": "Mos"})
+    assert (
+        "column 'image' is missing, there are 'Image Name', 'MOS': rename 'Image Name' to 'image'"
+        in message
+    )
+    assert (
+        "column 'mos' is missing, there are 'Image Name', 'MOS': rename 'MOS' to 'mos'" in message
+    )
+    assert "column 'Mos' is missing" in refusal(
+        path, images=folder, columns=columns | {"mos": "Mos"}
+    )
     with pytest.raises(UserError, match="columns: score is none of our names"):
         Manifest.read(path, columns={"score": "MOS"})
 
@@ -196,7 +234,10 @@ def test_at_most_twenty_faults_are_listed(folder):
         (b"image,mos\n", "has a header but no rows"),
         (b"image,mos;std\na.png;1\n", "there are 'image', 'mos;std'"),
         (b"image,mos,mos\na.png,1,2\n", "column 'mos' is there 2 times"),
-        (b"image,dmos\na.png,1\n", "rename 'dmos' to 'mos', or map it with columns (only if higher is better"),
+        (
+            b"image,dmos\na.png,1\n",
+            "rename 'dmos' to 'mos', or map it with columns (only if higher is better",
+        ),
         ("image,mos\né.png,1\n".encode("latin-1"), "cannot be read ('utf-8' codec"),
         (b'image,mos\n"a.png,1\n', "cannot be read (unexpected end of data)"),
         (b"image,mos\na\0.png,1\n", "row 2, image:"),
@@ -216,7 +257,13 @@ def test_one_fault_is_one_sentence_naming_the_file(folder, content, message):
 
 def test_parquet_of_typed_columns(folder):
     path = folder / "typed.parquet"
-    table = {"image": ["a.png", "b.png"], "mos": [1, 2], "std": [None, 0.5], "reference": [7, 8], "level": [3, None]}
+    table = {
+        "image": ["a.png", "b.png"],
+        "mos": [1, 2],
+        "std": [None, 0.5],
+        "reference": [7, 8],
+        "level": [3, None],
+    }
     pq.write_table(pa.table(table), path)
     first, second = Manifest.read(path).rows
     assert (first.mos, first.std, first.reference, first.extra) == (1.0, None, "7", {"level": 3})
@@ -237,7 +284,12 @@ def test_a_link_to_the_folder_is_the_same_image(folder):
 
 def test_several_manifests(folder, tmp_path):
     one = put(folder / "one.csv", "image,mos", "a.png,1", "b.png,2")
-    two = put(folder / "two.csv", "image,mos,dataset,split,reference", "c.png,30,both,train,I01", "d.png,40,both,,I02")
+    two = put(
+        folder / "two.csv",
+        "image,mos,dataset,split,reference",
+        "c.png,30,both,train,I01",
+        "d.png,40,both,,I02",
+    )
     three = put(folder / "three.csv", "image,mos,dataset,split,reference", "e.png,5,both,test,I03")
     merged = read_manifests([one, two, three])
     assert merged.datasets == ("one", "both")
@@ -264,6 +316,11 @@ def test_several_manifests(folder, tmp_path):
 def test_a_reference_may_be_in_several_data_sets_and_rows_without_a_split_do_not_leak(folder):
     header = "image,mos,dataset,split,reference"
     path = put(
-        folder / "m.csv", header, "a.png,1,x,train,I01", "b.png,2,x,,I01", "c.png,3,y,test,I01", "d.png,4,y,val,"
+        folder / "m.csv",
+        header,
+        "a.png,1,x,train,I01",
+        "b.png,2,x,,I01",
+        "c.png,3,y,test,I01",
+        "d.png,4,y,val,",
     )
     assert len(Manifest.read(path)) == 4

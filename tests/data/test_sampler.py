@@ -31,12 +31,16 @@ def test_chunks(layout, seed, repeat, epoch, shuffle):
     order = list(sampler)
     assert len(order) == len(sampler)
     chunks = [tuple(order[i : i + size]) for i in range(0, len(order), size)]
-    assert all(len({datasets[i] for i in chunk}) == 1 and len(set(chunk)) == size for chunk in chunks)
+    assert all(
+        len({datasets[i] for i in chunk}) == 1 and len(set(chunk)) == size for chunk in chunks
+    )
     groups = [chunks[i : i + repeat] for i in range(0, len(chunks), repeat)]
     assert all(len(set(group)) == 1 and len(group) == repeat for group in groups)
     visits = Counter(i for group in groups for i in group[0])
     assert set(visits) == set(range(len(datasets)))
-    for name, rows in Counter(datasets).items():  # only what fills a last chunk is visited again, and once
+    for name, rows in Counter(
+        datasets
+    ).items():  # only what fills a last chunk is visited again, and once
         again = [visits[i] - 1 for i in range(len(datasets)) if datasets[i] == name]
         assert set(again) <= {0, 1}
         assert sum(again) == math.ceil(rows / size) * size - rows
@@ -85,7 +89,9 @@ def test_without_shuffling_rows_keep_their_order():
 
 def test_a_loader_gives_one_data_set_a_batch():
     datasets = ["x"] * 5 + ["y"] * 6
-    loader = DataLoader(datasets, batch_size=4, sampler=OneDatasetBatches(datasets, 4, seed=1), collate_fn=list)
+    loader = DataLoader(
+        datasets, batch_size=4, sampler=OneDatasetBatches(datasets, 4, seed=1), collate_fn=list
+    )
     batches = list(loader)
     assert [len(set(batch)) for batch in batches] == [1] * 4
     assert len(loader) == 4
@@ -100,7 +106,9 @@ def test_an_epoch_under_way_keeps_its_order():
 
 
 def test_too_few_rows():
-    with pytest.raises(UserError, match=r"'small' has 3 images, and a batch compares 4 .* batches of at most 3"):
+    with pytest.raises(
+        UserError, match=r"'small' has 3 images, and a batch compares 4 .* batches of at most 3"
+    ):
         OneDatasetBatches(["large"] * 9 + ["small"] * 3, 4, seed=0)
     for datasets, size, repeat in [([], 1, 1), (["x"], 0, 1), (["x"], 1, 0)]:
         with pytest.raises(ValueError, match="at least 1"):

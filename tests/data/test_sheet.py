@@ -59,7 +59,11 @@ def test_a_section_for_each_data_set_in_order_of_mos(swatches, tmp_path, suffix)
 
 def test_captions_tell_mos_and_name_and_long_ones_are_cut(swatches, tmp_path):
     (row, other) = swatches("set", COLOURS[:2])
-    texts = [row, Row(row.image, 0.5, "set"), Row(row.image, 0.0, "a set of quite another name " * 9)]
+    texts = [
+        row,
+        Row(row.image, 0.5, "set"),
+        Row(row.image, 0.0, "a set of quite another name " * 9),
+    ]
     longer = tmp_path / f"{'long ' * 20}.png"
     row.image.rename(longer)
     texts = [Row(longer, own.mos, own.dataset) for own in texts] + [Row(other.image, 0.0, "set")]
@@ -99,7 +103,11 @@ def test_refusals(swatches, tmp_path):
 
 
 @settings(deadline=None, max_examples=50)
-@given(mos=st.lists(st.integers(0, 9), min_size=1, max_size=30), count=st.integers(1, 40), order=st.randoms())
+@given(
+    mos=st.lists(st.integers(0, 9), min_size=1, max_size=30),
+    count=st.integers(1, 40),
+    order=st.randoms(),
+)
 def test_by_mos_spans_the_range_evenly(mos, count, order):
     rows = [Row(Path(f"{number}.png"), float(value), "set") for number, value in enumerate(mos)]
     chosen = by_mos(rows, count)

@@ -13,12 +13,22 @@ from visualquality.data.sources.authors import _parsed
 
 def test_authors_txt(tmp_path):
     draw(tmp_path, "a b.png", "a b_1.png", "c.png")
-    path = put(tmp_path / "KADID-10K_val_set.txt", "a b.png  a b_1.png 4.5 0.25\na b.png c.png 1 0\n")
+    path = put(
+        tmp_path / "KADID-10K_val_set.txt", "a b.png  a b_1.png 4.5 0.25\na b.png c.png 1 0\n"
+    )
     first, second = rows("authors-txt", path)
-    assert first == Row((tmp_path / "a b_1.png").resolve(), 4.5, "KADID-10K", 0.25, "a b.png", "val")
+    assert first == Row(
+        (tmp_path / "a b_1.png").resolve(), 4.5, "KADID-10K", 0.25, "a b.png", "val"
+    )
     assert (second.mos, second.std) == (1, 0)
     (found,) = rows("authors-txt", put(tmp_path / "SPAQ_test_all.txt", "c.png 2\r\n"))
-    assert (found.dataset, found.mos, found.std, found.reference, found.split) == ("SPAQ", 2, None, None, None)
+    assert (found.dataset, found.mos, found.std, found.reference, found.split) == (
+        "SPAQ",
+        2,
+        None,
+        None,
+        None,
+    )
     assert "row 2" in refusal("authors-txt", put(tmp_path / "x.txt", "c.png 2\na b.png 3 1\n"))
     assert "first line" in refusal("authors-txt", put(tmp_path / "y.txt", "c 2\n"))
     assert "is a folder" in refusal("authors-txt", tmp_path)
@@ -30,7 +40,9 @@ NUMBER = st.floats(0, 100)
 
 
 @settings(deadline=None, max_examples=50)
-@given(names=st.lists(NAME, min_size=1, max_size=2), numbers=st.lists(NUMBER, min_size=1, max_size=2))
+@given(
+    names=st.lists(NAME, min_size=1, max_size=2), numbers=st.lists(NUMBER, min_size=1, max_size=2)
+)
 def test_names_with_spaces_are_read_back(names, numbers):
     assert _parsed(" ".join([*names, *map(str, numbers)])) == (names, numbers)
 
@@ -41,30 +53,57 @@ def test_authors_jsonl(tmp_path):
 
     def line(image: object, mos: object) -> str:
         turns = [human, {"from": "gpt", "value": mos}]
-        return json.dumps({"id": 1, "dataset_name": "KADID-10K", "image": image, "conversations": turns}) + "\n"
+        return (
+            json.dumps(
+                {"id": 1, "dataset_name": "KADID-10K", "image": image, "conversations": turns}
+            )
+            + "\n"
+        )
 
-    path = put(tmp_path / "train.jsonl", line(["I01_01_01.png"], 4.633587786259543) + line(["x.jpg"], "2.5"))
+    path = put(
+        tmp_path / "train.jsonl",
+        line(["I01_01_01.png"], 4.633587786259543) + line(["x.jpg"], "2.5"),
+    )
     found = rows("authors-jsonl", path, images=tmp_path / "img")
     assert [(row.image.name, row.mos, row.dataset) for row in found] == [
         ("I01_01_01.png", 4.633587786259543, "KADID-10K"),
         ("x.jpg", 2.5, "KADID-10K"),
     ]
-    for wrong in (line(["a.png", "b.png"], 1), line(["a.png"], "good"), '{"id": 1}\n', "[1]\n", "not json\n"):
-        assert "row 2 is not" in refusal("authors-jsonl", put(tmp_path / "bad.jsonl", line(["x.jpg"], 1) + wrong))
+    for wrong in (
+        line(["a.png", "b.png"], 1),
+        line(["a.png"], "good"),
+        '{"id": 1}\n',
+        "[1]\n",
+        "not json\n",
+    ):
+        assert "row 2 is not" in refusal(
+            "authors-jsonl", put(tmp_path / "bad.jsonl", line(["x.jpg"], 1) + wrong)
+        )
 
 
 def test_pyiqa_csv(tmp_path):
     draw(tmp_path, "a.jpg", "b.jpg")
     text = "img_name,mos,std,official_split,ratio802_seed123_split_01\na.jpg,3.5,,train,val\nb.jpg,2,0.5,test,train\n"
     path = put(tmp_path / "meta_info_KonIQ10kDataset.csv", text)
-    assert brief(rows("pyiqa-csv", path)) == [("a.jpg", 3.5, None, "train"), ("b.jpg", 2, 0.5, "test")]
-    assert [row.split for row in rows("pyiqa-csv", path, split="ratio802_seed123_split_01")] == ["val", "train"]
+    assert brief(rows("pyiqa-csv", path)) == [
+        ("a.jpg", 3.5, None, "train"),
+        ("b.jpg", 2, 0.5, "test"),
+    ]
+    assert [row.split for row in rows("pyiqa-csv", path, split="ratio802_seed123_split_01")] == [
+        "val",
+        "train",
+    ]
     assert rows("pyiqa-csv", path)[0].dataset == "KonIQ10k"
     assert "choose one of official_split, ratio802" in refusal("pyiqa-csv", path, split="official")
     path = put(tmp_path / "fr.csv", "ref_name,dist_name,dmos,std\nr.png,a.jpg,4.57,0.496\n")
     assert "is higher better in column 'dmos'?" in refusal("pyiqa-csv", path)
     (found,) = rows("pyiqa-csv", path, columns={"mos": "dmos"})
-    assert (found.reference, found.image.name, found.mos, found.std) == ("r.png", "a.jpg", 4.57, 0.496)
+    assert (found.reference, found.image.name, found.mos, found.std) == (
+        "r.png",
+        "a.jpg",
+        4.57,
+        0.496,
+    )
     assert "go by their place" in refusal("pyiqa-csv", path, columns={"mos": "dmos", "image": "x"})
 
 
@@ -72,14 +111,22 @@ def test_pyiqa_csv(tmp_path):
 def test_deqa_json(tmp_path, metas):
     draw(tmp_path / "KONIQ" / "images", "1.jpg", "2.jpg")
     entries = [
-        {"id": "1.jpg->3.1", "image": "KONIQ/images/1.jpg", "gt_score": 77.5, "gt_score_norm": 4.1, "std": 9.5},
+        {
+            "id": "1.jpg->3.1",
+            "image": "KONIQ/images/1.jpg",
+            "gt_score": 77.5,
+            "gt_score_norm": 4.1,
+            "std": 9.5,
+        },
         {"image": "KONIQ/images/2.jpg", "gt_score": 3},
     ]
     path = put(tmp_path / metas / "train_koniq.json", json.dumps(entries))
     assert brief(rows("deqa-json", path)) == [("1.jpg", 77.5, 9.5, None), ("2.jpg", 3, None, None)]
     assert {row.dataset for row in rows("deqa-json", path)} == {"KONIQ"}
     for wrong in ({"image": "x.jpg"}, {"image": "x.jpg", "gt_score": "3"}, {"gt_score": 1}):
-        assert "entry 2" in refusal("deqa-json", put(tmp_path / "bad.json", json.dumps([entries[0], wrong])))
+        assert "entry 2" in refusal(
+            "deqa-json", put(tmp_path / "bad.json", json.dumps([entries[0], wrong]))
+        )
     assert "is not a list" in refusal("deqa-json", put(tmp_path / "bad.json", "{}"))
     assert "is not JSON" in refusal("deqa-json", put(tmp_path / "bad.json", "["))
 

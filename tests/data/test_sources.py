@@ -35,7 +35,9 @@ from visualquality.data.sources.readers import READERS
 
 def test_every_source_has_a_reader_and_says_where_it_is_had():
     assert list(SOURCES) == list(READERS)
-    assert all("\n" not in text and ("http" in text or name == "csv") for name, text in SOURCES.items())
+    assert all(
+        "\n" not in text and ("http" in text or name == "csv") for name, text in SOURCES.items()
+    )
 
 
 def test_kadid10k(tmp_path):
@@ -43,11 +45,19 @@ def test_kadid10k(tmp_path):
     assert (first.mos, first.std) == (4.57, pytest.approx(0.7042726744663603))
     assert (second.mos, second.std, third.std) == (1, 0, pytest.approx(1.1))
     assert [row.reference for row in (first, second, third)] == ["I01.png", "I07.png", "I81.png"]
-    assert [row.extra for row in (first, second, third)] == [{"level": 1}, {"level": 5}, {"level": 3}]
+    assert [row.extra for row in (first, second, third)] == [
+        {"level": 1},
+        {"level": 5},
+        {"level": 3},
+    ]
     names = [row.distortion for row in (first, second, third)]
     assert names == ["Gaussian blur", "White noise in color component", "Contrast change"]
     assert {row.split for row in (first, second, third)} == {None}
-    assert [row.split for row in rows("kadid10k", tmp_path, split="authors")] == ["train", "val", "test"]
+    assert [row.split for row in rows("kadid10k", tmp_path, split="authors")] == [
+        "train",
+        "val",
+        "test",
+    ]
     assert len(DISTORTIONS) == len(set(DISTORTIONS)) == 25
 
 
@@ -64,18 +74,30 @@ def test_the_authors_split_of_kadid10k():
     split = authors_split()
     assert sorted(split) == [f"I{i:02d}" for i in range(1, 82)]
     assert [list(split.values()).count(name) for name in ("train", "val", "test")] == [49, 16, 16]
-    text = resources.files("visualquality.data.sources").joinpath("kadid10k_authors_split.json").read_text()
+    text = (
+        resources.files("visualquality.data.sources")
+        .joinpath("kadid10k_authors_split.json")
+        .read_text()
+    )
     assert sum(map(len, json.loads(text).values())) == 81  # so that no reference is in two
 
 
 def test_koniq10k(tmp_path):
     root = koniq(tmp_path)
-    expected = [("1.jpg", 3.83, 0.53, "train"), ("2.jpg", 3.48, 0.58, "test"), ("3.jpg", 3.5, 0.5, "val")]
-    assert brief(rows("koniq10k", root)) == brief(rows("koniq10k", root, split="official")) == expected
+    expected = [
+        ("1.jpg", 3.83, 0.53, "train"),
+        ("2.jpg", 3.48, 0.58, "test"),
+        ("3.jpg", 3.5, 0.5, "val"),
+    ]
+    assert (
+        brief(rows("koniq10k", root)) == brief(rows("koniq10k", root, split="official")) == expected
+    )
     assert {row.image.parent.name for row in rows("koniq10k", root)} == {"512x384"}
     draw(root / "1024x768", "1.jpg", "2.jpg", "3.jpg")
     assert {row.image.parent.name for row in rows("koniq10k", root)} == {"1024x768"}
-    assert {row.image.parent.name for row in rows("koniq10k", root, images=root / "512x384")} == {"512x384"}
+    assert {row.image.parent.name for row in rows("koniq10k", root, images=root / "512x384")} == {
+        "512x384"
+    }
     sets = root / "koniq10k_distributions_sets.csv"
     scores = root / "koniq10k_scores_and_distributions.csv"
     kept = sets.read_text(), scores.read_text()
@@ -101,18 +123,27 @@ def test_koniq10k_in_folders_as_its_archives_unpack(tmp_path):
 
 
 def test_spaq(tmp_path):
-    assert brief(rows("spaq", spaq(tmp_path))) == [("00001.jpg", 52.5, None, None), ("00002.jpg", 100, None, None)]
+    assert brief(rows("spaq", spaq(tmp_path))) == [
+        ("00001.jpg", 52.5, None, None),
+        ("00002.jpg", 100, None, None),
+    ]
 
 
 def test_clive_leaves_out_its_training_images(tmp_path):
     found = rows("clive", clive(tmp_path))
-    assert brief(found) == [("3.bmp", 70, 7.5, None), ("4.jpg", 80, 8.5, None)]  # 4.JPG in the table
+    assert brief(found) == [
+        ("3.bmp", 70, 7.5, None),
+        ("4.jpg", 80, 8.5, None),
+    ]  # 4.JPG in the table
     assert {row.image.parent.name for row in found} == {"Images"}
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"std": 8}, "9 names, 9 MOS and 8 standard"), ({"names": [f"{i}.bmp" for i in range(9)]}, "begins with 0.bmp")],
+    [
+        ({"std": 8}, "9 names, 9 MOS and 8 standard"),
+        ({"names": [f"{i}.bmp" for i in range(9)]}, "begins with 0.bmp"),
+    ],
 )
 def test_clive_that_was_changed(tmp_path, options, said):
     message = refusal("clive", clive(tmp_path, **options))
@@ -125,12 +156,17 @@ def test_clive_that_was_changed(tmp_path, options, said):
 def test_bid(tmp_path, suffix, folder):
     names = ["DatabaseImage0001.JPG", "DatabaseImage0586.jpg", "DatabaseImage1003.JPG"]
     found = rows("bid", bid(tmp_path, suffix, folder))
-    assert [(row.image.name, row.mos) for row in found] == list(zip(names, [2.5, 5, 0], strict=True))
+    assert [(row.image.name, row.mos) for row in found] == list(
+        zip(names, [2.5, 5, 0], strict=True)
+    )
 
 
 def test_agiqa3k_rates_quality_not_alignment(tmp_path):
     found = rows("agiqa3k", agiqa(tmp_path))
-    assert brief(found) == [("sd1.5_lowcorr_003.jpg", 3.25, 0.5, None), ("DALLE2_normal_000.jpg", 0, 0.25, None)]
+    assert brief(found) == [
+        ("sd1.5_lowcorr_003.jpg", 3.25, 0.5, None),
+        ("DALLE2_normal_000.jpg", 0, 0.25, None),
+    ]
     assert found[0].extra == {"prompt": "a cat, asleep", "generator": "sd1.5"}
     assert found[1].extra == {"prompt": "red armor", "generator": "DALLE2"}
 
@@ -139,7 +175,11 @@ def test_agiqa3k_rates_quality_not_alignment(tmp_path):
 def test_biq2021(tmp_path, bom):
     again = "ss01 (1).jpg,0.8471,,\n" * 2  # listed twice alike: once
     found = rows("biq2021", biq(tmp_path, again, bom))
-    expected = [("ss02 (1014).JPG", 0.2874, "train"), ("ss01 (1).jpg", 0.8471, "train"), ("ss03 (9).jpg", 0, "test")]
+    expected = [
+        ("ss02 (1014).JPG", 0.2874, "train"),
+        ("ss01 (1).jpg", 0.8471, "train"),
+        ("ss03 (9).jpg", 0, "test"),
+    ]
     assert [(row.image.name, row.mos, row.split) for row in found] == expected
     (tmp_path / "Train (Images and MOS).csv").rename(tmp_path / "train.csv")
     (tmp_path / "Test (Images and MOS).csv").rename(tmp_path / "test.csv")
@@ -156,7 +196,10 @@ def test_biq2021_with_one_image_rated_twice_or_in_both_splits(tmp_path, test):
 
 def test_liu13_and_min19(tmp_path):
     put(tmp_path / "Deblur_test_all.txt", "0_0.png 0_1.png 4.5\n0_0.png 0_10.png 1.0\n")
-    put(tmp_path / "dehaze_test_all.txt", "lawn1_D1.png lawn1_D1_He09.png 3.4\n\nroad.png road_Cai16.png 5\n")
+    put(
+        tmp_path / "dehaze_test_all.txt",
+        "lawn1_D1.png lawn1_D1_He09.png 3.4\n\nroad.png road_Cai16.png 5\n",
+    )
     draw(tmp_path / "pictures", "0_1.png", "0_10.png", "lawn1_D1_He09.png", "road_Cai16.png")
     found = rows("liu13", tmp_path, images=tmp_path / "pictures")
     assert [(row.reference, row.image.name, row.mos) for row in found] == [
@@ -179,7 +222,13 @@ def test_sriqa_bench_keeps_the_originals(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["a1_Original.png a1_x.png", "a1_x.png 3", "a1_Original.png a1_x.png 3 1", "a.png b.png c.png 3"]
+    "line",
+    [
+        "a1_Original.png a1_x.png",
+        "a1_x.png 3",
+        "a1_Original.png a1_x.png 3 1",
+        "a.png b.png c.png 3",
+    ],
 )
 def test_a_line_of_another_form(tmp_path, line):
     put(sriqa(tmp_path) / "SRIQA-Bench_test_all.txt", f"a1_Original.png a1_SeeSRx4.png 7\n{line}\n")
@@ -227,10 +276,14 @@ def test_a_changed_column_is_named(tmp_path, name, file, column):
 
 
 def test_a_changed_column_in_excel_and_matlab(tmp_path):
-    assert "column 'MOS' is missing" in refusal("spaq", spaq(tmp_path / "s", ("Image name", "Score")))
+    assert "column 'MOS' is missing" in refusal(
+        "spaq", spaq(tmp_path / "s", ("Image name", "Score"))
+    )
     root = clive(tmp_path / "c")
     scipy.io.savemat(root / "Data" / "AllMOS_release.mat", {"MOS": np.arange(9.0)})
-    assert "AllMOS_release.mat: variable 'AllMOS_release' is missing, there are MOS" in refusal("clive", root)
+    assert "AllMOS_release.mat: variable 'AllMOS_release' is missing, there are MOS" in refusal(
+        "clive", root
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,13 +335,20 @@ def test_missing_images(tmp_path):
     assert "is not a folder" in refusal("kadid10k", root, images=root / "nowhere")
 
 
-@pytest.mark.skipif((Path(__file__).parent / "TEST_SOURCES.PY").exists(), reason="the file system ignores case")
+@pytest.mark.skipif(
+    (Path(__file__).parent / "TEST_SOURCES.PY").exists(), reason="the file system ignores case"
+)
 def test_names_that_differ_in_case_alone_are_told_apart(tmp_path):
     put(tmp_path / "set.txt", "a.jpg 1\na.JPG 2\n")
     draw(tmp_path, "a.jpg", "a.JPG")
-    assert [row.image.name for row in rows("authors-txt", tmp_path / "set.txt")] == ["a.jpg", "a.JPG"]
+    assert [row.image.name for row in rows("authors-txt", tmp_path / "set.txt")] == [
+        "a.jpg",
+        "a.JPG",
+    ]
     put(tmp_path / "set.txt", "A.jpg 1\na.JPG 2\n")
-    assert "1 of 2" in refusal("authors-txt", tmp_path / "set.txt")  # which of the two A.jpg means is open
+    assert "1 of 2" in refusal(
+        "authors-txt", tmp_path / "set.txt"
+    )  # which of the two A.jpg means is open
 
 
 def test_unknown_names_and_splits(tmp_path):
@@ -313,7 +373,10 @@ def test_what_is_imported_can_be_written_and_read(tmp_path, name):
 def test_the_real_agiqa3k():
     found = rows("agiqa3k", SHARED / "agiqa3k")
     with (SHARED / "agiqa3k" / "data.csv").open(encoding="utf-8", newline="") as file:
-        table = [(r["name"], float(r["mos_quality"]), float(r["std_quality"])) for r in csv.DictReader(file)]
+        table = [
+            (r["name"], float(r["mos_quality"]), float(r["std_quality"]))
+            for r in csv.DictReader(file)
+        ]
     assert [(row.image.name, row.mos, row.std) for row in found] == table
     generators = {row.extra["generator"] for row in found}
     assert generators == {"AttnGAN", "DALLE2", "glide", "midjourney", "sd1.5", "xl2.2"}
@@ -325,13 +388,21 @@ def test_the_real_biq2021():
     assert (splits.count("train"), splits.count("test")) == (2000, 400)
 
 
-@pytest.mark.skipif(not (SHARED / "labels").is_dir(), reason="the authors' label files are not here")
+@pytest.mark.skipif(
+    not (SHARED / "labels").is_dir(), reason="the authors' label files are not here"
+)
 def test_the_authors_label_files(tmp_path):
     split = authors_split()
     for name in ("train", "val", "test"):
         lines = (SHARED / "labels" / f"KADID-10K_{name}_set.txt").read_text().splitlines()
-        assert {line.split()[0] for line in lines} == {f"{key}.png" for key, value in split.items() if value == name}
-    counts = {"Deblur": ("liu13", 1199, 40), "dehaze": ("min19", 600, 75), "SRIQA-Bench": ("sriqa-bench", 1100, 100)}
+        assert {line.split()[0] for line in lines} == {
+            f"{key}.png" for key, value in split.items() if value == name
+        }
+    counts = {
+        "Deblur": ("liu13", 1199, 40),
+        "dehaze": ("min19", 600, 75),
+        "SRIQA-Bench": ("sriqa-bench", 1100, 100),
+    }
     for stem, (source, images, references) in counts.items():
         lines = (SHARED / "labels" / f"{stem}_test_all.txt").read_text().splitlines()
         (tmp_path / source).mkdir()
@@ -339,6 +410,8 @@ def test_the_authors_label_files(tmp_path):
             (tmp_path / source / line.split()[1]).touch()  # images are not opened
         found = rows(source, SHARED / "labels", images=tmp_path / source)
         assert (len(found), len({row.reference for row in found})) == (images, references)
-        assert math.fsum(row.mos for row in found) == math.fsum(float(line.split()[-1]) for line in lines)
+        assert math.fsum(row.mos for row in found) == math.fsum(
+            float(line.split()[-1]) for line in lines
+        )
         if source != "liu13":
             assert len({row.distortion for row in found}) == images // references

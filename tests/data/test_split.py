@@ -17,7 +17,9 @@ from visualquality.data.split import split
 from visualquality.errors import UserError
 
 
-def kadid(references: int = 81, distortions: int = 3, dataset: str = "kadid", root: str = "/data") -> list[Row]:
+def kadid(
+    references: int = 81, distortions: int = 3, dataset: str = "kadid", root: str = "/data"
+) -> list[Row]:
     return [
         Row(Path(f"{root}/images/I{r:02}_{d}.png"), float(d), dataset, reference=f"I{r:02}.png")
         for r in range(references)
@@ -31,21 +33,34 @@ def images(count: int, root: str = "/data", dataset: str = "photos") -> list[Row
 
 @settings(deadline=None, max_examples=50)
 @given(
-    st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 30), st.booleans()), min_size=1, max_size=120),
+    st.lists(
+        st.tuples(st.sampled_from("xyz"), st.integers(0, 30), st.booleans()),
+        min_size=1,
+        max_size=120,
+    ),
     st.integers(0, 10**9),
-    st.sampled_from([(0.6, 0.2, 0.2), (0.8, 0.0, 0.2), (0.34, 0.33, 0.33), (1 / 3, 1 / 3, 1 / 3), (1, 0, 0)]),
+    st.sampled_from(
+        [(0.6, 0.2, 0.2), (0.8, 0.0, 0.2), (0.34, 0.33, 0.33), (1 / 3, 1 / 3, 1 / 3), (1, 0, 0)]
+    ),
     st.randoms(use_true_random=False),
 )
 def test_disjoint_exact_and_free_of_row_order(members, seed, ratios, shuffler):
     rows = [
-        Row(Path(f"/d/{name}/{i}.png"), float(i), name, reference=f"R{scene}" if has_reference else None)
+        Row(
+            Path(f"/d/{name}/{i}.png"),
+            float(i),
+            name,
+            reference=f"R{scene}" if has_reference else None,
+        )
         for i, (name, scene, has_reference) in enumerate(members)
     ]
     keys = {(row.dataset, row.reference or row.image) for row in rows}
     fewest = min(Counter(name for name, _ in keys).values())
     try:
         done = split(rows, ratios=ratios, seed=seed).rows
-    except UserError:  # a part would be empty, which no rounding brings about where each is due a whole group
+    except (
+        UserError
+    ):  # a part would be empty, which no rounding brings about where each is due a whole group
         assert fewest * min(ratio for ratio in ratios if ratio) < 1
         return
     assert [replace(row, split=None) for row in done] == rows
@@ -112,13 +127,20 @@ def test_pinned_here_and_in_another_process(capsys):
     exec(PROGRAM, {})
     assert capsys.readouterr().out.strip() == PINNED
     other = os.environ | {"PYTHONHASHSEED": "4242"}
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], env=other, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=other, capture_output=True, text=True, check=True
+    )
     assert ran.stdout.strip() == PINNED
 
 
 @pytest.mark.parametrize(
     ("ratios", "message"),
-    [((0.6, 0.2), "give three"), ((0.6, 0.2, 0.3), "sum to 1"), ((1.2, -0.2, 0), "sum to 1"), ((6, 2, 2), "sum to 1")],
+    [
+        ((0.6, 0.2), "give three"),
+        ((0.6, 0.2, 0.3), "sum to 1"),
+        ((1.2, -0.2, 0), "sum to 1"),
+        ((6, 2, 2), "sum to 1"),
+    ],
 )
 def test_ratios_that_are_none(ratios, message):
     with pytest.raises(UserError, match=message):
@@ -126,7 +148,9 @@ def test_ratios_that_are_none(ratios, message):
 
 
 def test_an_empty_part_is_refused():
-    with pytest.raises(UserError, match=r"'kadid' has 3 references .* \[2, 1, 0\] would be in train, val, test"):
+    with pytest.raises(
+        UserError, match=r"'kadid' has 3 references .* \[2, 1, 0\] would be in train, val, test"
+    ):
         split([*images(9), *kadid(3)])
     assert len(split(Manifest(()))) == 0
     rows = images(9)

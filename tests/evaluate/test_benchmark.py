@@ -45,7 +45,16 @@ class Brightness:
             if Path(image).name in self.fails:
                 yield Rating.failed(image, "too dark to see", **by)
             else:
-                yield Rating(image, float(np.mean(open_image(image))), None, (), None, None, **by, seconds=0.0)
+                yield Rating(
+                    image,
+                    float(np.mean(open_image(image))),
+                    None,
+                    (),
+                    None,
+                    None,
+                    **by,
+                    seconds=0.0,
+                )
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +112,12 @@ def test_an_interrupted_run_goes_on(suite_file):
     results = go(suite_file, lambda _: after)
     assert len(after.rated) == 4
     assert sorted(stopped.rated + after.rated) == sorted(set(stopped.rated + after.rated))
-    whole = run(read_suite(suite_file), lambda _: Brightness(), cache=suite_file.with_name("other"), console=CONSOLE)
+    whole = run(
+        read_suite(suite_file),
+        lambda _: Brightness(),
+        cache=suite_file.with_name("other"),
+        console=CONSOLE,
+    )
     assert results.to_dict() == whole.to_dict()
 
 
@@ -153,9 +167,14 @@ def test_an_unavailable_method_says_so_and_the_others_go_on(suite_file):
         return Brightness()
 
     results = go(suite_file, make)
-    assert [result.problem for result in results.methods] == [None, "the weights of far cannot be fetched"]
+    assert [result.problem for result in results.methods] == [
+        None,
+        "the weights of far cannot be fetched",
+    ]
     assert results.missing() == ["Far: the weights of far cannot be fetched"]
-    assert json.loads(json.dumps(results.to_dict(), allow_nan=False))["methods"][1]["measured"] == {}
+    assert (
+        json.loads(json.dumps(results.to_dict(), allow_nan=False))["methods"][1]["measured"] == {}
+    )
 
 
 def test_a_server_that_goes_away_costs_its_cells_alone(suite_file):
@@ -182,7 +201,9 @@ def test_a_file_of_scores_is_a_method(suite_file):
     suite_file.with_name("mine.csv").write_text("\n".join(lines) + "\n")
     results = go(suite_file, lambda _: Brightness())
     mine = results.methods[1].measured
-    assert mine["A"].agreement.srcc.value == pytest.approx(-results.methods[0].measured["A"].agreement.srcc.value)
+    assert mine["A"].agreement.srcc.value == pytest.approx(
+        -results.methods[0].measured["A"].agreement.srcc.value
+    )
     assert mine["B"].agreement is None
     assert len(results.missing()) == 1
     assert "mine.csv has no row for" in results.missing()[0]
@@ -191,7 +212,10 @@ def test_a_file_of_scores_is_a_method(suite_file):
 def test_scales_are_not_mixed(suite_file):
     manifest = suite_file.with_name("a.csv")
     lines = manifest.read_text().splitlines()
-    manifest.write_text("\n".join([lines[0] + ",dataset", *(f"{x},{i % 2}" for i, x in enumerate(lines[1:]))]) + "\n")
+    manifest.write_text(
+        "\n".join([lines[0] + ",dataset", *(f"{x},{i % 2}" for i, x in enumerate(lines[1:]))])
+        + "\n"
+    )
     with pytest.raises(UserError, match=r"a\.csv holds 2 data sets"):
         go(suite_file, lambda _: Brightness())
 
@@ -214,14 +238,21 @@ def command(monkeypatch) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr, asked=asked)
+        assert result.exception is None or isinstance(result.exception, SystemExit), (
+            result.exception
+        )
+        return SimpleNamespace(
+            code=result.exit_code, out=result.stdout, err=result.stderr, asked=asked
+        )
 
     return call
 
 
 def test_the_command_writes_every_form(suite_file, tmp_path, command):
-    add(suite_file, "{name: Reasons, model: nano, seed: 3, samples: 2, mode: direct, prompt: released}")
+    add(
+        suite_file,
+        "{name: Reasons, model: nano, seed: 3, samples: 2, mode: direct, prompt: released}",
+    )
     done = command(suite_file, "-o", tmp_path / "out", "--batch", 5)
     assert done.code == 0
     assert done.asked[1] == {
@@ -243,7 +274,9 @@ def test_the_command_writes_every_form(suite_file, tmp_path, command):
     assert len(list((tmp_path / "out.cache").iterdir())) == 2
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
-    (row,) = [r for r in rows if (r["method"], r["dataset"], r["coefficient"]) == ("Bright", "A", "SRCC")]
+    (row,) = [
+        r for r in rows if (r["method"], r["dataset"], r["coefficient"]) == ("Bright", "A", "SRCC")
+    ]
     value = results["methods"][0]["measured"]["A"]["agreement"]["srcc"]["value"]
     assert float(row["value"]) == pytest.approx(value, abs=1e-6)
     assert f"{value:.3f}" in done.out

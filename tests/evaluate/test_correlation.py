@@ -37,7 +37,10 @@ def noisy(n: int, seed: int = 0, noise: float = 0.5) -> tuple[np.ndarray, np.nda
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(-8, 8), st.integers(0, 5)), min_size=3, max_size=40), st.randoms())
+@given(
+    st.lists(st.tuples(st.integers(-8, 8), st.integers(0, 5)), min_size=3, max_size=40),
+    st.randoms(),
+)
 def test_the_coefficients_are_scipys_ties_included(rows, random):
     x, y = np.array(rows, dtype=float).T
     assume(np.ptp(x) > 0)
@@ -46,7 +49,9 @@ def test_the_coefficients_are_scipys_ties_included(rows, random):
     assert plcc(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic, abs=1e-12)
     # tau-b by its definition, over all pairs
     dx, dy = (np.sign(v[:, None] - v) for v in (x, y))
-    assert krcc(x, y) == pytest.approx((dx * dy).sum() / math.sqrt((dx**2).sum() * (dy**2).sum()), abs=1e-12)
+    assert krcc(x, y) == pytest.approx(
+        (dx * dy).sum() / math.sqrt((dx**2).sum() * (dy**2).sum()), abs=1e-12
+    )
     for coefficient in (srcc, krcc, plcc):
         assert coefficient(x, -y) == pytest.approx(-coefficient(x, y), abs=1e-12)
         assert coefficient(3e4 * x + 7e5, y) == pytest.approx(coefficient(x, y), abs=1e-9)
@@ -58,7 +63,9 @@ def test_the_coefficients_are_scipys_ties_included(rows, random):
 @pytest.mark.parametrize("falling", [False, True])
 def test_the_logistic_recovers_its_parameters_in_any_unit_and_direction(unit, falling):
     x = np.linspace(1, 5, 200) * unit
-    b0, b1, b2, b3 = (12.0, 90.0, 2.7 * unit, 0.6 * unit) if falling else (90.0, 12.0, 2.7 * unit, 0.6 * unit)
+    b0, b1, b2, b3 = (
+        (12.0, 90.0, 2.7 * unit, 0.6 * unit) if falling else (90.0, 12.0, 2.7 * unit, 0.6 * unit)
+    )
     y = b1 + (b0 - b1) / (1 + np.exp(-(x - b2) / b3))
     fit = logistic4(x, y)
     assert fit.problem is None
@@ -174,7 +181,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
     assert all(one.low < one.value < one.high for one in trials)
     # the width falls with √n
     more = agreement(*noisy(80 * 25), bootstrap=400).plcc
-    assert (more.high - more.low) * 5 == pytest.approx(np.mean([one.high - one.low for one in trials]), rel=0.25)
+    assert (more.high - more.low) * 5 == pytest.approx(
+        np.mean([one.high - one.low for one in trials]), rel=0.25
+    )
 
 
 def test_resamples_without_a_value_are_counted_and_none_asked_for_gives_none():
@@ -207,13 +216,24 @@ def test_the_average_is_the_plain_mean_with_errors_as_squares():
 
 
 def test_the_table_shows_every_set_the_average_and_every_problem():
-    rows = {"KADID-10k": agreement(*noisy(50), bootstrap=50), "[b]mine[/b]": agreement([1.0, None], [1, 2])}
+    rows = {
+        "KADID-10k": agreement(*noisy(50), bootstrap=50),
+        "[b]mine[/b]": agreement([1.0, None], [1, 2]),
+    }
     console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table(rows))
     text = console.export_text()
     kadid = rows["KADID-10k"].srcc
     assert f"{kadid.value:.3f} [{kadid.low:.3f}, {kadid.high:.3f}]" in text
-    for part in ("SRCC", "KRCC", "PLCC (logistic)", "unreadable", "average", "undefined", "[b]mine[/b]"):
+    for part in (
+        "SRCC",
+        "KRCC",
+        "PLCC (logistic)",
+        "unreadable",
+        "average",
+        "undefined",
+        "[b]mine[/b]",
+    ):
         assert part in text
     assert "[b]mine[/b]: a correlation needs at least 3 images, not 1" in text
     console.print(table({"one": rows["KADID-10k"]}))

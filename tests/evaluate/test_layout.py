@@ -24,20 +24,30 @@ PAPERS_COLUMNS = tuple(Column(c.name, c.group, c.name, c.images) for c in PAPER.
 PLAIN = (Column("A", "", None, 50), Column("B", "", None, 60))
 
 
-def agreement(srcc: float, n: int = 50, left_out: int = 0, problems: tuple[str, ...] = ()) -> Agreement:
-    krcc, plcc, mapped = (Estimate(srcc - d, srcc - d - 0.02, srcc - d + 0.03) for d in (0.2, 0.1, 0.05))
+def agreement(
+    srcc: float, n: int = 50, left_out: int = 0, problems: tuple[str, ...] = ()
+) -> Agreement:
+    krcc, plcc, mapped = (
+        Estimate(srcc - d, srcc - d - 0.02, srcc - d + 0.03) for d in (0.2, 0.1, 0.05)
+    )
     return Agreement(n, left_out, replace(plcc, value=srcc), krcc, plcc, mapped, 10, 10, problems)
 
 
-def method(name: str, *srcc: float | None, columns: Sequence[Column] = PLAIN, group: str = "G") -> Result:
+def method(
+    name: str, *srcc: float | None, columns: Sequence[Column] = PLAIN, group: str = "G"
+) -> Result:
     measured = {
-        column.name: Measured(None, "no scores") if value is None else Measured(agreement(value, column.n))
+        column.name: Measured(None, "no scores")
+        if value is None
+        else Measured(agreement(value, column.n))
         for column, value in zip(columns, srcc, strict=True)
     }
     return Result(name, group, {"model": name}, measured)
 
 
-def results(*methods: Result, columns: Sequence[Column] = PLAIN, paper: tuple[str, ...] = (), plcc="raw") -> Results:
+def results(
+    *methods: Result, columns: Sequence[Column] = PLAIN, paper: tuple[str, ...] = (), plcc="raw"
+) -> Results:
     return Results("A title", plcc, tuple(columns), methods, paper)
 
 
@@ -46,7 +56,9 @@ def lines(table: Table, block: int = 0) -> dict[str, Line]:
 
 
 def marks(table: Table, block: int = 0) -> dict[str, list[str]]:
-    return {name: [value.mark for value in line.values] for name, line in lines(table, block).items()}
+    return {
+        name: [value.mark for value in line.values] for name, line in lines(table, block).items()
+    }
 
 
 def test_the_papers_own_marks_come_out_of_its_numbers():
@@ -75,7 +87,12 @@ def test_the_papers_own_marks_come_out_of_its_numbers():
 
 def test_equals_are_marked_together_by_their_printed_digits():
     table = layout(
-        results(method("p", 0.7004, 0.5), method("q", 0.6996, 0.4), method("r", 0.2, 0.4), method("s", 0.1, 0.3))
+        results(
+            method("p", 0.7004, 0.5),
+            method("q", 0.6996, 0.4),
+            method("r", 0.2, 0.4),
+            method("s", 0.1, 0.3),
+        )
     )
     assert {name: row[:2] for name, row in marks(table).items()} == {
         "p": ["best", "best"],
@@ -92,7 +109,12 @@ def test_one_row_alone_is_not_best():
 def test_what_is_undefined_or_missing_is_neither_ranked_nor_averaged():
     odd = Result("odd", "G", {}, {"A": Measured(agreement(nan)), "B": Measured(agreement(0.5))})
     table = layout(
-        results(odd, method("gap", 0.6, None), method("p", 0.3, 0.4), Result("far", "G", {}, {}, "no weights"))
+        results(
+            odd,
+            method("gap", 0.6, None),
+            method("p", 0.3, 0.4),
+            Result("far", "G", {}, {}, "no weights"),
+        )
     )
     texts = {name: [value.text for value in line.values] for name, line in lines(table).items()}
     assert texts == {
@@ -107,7 +129,9 @@ def test_what_is_undefined_or_missing_is_neither_ranked_nor_averaged():
 
 
 def test_images_left_out_and_undefined_coefficients_are_told():
-    cell = Measured(agreement(0.5, 48, 2, ("PLCC (logistic): no fit", "PLCC: odd")), "x.png: too dark")
+    cell = Measured(
+        agreement(0.5, 48, 2, ("PLCC (logistic): no fit", "PLCC: odd")), "x.png: too dark"
+    )
     result = Result("p", "G", {}, {"A": cell, "B": cell})
     table = layout(results(result, plcc="logistic"))
     assert "p on A: 2 of 50 images have no score: x.png: too dark" in table.notes
@@ -122,7 +146,12 @@ def test_published_numbers_are_ranked_only_on_as_many_images(n, ranked):
     mine = method("NIQE", 0.6, columns=columns, group="Handcrafted")
     other = method("mine", 0.5, columns=columns, group="Ours")
     table = layout(results(other, mine, columns=columns, paper=("Q-Insight", "NIQE")))
-    assert list(lines(table)) == ["NIQE", "NIQE paper", "Q-Insight paper", "mine"]  # beside its namesake, by group
+    assert list(lines(table)) == [
+        "NIQE",
+        "NIQE paper",
+        "Q-Insight paper",
+        "mine",
+    ]  # beside its namesake, by group
     wanted = ["second", "", "best", ""] if ranked else ["best", "", "", "second"]
     assert [row[0] for row in marks(table).values()] == wanted
     assert not table.averaged
@@ -133,8 +162,14 @@ def test_published_numbers_are_ranked_only_on_as_many_images(n, ranked):
 
 def test_a_published_average_is_over_what_is_shown():
     columns = (PAPERS_COLUMNS[0], PAPERS_COLUMNS[1])
-    row = lines(layout(results(method("p", 0.1, 0.2, columns=columns), columns=columns, paper=("NIQE",))))["NIQE paper"]
-    assert [value.text for value in row.values] == ["0.515", "0.450", "0.482"]  # (0.515 + 0.450) / 2 = 0.4825
+    row = lines(
+        layout(results(method("p", 0.1, 0.2, columns=columns), columns=columns, paper=("NIQE",)))
+    )["NIQE paper"]
+    assert [value.text for value in row.values] == [
+        "0.515",
+        "0.450",
+        "0.482",
+    ]  # (0.515 + 0.450) / 2 = 0.4825
     foreign = (*columns, Column("Mine", "Ours", None, 9))
     row = lines(layout(results(columns=foreign, paper=("NIQE",))))["NIQE paper"]
     assert [value.text for value in row.values] == ["0.515", "0.450", "–", "–"]
@@ -144,11 +179,18 @@ def test_a_published_average_is_over_what_is_shown():
 def test_the_suite_says_which_plcc(plcc, text):
     table = layout(results(method("p", 0.7, 0.7), plcc=plcc))
     assert lines(table, 1)["p"].values[0].text == text
-    assert any(("4-parameter" in note) == (plcc == "logistic") for note in table.notes if note.startswith("PLCC"))
+    assert any(
+        ("4-parameter" in note) == (plcc == "logistic")
+        for note in table.notes
+        if note.startswith("PLCC")
+    )
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(*[st.floats(-1, 1).map(lambda x: round(x, 2))] * 2), min_size=1, max_size=5), st.randoms())
+@given(
+    st.lists(st.tuples(*[st.floats(-1, 1).map(lambda x: round(x, 2))] * 2), min_size=1, max_size=5),
+    st.randoms(),
+)
 def test_the_order_of_methods_changes_no_number_and_no_mark(scores, random):
     methods = [method(f"m{i}", *pair) for i, pair in enumerate(scores)]
     shuffled = random.sample(methods, len(methods))
@@ -161,7 +203,11 @@ NASTY = r"a|b_c & 50% <i> $x$ \y {z} #~^"
 
 @pytest.fixture
 def full() -> Results:
-    columns = (*PAPERS_COLUMNS[:2], Column("Mine_1", "Ours", None, 9), replace(PAPERS_COLUMNS[7], n=1076))
+    columns = (
+        *PAPERS_COLUMNS[:2],
+        Column("Mine_1", "Ours", None, 9),
+        replace(PAPERS_COLUMNS[7], n=1076),
+    )
     rows = (
         method("NIQE", 0.5, 0.4, 0.3, 0.2, columns=columns, group="Handcrafted"),
         method(NASTY, 0.6, 0.5, 0.4, 0.3, columns=columns, group="VLM-based"),
@@ -172,21 +218,36 @@ def full() -> Results:
 
 
 def shown(table: Table) -> list[list[str]]:
-    return [[value.text for value in line.values] for block in table.blocks for line in block.lines if not line.problem]
+    return [
+        [value.text for value in line.values]
+        for block in table.blocks
+        for line in block.lines
+        if not line.problem
+    ]
 
 
 def test_the_terminal_has_the_numbers_in_columns(full):
     table = layout(full)
     text = terminal(table)
     rows = [re.split(r"\s{2,}", row.strip()) for row in text.plain.splitlines()]
-    assert [row[1:] for row in rows if len(row) == 6 and re.match(r"-?0\.|–", row[1]) and "far" not in row[0]] == shown(
-        table
-    )
+    assert [
+        row[1:]
+        for row in rows
+        if len(row) == 6 and re.match(r"-?0\.|–", row[1]) and "far" not in row[0]
+    ] == shown(table)
     assert ["far (unavailable)", *"–––––"] in rows
     ends = {len(row) for row in text.plain.splitlines() if re.search(r"\d\.\d{3}$|–$|^─", row)}
     assert len(ends) == 1
-    bold = {text.plain[span.start : span.end] for span in text.spans if span.style == "not dim bold"}
-    assert bold == {v.text for block in table.blocks for line in block.lines for v in line.values if v.mark == "best"}
+    bold = {
+        text.plain[span.start : span.end] for span in text.spans if span.style == "not dim bold"
+    }
+    assert bold == {
+        v.text
+        for block in table.blocks
+        for line in block.lines
+        for v in line.values
+        if v.mark == "best"
+    }
 
 
 def cells(row: str, separator: str) -> list[str]:
@@ -223,9 +284,15 @@ def test_latex_is_balanced_and_has_one_width(full):
         spans = [int(span) - 1 for span in re.findall(r"\\multicolumn\{(\d+)\}", row)]
         assert len(cells(row, "&")) + sum(spans) == 6
     numbers = [
-        [re.sub(r"\\(textbf|underline)\{(.*?)\}", r"\2", c).replace("--", "–") for c in cells(row, "&")] for row in rows
+        [
+            re.sub(r"\\(textbf|underline)\{(.*?)\}", r"\2", c).replace("--", "–")
+            for c in cells(row, "&")
+        ]
+        for row in rows
     ]
-    assert [row[1:] for row in numbers if len(row) == 6 and re.match(r"-?0\.", row[1])] == shown(table)
+    assert [row[1:] for row in numbers if len(row) == 6 and re.match(r"-?0\.", row[1])] == shown(
+        table
+    )
     assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-4}" in text
     assert r"NIQE \textsuperscript{paper}" in text
 
@@ -236,7 +303,9 @@ def test_csv_is_long_and_has_both_plccs_with_intervals(full):
     by = {(row["method"], row["source"], row["dataset"], row["coefficient"]): row for row in rows}
     assert len(by) == len(rows)
     row = by[NASTY, "measured", "BID", "PLCC (logistic)"]
-    assert [float(row[key]) for key in ("value", "low", "high", "n")] == pytest.approx([0.55, 0.53, 0.58, 586])
+    assert [float(row[key]) for key in ("value", "low", "high", "n")] == pytest.approx(
+        [0.55, 0.53, 0.58, 586]
+    )
     assert float(by[NASTY, "measured", "BID", "PLCC"]["value"]) == pytest.approx(0.5)
     assert float(by[NASTY, "measured", "average", "SRCC"]["value"]) == pytest.approx(0.45)
     assert by["gap", "measured", "CLIVE", "SRCC"]["problem"] == "no scores"
@@ -289,12 +358,20 @@ def test_html_stands_alone_and_has_the_numbers(full, tmp_path: Path):
     page = Page(source)
     assert {sum(span for _, span in row) for row in page.rows} == {6}
     texts = [[text for text, _ in row] for row in page.rows]
-    assert [row[1:] for row in texts if len(row) == 6 and re.match(r"-?0\.", row[1])] == shown(table)
+    assert [row[1:] for row in texts if len(row) == 6 and re.match(r"-?0\.", row[1])] == shown(
+        table
+    )
     assert ["NIQE paper", "0.515", "0.450", "0.533", "–", "–"] in texts
     assert ["far", "unavailable: no <weights> & no_net"] in texts
     assert NASTY in page.text
     assert all(" ".join(note.split()) in " ".join(page.text.split()) for note in table.notes)
     for kind, tag in (("best", "b"), ("second", "u")):
-        wanted = [v.text for block in table.blocks for line in block.lines for v in line.values if v.mark == kind]
+        wanted = [
+            v.text
+            for block in table.blocks
+            for line in block.lines
+            for v in line.values
+            if v.mark == kind
+        ]
         assert page.marked[tag] == wanted
     assert not re.search(r"(src|href)=\"(?!data:)|https?://|@import|<script", source)

@@ -12,13 +12,22 @@ TABLES = paper_tables()
 
 def test_every_row_has_eight_numbers_and_the_tables_their_rows():
     assert len(TABLES.columns) == 8
-    assert all(len(row.cells) == 8 and all(-1 < cell < 1 for cell in row.cells) for row in TABLES.rows)
+    assert all(
+        len(row.cells) == 8 and all(-1 < cell < 1 for cell in row.cells) for row in TABLES.rows
+    )
     counts = {
         (n, c): sum(r.table == n and r.coefficient == c for r in TABLES.rows)
         for n in (2, 3, 4)
         for c in ("SRCC", "PLCC")
     }
-    assert counts == {(2, "SRCC"): 13, (2, "PLCC"): 13, (3, "SRCC"): 0, (3, "PLCC"): 3, (4, "SRCC"): 5, (4, "PLCC"): 5}
+    assert counts == {
+        (2, "SRCC"): 13,
+        (2, "PLCC"): 13,
+        (3, "SRCC"): 0,
+        (3, "PLCC"): 3,
+        (4, "SRCC"): 5,
+        (4, "PLCC"): 5,
+    }
     assert list(dict.fromkeys(row.group for row in TABLES.rows)) == [
         "Handcrafted",
         "Discriminative Deep-Learning-based",
@@ -29,22 +38,34 @@ def test_every_row_has_eight_numbers_and_the_tables_their_rows():
 def test_each_printed_average_is_the_mean_of_its_row():
     assert mismatches(TABLES.rows) == []
     # One is printed with two digits, and would be 0.001 off with three.
-    short = [(row.table, row.coefficient, row.method) for row in TABLES.rows if row.average.as_tuple().exponent != -3]
+    short = [
+        (row.table, row.coefficient, row.method)
+        for row in TABLES.rows
+        if row.average.as_tuple().exponent != -3
+    ]
     assert short == [(2, "SRCC", "BRISQUE")]
     as_three = [replace(row, average=row.average.quantize(Decimal("0.001"))) for row in TABLES.rows]
-    assert [(row.method, str(row.average)) for row in mismatches(as_three)] == [("BRISQUE", "0.430")]
+    assert [(row.method, str(row.average)) for row in mismatches(as_three)] == [
+        ("BRISQUE", "0.430")
+    ]
 
 
 @pytest.mark.parametrize("place", range(8))
 def test_a_slip_of_the_pen_is_found(place):
     row = TABLES.rows[0]
-    wrong = replace(row, cells=tuple(c + Decimal("0.01") * (i == place) for i, c in enumerate(row.cells)))
+    wrong = replace(
+        row, cells=tuple(c + Decimal("0.01") * (i == place) for i, c in enumerate(row.cells))
+    )
     assert mismatches([row, wrong]) == [wrong]
 
 
 def test_rows_that_two_tables_share_agree():
     def row(table, coefficient, method):
-        (found,) = [r for r in TABLES.rows if (r.table, r.coefficient, r.method) == (table, coefficient, method)]
+        (found,) = [
+            r
+            for r in TABLES.rows
+            if (r.table, r.coefficient, r.method) == (table, coefficient, method)
+        ]
         return found.cells, found.average
 
     shared = set(TABLES.methods(2)) & set(TABLES.methods(4))

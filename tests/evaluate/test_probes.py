@@ -1,6 +1,7 @@
 """Which images of a run are followed over its steps, and what is said of them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,24 @@ def answer(score: float | str, words: str) -> str:
 
 
 def write(path: Path, steps: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(step, ensure_ascii=False) + "\n" for step in steps), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(step, ensure_ascii=False) + "\n" for step in steps), encoding="utf-8"
+    )
     return path
 
 
-def step(number: int, images: list[str], scores: list[float | None] = [2.0, 3.0, None]) -> dict[str, Any]:  # noqa: B006
+def step(
+    number: int, images: list[str], scores: Sequence[float | None] = (2.0, 3.0, None)
+) -> dict[str, Any]:
     texts = [answer("no" if s is None else s, f"{images[0]} at {number}, {s}.") for s in scores]
     mos = [float(image.strip("abcdefghijklmnopqrstuvwxyz.")) for image in images]
-    return {"step": number, "dataset": "d", "images": images, "mos": mos, "scores": [scores] * len(images)} | {
+    return {
+        "step": number,
+        "dataset": "d",
+        "images": images,
+        "mos": mos,
+        "scores": [scores] * len(images),
+    } | {
         "rewards": [[1.0] * len(scores)] * len(images),
         "texts": texts,
     }
@@ -52,7 +63,9 @@ def test_images_that_cannot_be_told_apart_are_not_followed(tmp_path: Path) -> No
     assert len(read_steps(path)) == 2
 
 
-def test_images_with_most_words_are_followed_and_else_those_over_the_whole_range(tmp_path: Path) -> None:
+def test_images_with_most_words_are_followed_and_else_those_over_the_whole_range(
+    tmp_path: Path,
+) -> None:
     often = ["x50", "y51"]
     once = [f"i{n}" for n in range(40)]
     lines = [step(n, [often[n % 2], *once]) for n in range(8)]
@@ -68,7 +81,9 @@ def test_images_with_most_words_are_followed_and_else_those_over_the_whole_range
     assert (told[0][1].step, told[-1][1].step) == (0, 47)
 
 
-@pytest.mark.parametrize("change", [{"mos": [1.0]}, {"scores": [[1.0], ["x"]]}, {"texts": []}, {"dataset": None}])
+@pytest.mark.parametrize(
+    "change", [{"mos": [1.0]}, {"scores": [[1.0], ["x"]]}, {"texts": []}, {"dataset": None}]
+)
 def test_a_line_that_is_no_step_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
     bad = step(2, ["a1", "b2"]) | change
     if change == {"dataset": None}:

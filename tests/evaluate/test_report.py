@@ -14,10 +14,18 @@ import pytest
 from PIL import Image
 
 from visualquality.errors import UserError
-from visualquality.evaluate.report import Prediction, SummaryRow, read_metrics, write_training_report
+from visualquality.evaluate.report import (
+    Prediction,
+    SummaryRow,
+    read_metrics,
+    write_training_report,
+)
 
 VOID = {"meta", "link", "img"}
-SUMMARY = [SummaryRow("before RL2R", math.nan, 0.4321, 0.3014, 0.875, 4), SummaryRow("after", 0.9127, 0.9, 0, 1, 4)]
+SUMMARY = [
+    SummaryRow("before RL2R", math.nan, 0.4321, 0.3014, 0.875, 4),
+    SummaryRow("after", 0.9127, 0.9, 0, 1, 4),
+]
 
 
 class Page(HTMLParser):
@@ -77,15 +85,31 @@ def predictions(tmp_path: Path) -> list[Prediction]:
     return made
 
 
-def write(path: Path, before: list[Prediction], after: list[Prediction] | None = None, **changes: Any) -> Page:
-    given: dict[str, Any] = {"title": "A run", "metrics": steps(3), "summary": SUMMARY, "notes": ["A note."]}
-    write_training_report(path, before=before, after=before if after is None else after, **(given | changes))
+def write(
+    path: Path, before: list[Prediction], after: list[Prediction] | None = None, **changes: Any
+) -> Page:
+    given: dict[str, Any] = {
+        "title": "A run",
+        "metrics": steps(3),
+        "summary": SUMMARY,
+        "notes": ["A note."],
+    }
+    write_training_report(
+        path, before=before, after=before if after is None else after, **(given | changes)
+    )
     return Page(path)
 
 
-def test_nothing_is_fetched_and_ids_are_unique(tmp_path: Path, predictions: list[Prediction]) -> None:
+def test_nothing_is_fetched_and_ids_are_unique(
+    tmp_path: Path, predictions: list[Prediction]
+) -> None:
     page = write(tmp_path / "new" / "report.html", predictions)
-    used = [v for _, attrs in page.elements for k, v in attrs.items() if k.removeprefix("xlink:") in ("src", "href")]
+    used = [
+        v
+        for _, attrs in page.elements
+        for k, v in attrs.items()
+        if k.removeprefix("xlink:") in ("src", "href")
+    ]
     used += re.findall(r"url\(([^)]*)\)", page.source)
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(page.all("img")) == 8
@@ -128,23 +152,38 @@ def test_text_is_escaped(tmp_path: Path, predictions: list[Prediction]) -> None:
 def test_the_numbers_are_those_given(tmp_path: Path, predictions: list[Prediction]) -> None:
     before = [Prediction(predictions[0].image, 63.456, 3.141, 0.271, "It is blurred.", None)]
     after = [Prediction(predictions[0].image, 63.456, 1.618, None, None, None)]
-    page = write(tmp_path / "report.html", before, after, metrics=steps(2) + steps(1, reward=1.5, readable=0.25))
+    page = write(
+        tmp_path / "report.html",
+        before,
+        after,
+        metrics=steps(2) + steps(1, reward=1.5, readable=0.25),
+    )
     cells = [text for tag, text in page.texts if tag in ("td", "span") and text]
     assert cells[:6] == ["—", "0.913", "0.432", "0.900", "0.301", "0.000"]
     assert cells[6:10] == ["87.5%", "100.0%", "4", "4"]
     assert "not defined" in page.text
-    assert "true score 63.46 before 3.14 ± 0.27 → after 1.62 Before. It is blurred. After." in page.text
+    assert (
+        "true score 63.46 before 3.14 ± 0.27 → after 1.62 Before. It is blurred. After."
+        in page.text
+    )
     assert "nan" not in page.text.lower()
-    assert "total 1.25 at first, 1.5 at last; fidelity 0.75 at first" in str(page.all("svg")[0]["aria-label"])
+    assert "total 1.25 at first, 1.5 at last; fidelity 0.75 at first" in str(
+        page.all("svg")[0]["aria-label"]
+    )
     assert "Readable were between 25.0% and 100.0% of" in page.text
     whole = write(tmp_path / "whole.html", before, summary=SUMMARY[1:])
     assert "—" not in whole.text
 
 
-def test_an_image_without_picture_or_score_keeps_its_card(tmp_path: Path, predictions: list[Prediction]) -> None:
+def test_an_image_without_picture_or_score_keeps_its_card(
+    tmp_path: Path, predictions: list[Prediction]
+) -> None:
     predictions[1].image.write_bytes(b"no image")
     predictions[2].image.unlink()
-    before = [replace(p, score=None, std=None, reasoning=None, problem="too long") for p in predictions[:3]]
+    before = [
+        replace(p, score=None, std=None, reasoning=None, problem="too long")
+        for p in predictions[:3]
+    ]
     page = write(tmp_path / "report.html", before, predictions[:3])
     assert len(page.all("article")) == 3
     assert len(page.all("img")) == 1
@@ -193,11 +232,16 @@ def test_absent_metrics_are_named(tmp_path: Path, absent: object) -> None:
 
 
 def test_same_input_same_bytes(tmp_path: Path, predictions: list[Prediction]) -> None:
-    pages = [write(tmp_path / name, given).source for name, given in (("a", predictions), ("b", predictions[::-1]))]
+    pages = [
+        write(tmp_path / name, given).source
+        for name, given in (("a", predictions), ("b", predictions[::-1]))
+    ]
     assert pages[0] == pages[1]
 
 
-def test_before_and_after_are_of_the_same_images(tmp_path: Path, predictions: list[Prediction]) -> None:
+def test_before_and_after_are_of_the_same_images(
+    tmp_path: Path, predictions: list[Prediction]
+) -> None:
     output = tmp_path / "report.html"
     moved = [replace(predictions[0], mos=4.5), *predictions[1:]]
     for before, after, words in (

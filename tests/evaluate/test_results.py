@@ -9,7 +9,14 @@ import pytest
 from visualquality.data.manifest import Row
 from visualquality.errors import UserError
 from visualquality.evaluate.coefficients import srcc
-from visualquality.evaluate.results import Rated, breakdowns, calibration, data_sets, join, read_results
+from visualquality.evaluate.results import (
+    Rated,
+    breakdowns,
+    calibration,
+    data_sets,
+    join,
+    read_results,
+)
 from visualquality.score.rating import Rating
 from visualquality.score.store import ResultStore
 
@@ -17,7 +24,9 @@ from visualquality.score.store import ResultStore
 def rated(i: int, mos: float, score: float | None, std: float | None = 0.2, **row: object) -> Rated:
     image = Path(f"/images/{i:03}.png")
     problem = None if score is not None else "not an image"
-    rating = Rating(str(image), score, std, (), "Words.", problem, model="m", mode="reason", seed=0, seconds=0.0)
+    rating = Rating(
+        str(image), score, std, (), "Words.", problem, model="m", mode="reason", seed=0, seconds=0.0
+    )
     return Rated(Row(image, mos, "lab", **row), rating)  # type: ignore[arg-type]
 
 
@@ -26,7 +35,9 @@ def wavering(n: int = 60, scale: float = 1.0, shift: float = 0.0) -> list[Rated]
     score = np.random.default_rng(0).permutation(np.linspace(1.1, 4.9, n))
     wave = np.arange(n) / n * 0.8
     mos = 4 / (1 + np.exp(-(score - 3) / 0.8)) + np.where(np.arange(n) % 2, wave, -wave)
-    return [rated(i, float(mos[i] * scale + shift), float(score[i]), float(wave[i])) for i in range(n)]
+    return [
+        rated(i, float(mos[i] * scale + shift), float(score[i]), float(wave[i])) for i in range(n)
+    ]
 
 
 def test_a_std_that_tells_the_error_is_known_as_such() -> None:
@@ -41,15 +52,23 @@ def test_a_std_that_tells_the_error_is_known_as_such() -> None:
     assert found.within[0] < found.within[1]
 
 
-@pytest.mark.parametrize(("factor", "low", "high"), [(10, 0.65, 1), (1, 0.25, 0.55), (0.02, 0, 0.1)])
-def test_the_mos_lies_within_the_std_as_often_as_that_is_large(factor: float, low: float, high: float) -> None:
-    data = data_sets([Rated(e.row, replace(e.rating, std=(e.rating.std or 0) * factor)) for e in wavering()])[0]
+@pytest.mark.parametrize(
+    ("factor", "low", "high"), [(10, 0.65, 1), (1, 0.25, 0.55), (0.02, 0, 0.1)]
+)
+def test_the_mos_lies_within_the_std_as_often_as_that_is_large(
+    factor: float, low: float, high: float
+) -> None:
+    data = data_sets(
+        [Rated(e.row, replace(e.rating, std=(e.rating.std or 0) * factor)) for e in wavering()]
+    )[0]
     assert low <= calibration(data).within[0] <= high
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(0.01, 0), (25, -70)])
 def test_the_unit_of_the_mos_does_not_matter(scale: float, shift: float) -> None:
-    plain, other = (data_sets(images)[0] for images in (wavering(), wavering(scale=scale, shift=shift)))
+    plain, other = (
+        data_sets(images)[0] for images in (wavering(), wavering(scale=scale, shift=shift))
+    )
     assert other.error == pytest.approx(plain.error * scale, rel=1e-3, abs=1e-4 * scale)
     assert [r.row.image for r in other.worst(6)] == [r.row.image for r in plain.worst(6)]
     assert calibration(other).within == pytest.approx(calibration(plain).within, abs=0.04)
@@ -59,7 +78,10 @@ def test_the_unit_of_the_mos_does_not_matter(scale: float, shift: float) -> None
     ("images", "words"),
     [
         ([rated(i, i // 5, 1 + i / 10) for i in range(30)], "the std of all 30 images is the same"),
-        ([rated(i, i // 5, 1 + i / 10, i) for i in range(15)], "only 15 images have a std, and 20 are needed"),
+        (
+            [rated(i, i // 5, 1 + i / 10, i) for i in range(15)],
+            "only 15 images have a std, and 20 are needed",
+        ),
         ([rated(i, i // 5, 1 + i / 10, None) for i in range(30)], "two answers or more"),
         ([rated(i, i, 3.0) for i in range(30)], "the score of all 30 images is the same"),
         ([rated(i, i, None, None) for i in range(9)], "at least 3 images"),
@@ -95,7 +117,9 @@ def test_breakdowns_are_of_the_columns_that_tell_groups() -> None:
     assert groups["jpeg"].mean_error == pytest.approx(data.error[index].mean())
 
 
-def test_images_are_told_by_path_and_only_else_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_told_by_path_and_only_else_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = [rated(i, i, 3.0) for i in range(3)]
     rows = [each.row for each in images]
     ratings = [each.rating for each in images]
@@ -109,7 +133,10 @@ def test_images_are_told_by_path_and_only_else_by_name(tmp_path: Path, monkeypat
         join(rows, [replace(ratings[0], image="x.png")])
     monkeypatch.chdir(tmp_path)
     row = replace(rows[0], image=Path(tmp_path.resolve(), "a.png"))
-    assert len(join([row, replace(row, image=Path("/b/a.png"))], [replace(ratings[0], image="a.png")])) == 1
+    assert (
+        len(join([row, replace(row, image=Path("/b/a.png"))], [replace(ratings[0], image="a.png")]))
+        == 1
+    )
 
 
 def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:

@@ -27,12 +27,21 @@ def test_paths_are_from_the_suites_folder_and_groups_from_the_paper(tmp_path):
     (tmp_path / "mine").mkdir()
     more = "  - {name: B, manifest: sub/b.csv, group: Ours}\n"
     methods = (
-        '  - {name: M, model: mine}\n  - {name: P, model: "brisque:p.npz"}\n  - {name: S, scores: s.csv}\ndatasets:'
+        '  - {name: M, model: mine}\n  - {name: P, model: "brisque:p.npz"}\n'
+        "  - {name: S, scores: s.csv}\ndatasets:"
     )
     suite = read_suite(write(tmp_path, MINIMAL.replace("datasets:", methods) + more))
-    assert [data.manifest for data in suite.datasets] == [tmp_path / "a.csv", tmp_path / "sub/b.csv"]
+    assert [data.manifest for data in suite.datasets] == [
+        tmp_path / "a.csv",
+        tmp_path / "sub/b.csv",
+    ]
     assert [data.group for data in suite.datasets] == ["Processing-Related Distortion", "Ours"]
-    assert [m.model for m in suite.methods] == ["niqe", str(tmp_path / "mine"), f"brisque:{tmp_path / 'p.npz'}", None]
+    assert [m.model for m in suite.methods] == [
+        "niqe",
+        str(tmp_path / "mine"),
+        f"brisque:{tmp_path / 'p.npz'}",
+        None,
+    ]
     assert suite.methods[3].scores == tmp_path / "s.csv"
     assert (suite.plcc, suite.published) == ("raw", ())
 

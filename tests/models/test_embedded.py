@@ -10,7 +10,9 @@ from visualquality.models.load import EMBEDDED, EMBEDDED_NAMES, load
 
 def test_weights_are_small_and_have_a_card():
     in_the_wheel = [
-        path for path in EMBEDDED.iterdir() if path.name not in ("nano-base.safetensors", "tower.safetensors")
+        path
+        for path in EMBEDDED.iterdir()
+        if path.name not in ("nano-base.safetensors", "tower.safetensors")
     ]
     assert sum(path.stat().st_size for path in in_the_wheel) <= 25_000_000
     card = (EMBEDDED / "README.md").read_text()
@@ -21,7 +23,10 @@ def test_weights_are_small_and_have_a_card():
 def test_both_models_share_what_was_never_trained_and_differ_in_the_rest():
     nano, base = (load(name, device="cpu").model.state_dict() for name in EMBEDDED_NAMES)
     assert base.keys() < nano.keys()
-    more = ("model.vision.stages.5.", "model.vision.quality.")  # reads the pixels, and quality linearly
+    more = (
+        "model.vision.stages.5.",
+        "model.vision.quality.",
+    )  # reads the pixels, and quality linearly
     assert all(name.startswith(more) for name in nano.keys() - base.keys())
     same = {name for name in base if torch.equal(nano[name], base[name])}
     kept = ("tower.stem.", *(f"tower.blocks.{i}." for i in range(5)))

@@ -92,8 +92,12 @@ def test_responses_end_at_their_own_end_and_say_when_cut_off(model_folder, pictu
         assert not set(completion.ids[:-1]) & set(ends)
         assert not completion.truncated or len(completion.ids) == 16
     free = sample(vlm, prompts, ["a", "b", "c", "d"], 4, length=16, eos=[2])
-    for early, late in zip((c for g in groups for c in g), (c for g in free for c in g), strict=True):
-        assert late.ids[: len(early.ids)] == early.ids  # dropping finished rows does not disturb the others
+    for early, late in zip(
+        (c for g in groups for c in g), (c for g in free for c in g), strict=True
+    ):
+        assert (
+            late.ids[: len(early.ids)] == early.ids
+        )  # dropping finished rows does not disturb the others
     assert isinstance(decode(vlm.processor, groups[0][0]), str)
 
 

@@ -52,10 +52,14 @@ def q_insight(model_folder, tmp_path_factory):
 
 
 def test_q_insight_is_asked_as_its_authors_ask(q_insight):
-    scorer = Scorer(str(q_insight), samples=1, max_new_tokens=4, device="cpu", max_pixels=28 * 28 * 4)
+    scorer = Scorer(
+        str(q_insight), samples=1, max_new_tokens=4, device="cpu", max_pixels=28 * 28 * 4
+    )
     assert scorer.settings()["prompt"] == "q-insight"
     seen = []  # the tokens that the model looks up
-    scorer.vlm.model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    scorer.vlm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
     scorer(picture(0, (56, 56)))
     text = scorer.vlm.processor.tokenizer.decode(seen[0][0], skip_special_tokens=False)
     image = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
@@ -72,7 +76,9 @@ def test_q_insight_has_one_form(q_insight):
 def test_other_models_are_asked_as_before(model_folder):
     """The image first, then the text, under the system message of the model's own template."""
     vlm = load(str(model_folder("qwen2_5_vl")), device="cpu", max_pixels=28 * 28 * 4)
-    text = vlm.processor.tokenizer.decode(encode_prompt(vlm.processor, [picture(0, (56, 56))], "Rate.")["input_ids"])
+    text = vlm.processor.tokenizer.decode(
+        encode_prompt(vlm.processor, [picture(0, (56, 56))], "Rate.")["input_ids"]
+    )
     image = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
     system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     assert text == f"{system}<|im_start|>user\n{image}Rate.<|im_end|>\n<|im_start|>assistant\n"
@@ -86,7 +92,9 @@ def test_only_the_model_in_the_subfolder_is_read(q_insight):
 
 
 def test_the_scorer_reads_answers_in_the_form_of_its_prompt(q_insight, monkeypatch):
-    monkeypatch.setattr("visualquality.score.scorer.decode", lambda *_: '<answer>{"rating": 3.45}</answer>')
+    monkeypatch.setattr(
+        "visualquality.score.scorer.decode", lambda *_: '<answer>{"rating": 3.45}</answer>'
+    )
     options = {"samples": 1, "max_new_tokens": 1, "device": "cpu"}
     assert Scorer(str(q_insight), **options)(picture(0)).score == 3.45
     other = Scorer(str(q_insight), prompt="paper", **options)(picture(0))

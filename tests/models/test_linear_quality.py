@@ -27,7 +27,11 @@ def seen(number: int, low: float, high: float, seed: int) -> tuple[Seen, torch.T
 
 
 def test_it_finds_what_two_sets_of_different_scales_share():
-    one, two, other = seen(300, 0, 1, seed=0)[0], seen(200, 1, 100, seed=1)[0], seen(100, 0, 1, seed=2)
+    one, two, other = (
+        seen(300, 0, 1, seed=0)[0],
+        seen(200, 1, 100, seed=1)[0],
+        seen(100, 0, 1, seed=2),
+    )
     quality = fit([one, two], hidden=8)
     assert srcc(quality.read(other[0].statistics).tolist(), other[1].tolist()) > 0.95
 

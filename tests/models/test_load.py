@@ -27,7 +27,9 @@ def test_pixels_can_be_bounded(family, model_folder, pictures):
     bounded = load(str(model_folder(family)), device="cpu", max_pixels=56 * 56)
     free = load(str(model_folder(family)), device="cpu")
     image = pictures[0].resize((112, 84))
-    lengths = [len(encode_prompt(v.processor, [image], "Rate.")["pixel_values"]) for v in (bounded, free)]
+    lengths = [
+        len(encode_prompt(v.processor, [image], "Rate.")["pixel_values"]) for v in (bounded, free)
+    ]
     assert lengths[0] < lengths[1]
 
 
@@ -58,14 +60,18 @@ def test_an_adapter_is_merged_into_the_base_it_names(model_folder, tmp_path):
     merged = load(str(tmp_path), device="cpu")
     assert merged.digest != before
     again = adapted.merge_and_unload()
-    for (name, ours), theirs in zip(merged.model.state_dict().items(), again.state_dict().values(), strict=True):
+    for (name, ours), theirs in zip(
+        merged.model.state_dict().items(), again.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, msg=name)
 
 
 def test_an_adapter_of_a_nano_that_read_no_pixels_is_refused(model_folder, tmp_path):
     base = load(str(model_folder("nano")), device="cpu")
     base.processor.image_processor.pixels = False
-    adapted = get_peft_model(base.model, LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj"))
+    adapted = get_peft_model(
+        base.model, LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj")
+    )
     adapted.peft_config["default"].base_model_name_or_path = str(model_folder("nano"))
     adapted.save_pretrained(tmp_path)
     base.processor.save_pretrained(tmp_path)
@@ -76,13 +82,19 @@ def test_an_adapter_of_a_nano_that_read_no_pixels_is_refused(model_folder, tmp_p
 def test_an_adapter_of_other_weights_of_nano_is_refused(tmp_path):
     base = load("nano-base", device="cpu")
     digest = base.digest
-    adapted = get_peft_model(base.model, LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj"))
+    adapted = get_peft_model(
+        base.model, LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj")
+    )
     adapted.peft_config["default"].base_model_name_or_path = "nano-base"
     adapted.save_pretrained(tmp_path)
     base.processor.save_pretrained(tmp_path)
     for trained_on, refused in ((digest, False), (digest[::-1], True)):
         (tmp_path / TRAINED_WITH).write_text(json.dumps({"prompt": "paper", "base": trained_on}))
-        with pytest.raises(UserError, match="trained on an earlier version of nano-base") if refused else nullcontext():
+        with (
+            pytest.raises(UserError, match="trained on an earlier version of nano-base")
+            if refused
+            else nullcontext()
+        ):
             load(str(tmp_path), device="cpu")
 
 
@@ -99,9 +111,15 @@ def test_digest_tells_weights_apart(model_folder):
 
 @pytest.mark.parametrize(
     ("family", "known_as"),
-    [("qwen2_vl", "Qwen2VLProcessor"), ("qwen2_5_vl", "Qwen2_5_VLProcessor"), ("qwen3_vl", "Qwen3VLProcessor")],
+    [
+        ("qwen2_vl", "Qwen2VLProcessor"),
+        ("qwen2_5_vl", "Qwen2_5_VLProcessor"),
+        ("qwen3_vl", "Qwen3VLProcessor"),
+    ],
 )
-def test_a_saved_processor_is_what_other_software_looks_for(family, known_as, model_folder, pictures, tmp_path):
+def test_a_saved_processor_is_what_other_software_looks_for(
+    family, known_as, model_folder, pictures, tmp_path
+):
     processor = load(str(model_folder(family)), device="cpu", max_pixels=56 * 56).processor
     processor.save_pretrained(tmp_path)
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):

@@ -10,18 +10,28 @@ from conftest import picture
 from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.load import load
 from visualquality.models.nano.layout import image_tokens
-from visualquality.models.nano.modeling import CELL_WIDTH, LIMIT, STAGE_WIDTHS, LinearQuality, Projector
+from visualquality.models.nano.modeling import (
+    CELL_WIDTH,
+    LIMIT,
+    STAGE_WIDTHS,
+    LinearQuality,
+    Projector,
+)
 from visualquality.models.nano.processor import NanoImageProcessor, target_size
 from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
 
 
 @pytest.fixture(scope="module", params=["a small one that reads pixels too", "nano-base"])
 def nano(model_folder, request):
-    return load("nano-base" if request.param == "nano-base" else str(model_folder("nano")), device="cpu")
+    return load(
+        "nano-base" if request.param == "nano-base" else str(model_folder("nano")), device="cpu"
+    )
 
 
 @pytest.mark.parametrize("most", [784, 50_000, 512 * 512])
-@pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 20000), (512, 512), (4000, 3000), (33, 95), (640, 427)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (20000, 3), (3, 20000), (512, 512), (4000, 3000), (33, 95), (640, 427)]
+)
 def test_every_size_fits_the_grid_and_the_token_budget(size, most):
     width, height = target_size(*size, most)
     assert width % 32 == height % 32 == 0
@@ -47,7 +57,9 @@ def test_prompt_has_one_token_for_each_that_vision_gives(nano):
     for size in ((96, 96), (96, 32), (500, 20)):
         encoded = encode_prompt(nano.processor, [picture(0, size)], "Rate it.")
         placed = int((encoded["input_ids"] == nano.model.config.image_token_id).sum())
-        features = nano.model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
+        features = nano.model.frozen_vision_features(
+            encoded["pixel_values"], encoded["image_grid_thw"]
+        )
         assert placed == len(nano.model.model.vision(features))
 
 
@@ -63,12 +75,15 @@ def test_remembered_features_give_the_same_logits(nano, pictures):
     prompts = [encode_prompt(nano.processor, [image], "Rate it.") for image in pictures]
     batch = collate(prompts, 0)
     remembered = dict(batch)
-    features = nano.model.frozen_vision_features(remembered.pop("pixel_values"), batch["image_grid_thw"])
+    features = nano.model.frozen_vision_features(
+        remembered.pop("pixel_values"), batch["image_grid_thw"]
+    )
     assert [len(f) for f in features] == nano.model.model.feature_sizes(batch["image_grid_thw"])
     assert (len(features[0]) - nano.model.model.vision.whole_width) % CELL_WIDTH == 0
     with torch.no_grad():
         torch.testing.assert_close(
-            nano.model(**remembered, vision_features=torch.cat(features)).logits, nano.model(**batch).logits
+            nano.model(**remembered, vision_features=torch.cat(features)).logits,
+            nano.model(**batch).logits,
         )
 
 
@@ -77,7 +92,9 @@ def test_the_image_matters_and_its_neighbours_in_the_batch_do_not(nano, pictures
     with torch.no_grad():
         together = nano.model(**collate(prompts, 0)).logits[:, -1]
         for prompt, logits in zip(prompts, together, strict=True):
-            torch.testing.assert_close(nano.model(**collate([prompt], 0)).logits[0, -1], logits, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                nano.model(**collate([prompt], 0)).logits[0, -1], logits, atol=1e-5, rtol=1e-4
+            )
     assert (together[0] - together[1]).abs().max() > 1e-3
 
 
@@ -87,12 +104,17 @@ def test_saved_and_loaded_is_the_same(nano, tmp_path):
     again = load(str(tmp_path), device="cpu")
     assert again.digest == nano.digest
     for setting in ("max_pixels", "pixels"):
-        assert getattr(again.processor.image_processor, setting) == getattr(nano.processor.image_processor, setting)
+        assert getattr(again.processor.image_processor, setting) == getattr(
+            nano.processor.image_processor, setting
+        )
 
 
 def tensorflow_same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     """TensorFlow's padding as its documentation has it: what is odd goes to the bottom and the right."""
-    excess = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in (x.shape[-1], x.shape[-2])]
+    excess = [
+        max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        for size in (x.shape[-1], x.shape[-2])
+    ]
     left, top = excess[0] // 2, excess[1] // 2
     return nn.functional.pad(x, (left, excess[0] - left, top, excess[1] - top))
 
@@ -120,17 +142,29 @@ def test_folding_batch_norms_keeps_the_function():
         convs[f"_blocks.{i}._project_conv"] = (f"blocks.{i}.project", f"_blocks.{i}._bn2")
     for old, (new, bn) in convs.items():
         shape = shapes[f"{new}.weight"]
-        weights[f"{old}.weight"] = torch.randn(shape, dtype=torch.float64) / shape[1:].numel() ** 0.5
+        weights[f"{old}.weight"] = (
+            torch.randn(shape, dtype=torch.float64) / shape[1:].numel() ** 0.5
+        )
         norm(bn, shape[0])
     tower.load_state_dict(fold_batch_norms(weights))
     x = torch.randn(1, 3, 64, 32, dtype=torch.float64)
     for old, (new, bn) in convs.items():
         conv: Conv = tower.get_submodule(new)
-        inputs = torch.randn(1, conv.in_channels * 1, 8, 6, dtype=torch.float64) if new != "stem" else x
+        inputs = (
+            torch.randn(1, conv.in_channels * 1, 8, 6, dtype=torch.float64) if new != "stem" else x
+        )
         padded = tensorflow_same(inputs, conv.kernel_size[0], conv.stride[0])
-        plain = nn.functional.conv2d(padded, weights[f"{old}.weight"], None, conv.stride, 0, 1, conv.groups)
+        plain = nn.functional.conv2d(
+            padded, weights[f"{old}.weight"], None, conv.stride, 0, 1, conv.groups
+        )
         torch.testing.assert_close(conv(inputs), norms[bn](plain))
-    assert [tuple(m.shape[1:]) for m in tower(x)] == [(24, 16, 8), (40, 8, 4), (112, 4, 2), (320, 2, 1), (1280, 2, 1)]
+    assert [tuple(m.shape[1:]) for m in tower(x)] == [
+        (24, 16, 8),
+        (40, 8, 4),
+        (112, 4, 2),
+        (320, 2, 1),
+        (1280, 2, 1),
+    ]
 
 
 def test_an_image_unlike_all_others_is_bounded_where_pixels_are_read():

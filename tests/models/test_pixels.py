@@ -42,13 +42,16 @@ def test_width_is_as_told_and_all_are_finite_even_for_one_colour(size, level):
 def test_a_mirrored_image_has_the_same_statistics_but_for_corners():
     image = tensor(photo())
     there, mirrored = (pixels.pixel_statistics(x) for x in (image, image.flip(2)))
-    told = len(flat(pixels.flat(image.to(torch.uint8))))  # a flat corner has its neighbours on one side
+    told = len(
+        flat(pixels.flat(image.to(torch.uint8)))
+    )  # a flat corner has its neighbours on one side
     torch.testing.assert_close(there[:-told], mirrored[:-told], atol=0.05, rtol=0.05)
 
 
 def test_a_shift_of_all_tones_moves_the_first_and_the_last_level():
     before, after = (
-        pixels.tones(tensor(x).to(torch.uint8)) for x in (photo(), Image.eval(photo(), lambda v: v // 2 + 60))
+        pixels.tones(tensor(x).to(torch.uint8))
+        for x in (photo(), Image.eval(photo(), lambda v: v // 2 + 60))
     )
     ends = 3  # of the parts: shares, two cumulated ends, then the levels that are filled
     assert (after[ends][:, 0] > before[ends][:, 0]).all()
@@ -70,7 +73,11 @@ def test_a_palette_has_few_colours():
 def test_noise_is_in_fine_texture_and_blur_takes_it_out():
     noise, plain, blur = (
         pixels.texture(tensor(x)[:1].expand(3, -1, -1) / 255)[0][0]
-        for x in (distort(photo(), "white_noise", 5, seed=0), photo(), distort(photo(), "gaussian_blur", 5, seed=0))
+        for x in (
+            distort(photo(), "white_noise", 5, seed=0),
+            photo(),
+            distort(photo(), "gaussian_blur", 5, seed=0),
+        )
     )
     assert noise > plain + 0.5 > blur + 1
 
@@ -87,7 +94,10 @@ def test_motion_blur_has_a_direction():
 def test_blocks_of_jpeg_stand_out_wherever_their_grid_begins(offset):
     side = 128 - 8
     box = (offset, offset, offset + side, offset + side)
-    plain, blocks = (pixels.grid(tensor(x.crop(box))[1] / 255) for x in (photo(), distort(photo(), "jpeg", 5, seed=0)))
+    plain, blocks = (
+        pixels.grid(tensor(x.crop(box))[1] / 255)
+        for x in (photo(), distort(photo(), "jpeg", 5, seed=0))
+    )
     for place in (0, 2):  # the strongest step of the grid, across and down
         assert blocks[place][0] > plain[place][0] + 0.3
 
@@ -106,7 +116,11 @@ def test_flat_blocks_are_counted_and_clipped_ones_apart():
 
 
 def test_windows_of_one_colour_equal_a_plain_count():
-    levels = torch.randint(0, 2, (3, 40, 37), generator=torch.Generator().manual_seed(0)).to(torch.uint8) * 100 + 50
+    levels = (
+        torch.randint(0, 2, (3, 40, 37), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        * 100
+        + 50
+    )
     levels[:, 5:14, 6:15] = 70
     for part, side in ((0, 3), (3, 5)):
         windows = levels.unfold(1, side, 1).unfold(2, side, 1).flatten(3)
@@ -118,13 +132,23 @@ def test_pixels_reach_the_model_as_they_are_where_it_reads_them():
     image = photo(side=200)
     patches, (_, rows, columns) = NanoImageProcessor(pixels=True).patches(image)
     assert (rows, columns) == (6, 6)
-    seen = patches.reshape(rows, columns, 3, STRIDE, STRIDE).transpose(2, 0, 3, 1, 4).reshape(3, 192, 192)
-    np.testing.assert_array_equal(seen * SPREAD + MIDDLE, np.asarray(image)[4:196, 4:196].transpose(2, 0, 1))
+    seen = (
+        patches.reshape(rows, columns, 3, STRIDE, STRIDE)
+        .transpose(2, 0, 3, 1, 4)
+        .reshape(3, 192, 192)
+    )
+    np.testing.assert_array_equal(
+        seen * SPREAD + MIDDLE, np.asarray(image)[4:196, 4:196].transpose(2, 0, 1)
+    )
 
 
 def test_what_is_small_or_too_large_is_resized_instead():
     assert NanoImageProcessor(pixels=True).patches(photo(side=95))[1] == (1, 3, 3)
-    assert NanoImageProcessor(pixels=True, max_pixels=160 * 160).patches(photo(side=200))[1] == (1, 5, 5)
+    assert NanoImageProcessor(pixels=True, max_pixels=160 * 160).patches(photo(side=200))[1] == (
+        1,
+        5,
+        5,
+    )
     assert NanoImageProcessor(pixels=False).patches(photo(side=140))[1] == (1, 4, 4)
 
 

@@ -68,7 +68,9 @@ def test_loss_is_that_of_trl(seed, epsilon, beta):
     got = policy_objective(logp, old, ref, gain, mask, epsilon=epsilon, beta=beta)
     torch.testing.assert_close(got.loss, expected, rtol=0, atol=1e-12)
     assert got.kl.item() == pytest.approx(((per_token_kl * mask).sum() / mask.sum()).item())
-    assert got.clip_fraction.item() == pytest.approx((((low | high) * mask).sum() / mask.sum()).item())
+    assert got.clip_fraction.item() == pytest.approx(
+        (((low | high) * mask).sum() / mask.sum()).item()
+    )
     assert 0 < got.clip_fraction < 1
     (gradient,) = torch.autograd.grad(got.loss, logp)
     (wanted,) = torch.autograd.grad(expected, logp)

@@ -11,7 +11,9 @@ NAN = math.nan
 
 
 def test_moments_skip_what_cannot_be_read():
-    mean, variance = sample_moments(torch.tensor([[1.0, 2.0, 4.5], [2.0, NAN, 5.0], [NAN, 4.0, NAN], [NAN, NAN, NAN]]))
+    mean, variance = sample_moments(
+        torch.tensor([[1.0, 2.0, 4.5], [2.0, NAN, 5.0], [NAN, 4.0, NAN], [NAN, NAN, NAN]])
+    )
     # 7.5 / 3 = 2.5, (1.5² + 0.5² + 2²) / 2 = 3.25; 7 / 2 = 3.5, (1.5² + 1.5²) / 1 = 4.5; one answer; no answer
     torch.testing.assert_close(mean, torch.tensor([2.5, 3.5, 4.0, NAN]), equal_nan=True)
     torch.testing.assert_close(variance, torch.tensor([3.25, 4.5, 0.0, 0.0]))
@@ -63,7 +65,10 @@ def test_both_averages_agree_for_one_response(scores, variance):
     single = torch.tensor(scores, dtype=torch.float64)[:, None]
     mean = predicted_preference(single, variance=variance)
     torch.testing.assert_close(
-        mean, predicted_preference(single, variance=variance, average="probability"), rtol=0, atol=1e-12
+        mean,
+        predicted_preference(single, variance=variance, average="probability"),
+        rtol=0,
+        atol=1e-12,
     )
 
 

@@ -61,7 +61,9 @@ def batches(draw):
     # Two decimals as the models answer, plus a trifle: no preference may sit on 1/2 by rounding.
     scores = torch.randint(100, 501, (size, count), generator=generator).double() / 100
     scores += 1e-4 * torch.rand(size, count, generator=generator, dtype=torch.float64)
-    unreadable = torch.rand(size, count, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.8]))
+    unreadable = torch.rand(size, count, generator=generator) < draw(
+        st.sampled_from([0.0, 0.2, 0.8])
+    )
     mos = torch.randint(1, 6, (size,), generator=generator).double()
     datasets = torch.randint(0, draw(st.integers(1, 3)), (size,), generator=generator)
     return scores.masked_fill(unreadable, NAN), mos, datasets
@@ -113,8 +115,12 @@ def test_fidelity_worked_by_hand():
     # With equal MOS the first is √(0.5 · 0.933193) + √(0.5 · 0.066807) = 0.683079 + 0.182766 = 0.865845.
     scores = torch.tensor([[3.0, 4.0], [1.0, 2.0]])
     got = fidelity_reward(scores, torch.tensor([90.0, 20.0]))
-    assert got.flatten().tolist() == pytest.approx([0.966019, 0.996890, 0.996890, 0.966019], abs=2e-6)
-    assert fidelity_reward(scores, torch.tensor([5, 5]))[0, 0].item() == pytest.approx(0.865845, abs=2e-6)
+    assert got.flatten().tolist() == pytest.approx(
+        [0.966019, 0.996890, 0.996890, 0.966019], abs=2e-6
+    )
+    assert fidelity_reward(scores, torch.tensor([5, 5]))[0, 0].item() == pytest.approx(
+        0.865845, abs=2e-6
+    )
 
 
 def test_float32_keeps_the_digits_of_a_badly_wrong_answer():
@@ -132,7 +138,11 @@ def test_binary_worked_by_hand():
     # A tie of MOS has no right side: the pair is left out, and nothing remains for images 1 and 2 but image 3.
     tied = binary_reward(scores, torch.tensor([3.0, 3.0, 2.0]))
     assert tied.tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
-    assert binary_reward(scores, torch.tensor([1.0, 1.0, 2.0])).tolist() == [[1, 1, 1], [1, 1, 1], [0.5, 1, 1]]
+    assert binary_reward(scores, torch.tensor([1.0, 1.0, 2.0])).tolist() == [
+        [1, 1, 1],
+        [1, 1, 1],
+        [0.5, 1, 1],
+    ]
 
 
 @pytest.mark.parametrize("variant", COMPARING)
@@ -147,7 +157,9 @@ def test_edges(variant):
     assert got[0, 0] > 0.9
     assert (reward(torch.full((3, 2), NAN), mos, None, variant) == 0).all()
     # alone: in the batch, in its data set, or among unreadable images
-    assert reward(torch.tensor([[3.0, 4.0]]), torch.tensor([3.0]), None, variant).tolist() == [[0, 0]]
+    assert reward(torch.tensor([[3.0, 4.0]]), torch.tensor([3.0]), None, variant).tolist() == [
+        [0, 0]
+    ]
     assert (reward(torch.rand(3, 2), mos, torch.tensor([0, 1, 2]), variant) == 0).all()
     alone = reward(torch.tensor([[3.0, 4.0], [NAN, NAN]]), mos[:2], None, variant)
     assert (alone == 0).all()
@@ -160,7 +172,9 @@ def test_equal_scores_and_equal_mos():
     ranked = fidelity_reward(everything_the_same, torch.tensor([1.0, 2.0, 3.0, 4.0]))
     torch.testing.assert_close(ranked, torch.full((4, 6), math.sqrt(0.5)))
     assert (advantage(ranked) == 0).all()
-    torch.testing.assert_close(fidelity_reward(everything_the_same, torch.ones(4)), torch.ones(4, 6))
+    torch.testing.assert_close(
+        fidelity_reward(everything_the_same, torch.ones(4)), torch.ones(4, 6)
+    )
     assert (binary_reward(everything_the_same, torch.ones(4)) == 0).all()
     # K = 1: no spread, so √γ decides at once
     certain = fidelity_reward(torch.tensor([[4.0], [3.0]]), torch.tensor([2.0, 1.0]))
@@ -171,7 +185,10 @@ def test_absolute_and_format():
     scores = torch.tensor([[3.0, 3.5, NAN], [1.2, 1.4, 5.0]])
     mos = torch.tensor([3.25, 1.0])
     assert absolute_reward(scores, mos).tolist() == [[1, 1, 0], [1, 0, 0]]
-    assert absolute_reward(scores, mos, threshold=0.25).tolist() == [[0, 0, 0], [1, 0, 0]]  # strictly nearer
+    assert absolute_reward(scores, mos, threshold=0.25).tolist() == [
+        [0, 0, 0],
+        [1, 0, 0],
+    ]  # strictly nearer
     assert torch.equal(reward(scores, mos, variant="absolute"), absolute_reward(scores, mos))
     assert format_reward(torch.tensor([[True, False]])).tolist() == [[1, 0]]
 
@@ -181,7 +198,10 @@ def test_absolute_and_format():
     [
         ((torch.ones(3, 2), torch.ones(1), None, "fidelity"), "shapes"),
         ((torch.ones(3, 2), torch.ones(3, 1), None, "binary"), "shapes"),
-        ((torch.ones(3, 2), torch.ones(3), torch.zeros(1, dtype=torch.int64), "fidelity"), "shapes"),
+        (
+            (torch.ones(3, 2), torch.ones(3), torch.zeros(1, dtype=torch.int64), "fidelity"),
+            "shapes",
+        ),
         ((torch.ones(3, 2), torch.ones(1), None, "absolute"), "shapes"),
         ((torch.ones(3), torch.ones(3), None, "fidelity"), "shapes"),
         ((torch.ones(2, 2), torch.tensor([3.0, 5.1]), None, "absolute"), "1 to 5"),

@@ -24,7 +24,10 @@ def vlm(request, model_folder):
 
 
 def prompts_of(vlm, pictures, vocabulary):
-    return [begun(encode_prompt(vlm.processor, [image], "Rate it."), vocabulary.opening) for image in pictures]
+    return [
+        begun(encode_prompt(vlm.processor, [image], "Rate it."), vocabulary.opening)
+        for image in pictures
+    ]
 
 
 @torch.no_grad()
@@ -43,7 +46,9 @@ def enumerated(vlm, prompt, vocabulary) -> dict[float, float]:
         positions, _ = prompt_positions(vlm.model, batch)
         logits = vlm.model(**batch, position_ids=positions).logits[0, -1].double()
         tokens, texts = vocabulary.following(text)
-        for token, longer, share in zip(tokens, texts, logits[tokens].softmax(0).tolist(), strict=True):
+        for token, longer, share in zip(
+            tokens, texts, logits[tokens].softmax(0).tolist(), strict=True
+        ):
             if longer is None or len(longer) == 4:
                 value = float(text if longer is None else longer)
                 found[value] = found.get(value, 0.0) + probability * share
@@ -63,12 +68,16 @@ def test_it_is_what_enumeration_gives(vlm, pictures, monkeypatch):
     prompts = prompts_of(vlm, pictures[:2], vocabulary)
     assert len({len(p["input_ids"]) for p in prompts}) == 2
     # Scores of the digits 2, 3, 5 and 0 are enough to enumerate.
-    vocabulary._numbers = {token: text for token, text in vocabulary._numbers.items() if text[0] in "23.05"}
+    vocabulary._numbers = {
+        token: text for token, text in vocabulary._numbers.items() if text[0] in "23.05"
+    }
     both = expected_scores(prefill(vlm.model, collate(prompts, 0)), vocabulary)
     for prompt, found in zip(prompts, both, strict=True):
         wanted = enumerated(vlm, prompt, vocabulary)
         assert list(found.values) == sorted(wanted)
-        np.testing.assert_allclose(found.probabilities, [wanted[v] for v in found.values], rtol=2e-4, atol=1e-7)
+        np.testing.assert_allclose(
+            found.probabilities, [wanted[v] for v in found.values], rtol=2e-4, atol=1e-7
+        )
         assert math.fsum(found.probabilities) == pytest.approx(1, abs=1e-9)
         assert found.mean == pytest.approx(sum(v * p for v, p in wanted.items()), abs=1e-4)
 
@@ -125,7 +134,12 @@ def test_a_tokenizer_without_digits_is_refused(model_folder):
 
 
 @given(
-    st.lists(st.tuples(st.integers(100, 500), st.floats(0.01, 1)), min_size=1, max_size=20, unique_by=lambda x: x[0])
+    st.lists(
+        st.tuples(st.integers(100, 500), st.floats(0.01, 1)),
+        min_size=1,
+        max_size=20,
+        unique_by=lambda x: x[0],
+    )
 )
 @settings(deadline=None, max_examples=50)
 def test_mean_and_std_are_those_of_the_distribution(pairs):
@@ -134,7 +148,9 @@ def test_mean_and_std_are_those_of_the_distribution(pairs):
     e = Expectation(tuple(v / 100 for v, _ in pairs), tuple(p / total for _, p in pairs))
     values, weights = np.array(e.values), np.array(e.probabilities)
     assert e.mean == pytest.approx(np.average(values, weights=weights))
-    assert e.std == pytest.approx(np.sqrt(np.average((values - e.mean) ** 2, weights=weights)), abs=1e-9)
+    assert e.std == pytest.approx(
+        np.sqrt(np.average((values - e.mean) ** 2, weights=weights)), abs=1e-9
+    )
     assert values[0] - 1e-9 <= e.mean <= values[-1] + 1e-9
 
 
@@ -142,13 +158,17 @@ def test_ratings_of_the_modes_that_expect():
     images = [picture(i, size) for i, size in enumerate([(96, 64), (64, 160), (64, 64)])]
     expected = Scorer("nano", mode="expect", batch=2)
     ratings = list(expected.rate(images))
-    assert all(1 <= r.score <= 5 and r.std >= 0 and r.mode == "expect" and r.samples == () for r in ratings)
+    assert all(
+        1 <= r.score <= 5 and r.std >= 0 and r.mode == "expect" and r.samples == () for r in ratings
+    )
     assert [r.score for r in Scorer("nano", mode="expect", seed=5, samples=1).rate(images)] == [
         r.score for r in ratings
     ]
     assert expected.settings()["seed"] is None
     stds = sorted(r.std for r in ratings)
-    mixed = list(Scorer(expected.vlm, mode="auto", samples=2, doubt=(stds[0] + stds[1]) / 2).rate(images))
+    mixed = list(
+        Scorer(expected.vlm, mode="auto", samples=2, doubt=(stds[0] + stds[1]) / 2).rate(images)
+    )
     reasoned = Scorer(expected.vlm, samples=2)
     for image, plain, rating in zip(images, ratings, mixed, strict=True):
         if plain.std == stds[0]:

@@ -24,7 +24,11 @@ GOOD = "<think>Sharp.</think><answer>4.00</answer>"
 
 
 def completion(text=GOOD, finish="stop", **message):
-    return {"choices": [{"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}]}
+    return {
+        "choices": [
+            {"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
+        ]
+    }
 
 
 class ChatServer(ThreadingHTTPServer):
@@ -94,7 +98,9 @@ def server(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ChatServer() as chat:
-        thread = threading.Thread(target=chat.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread = threading.Thread(
+            target=chat.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         yield chat
         chat.shutdown()
@@ -124,7 +130,12 @@ def tiles(n):
 def test_a_request_holds_the_very_pixels_the_question_and_every_sampling_field(server):
     image = picture(0)
     rating = next(rater(server, samples=3, key="k-1").rate([image]))
-    assert (rating.score, rating.samples, rating.reasoning, rating.model) == (4.0, (4.0,) * 3, "Sharp.", "some/model")
+    assert (rating.score, rating.samples, rating.reasoning, rating.model) == (
+        4.0,
+        (4.0,) * 3,
+        "Sharp.",
+        "some/model",
+    )
     assert all(np.array_equal(sent, image) for sent in server.images())
     request = server.requests[0]
     assert server.paths[0] == "/v1/chat/completions"
@@ -133,7 +144,14 @@ def test_a_request_holds_the_very_pixels_the_question_and_every_sampling_field(s
     fields = {k: v for k, v in request.items() if k not in ("messages", "seed")}
     neutral = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
     penalties = {"presence_penalty": 0, "frequency_penalty": 0}
-    assert fields == {"model": "some/model", "n": 1, "max_tokens": 512, "temperature": 1, **neutral, **penalties}
+    assert fields == {
+        "model": "some/model",
+        "n": 1,
+        "max_tokens": 512,
+        "temperature": 1,
+        **neutral,
+        **penalties,
+    }
     assert server.headers[0]["Authorization"] == "Bearer k-1"
 
 
@@ -149,14 +167,21 @@ def test_seeds_depend_on_seed_pixels_and_number_alone(server, tmp_path):
     three = seeds(image, samples=3)
     assert len(set(three)) == 3
     assert all(0 <= seed < 2**31 for seed in three)
-    assert seeds(str(tmp_path / "saved.png"), samples=3) == seeds(np.asarray(image), samples=3) == three
+    assert (
+        seeds(str(tmp_path / "saved.png"), samples=3)
+        == seeds(np.asarray(image), samples=3)
+        == three
+    )
     assert set(seeds(image, samples=2)) < set(three)
     assert not set(seeds(image, seed=1, samples=3)) & set(three)
     assert not set(seeds(other, samples=3)) & set(three)
 
 
 def test_order_is_kept_and_requests_overlap(server):
-    server.script = lambda image, attempt: (time.sleep(0.02 * (image.width % 3)), (200, completion()))[1]
+    server.script = lambda image, attempt: (
+        time.sleep(0.02 * (image.width % 3)),
+        (200, completion()),
+    )[1]
     server.delay = 0.1
     images = [f"{i}" for i in range(12)]
     opened = dict(zip(images, tiles(12), strict=True))
@@ -187,7 +212,9 @@ def test_an_endless_stream_is_read_a_few_images_ahead(server):
     assert "ratings" not in {thread.name for thread in threading.enumerate()}
 
 
-@pytest.mark.parametrize("bad", [(429, {}), (503, {"error": "loading"}), (408, {}), (200, b"<html>"), (200, {}), None])
+@pytest.mark.parametrize(
+    "bad", [(429, {}), (503, {"error": "loading"}), (408, {}), (200, b"<html>"), (200, {}), None]
+)
 def test_what_passes_is_tried_again(server, pauses, bad):
     server.script = lambda image, attempt: bad if attempt < 2 else (200, completion())
     rating = next(rater(server, samples=1).rate([picture(0)]))
@@ -197,8 +224,12 @@ def test_what_passes_is_tried_again(server, pauses, bad):
     assert len(pauses) == 2
 
 
-@pytest.mark.parametrize(("bad", "said"), [((500, {"error": {"message": "cuda"}}), "500: cuda"), (None, "connection")])
-def test_an_image_is_given_up_after_the_stated_attempts_and_the_others_are_scored(server, pauses, bad, said):
+@pytest.mark.parametrize(
+    ("bad", "said"), [((500, {"error": {"message": "cuda"}}), "500: cuda"), (None, "connection")]
+)
+def test_an_image_is_given_up_after_the_stated_attempts_and_the_others_are_scored(
+    server, pauses, bad, said
+):
     server.script = lambda image, attempt: bad if image.width == 9 else (200, completion())
     ratings = list(rater(server, samples=1).rate(tiles(3)))
     assert [r.score for r in ratings] == [4, None, 4]
@@ -207,7 +238,10 @@ def test_an_image_is_given_up_after_the_stated_attempts_and_the_others_are_score
 
 
 def test_a_silent_server_is_left_after_the_timeout(server, pauses):
-    server.script = lambda image, attempt: (time.sleep(1 if attempt == 0 else 0), (200, completion()))[1]
+    server.script = lambda image, attempt: (
+        time.sleep(1 if attempt == 0 else 0),
+        (200, completion()),
+    )[1]
     rating = next(rater(server, samples=1, timeout=0.5).rate([picture(0)]))
     assert rating.score == 4
     assert len(server.requests) == 2
@@ -219,7 +253,9 @@ def test_waits_grow_have_jitter_and_an_end(server, pauses):
         waits = {wait_seconds(attempt) for _ in range(20)}
         assert len(waits) > 1
         assert all(most / 2 <= wait <= most for wait in waits)
-    server.script = lambda image, attempt: (200, completion()) if attempt else (429, {}, {"Retry-After": "7"})
+    server.script = lambda image, attempt: (
+        (200, completion()) if attempt else (429, {}, {"Retry-After": "7"})
+    )
     assert next(rater(server, samples=1).rate([picture(0)])).score == 4
     assert 7 < pauses[0] <= 7.5
 
@@ -235,7 +271,11 @@ def test_waits_grow_have_jitter_and_an_end(server, pauses):
     ],
 )
 def test_a_fault_of_the_whole_run_stops_it_at_once(server, pauses, status, headers, said):
-    server.script = lambda image, attempt: (status, {"error": {"message": "no such key k-secret"}}, headers)
+    server.script = lambda image, attempt: (
+        status,
+        {"error": {"message": "no such key k-secret"}},
+        headers,
+    )
     with pytest.raises(UserError, match=said) as error:
         list(rater(server, samples=1, concurrency=1, key="k-secret").rate(tiles(20)))
     assert "k-secret" not in str(error.value)
@@ -280,7 +320,10 @@ def test_no_server_is_said_at_once_and_a_server_that_goes_away_after_the_attempt
 
 def test_a_bad_image_and_an_unreadable_answer_are_problems(server, tmp_path):
     (tmp_path / "not.png").write_text("hello")
-    server.script = lambda image, attempt: (200, completion("<think>So", "length" if image.width == 8 else "stop"))
+    server.script = lambda image, attempt: (
+        200,
+        completion("<think>So", "length" if image.width == 8 else "stop"),
+    )
     small, large = tiles(2)
     ratings = list(rater(server).rate([str(tmp_path / "not.png"), small, large]))
     assert "not.png" in ratings[0].problem
@@ -292,7 +335,10 @@ def test_reading_a_completion():
     assert read_completion(completion()) == (GOOD, False)
     assert read_completion(completion(None, "length")) == ("", True)
     for field in ("reasoning", "reasoning_content"):
-        assert read_completion(completion("<answer>4.00</answer>", **{field: "Sharp."})) == (GOOD, False)
+        assert read_completion(completion("<answer>4.00</answer>", **{field: "Sharp."})) == (
+            GOOD,
+            False,
+        )
     with pytest.raises(TypeError):
         read_completion(completion([1]))
 
@@ -306,8 +352,14 @@ def test_max_pixels_bounds_what_is_sent(server, size):
 
 
 def test_q_insight_has_its_system_message_and_the_image_last(server):
-    server.script = lambda image, attempt: (200, completion('<think>.</think><answer>{"rating": 2.5}</answer>'))
-    assert next(OpenAIRater("ByteDance/Q-Insight", server.url, samples=1).rate([picture(0)])).score == 2.5
+    server.script = lambda image, attempt: (
+        200,
+        completion('<think>.</think><answer>{"rating": 2.5}</answer>'),
+    )
+    assert (
+        next(OpenAIRater("ByteDance/Q-Insight", server.url, samples=1).rate([picture(0)])).score
+        == 2.5
+    )
     system, user = server.requests[0]["messages"]
     assert system["role"] == "system"
     assert [part["type"] for part in user["content"]] == ["text", "image_url"]
@@ -323,15 +375,37 @@ def test_credentials_are_sent_and_not_told(server, monkeypatch):
     assert [h["Authorization"] for h in server.headers] == ["Bearer k-env", f"Basic {basic}"]
     told = json.dumps(made.settings()) + made.url
     assert not any(secret in told for secret in ("k-env", "cret", "me:"))
-    names = ("model", "engine", "prompt", "mode", "samples", "seed", "temperature", "max_new_tokens", "max_pixels")
+    names = (
+        "model",
+        "engine",
+        "prompt",
+        "mode",
+        "samples",
+        "seed",
+        "temperature",
+        "max_new_tokens",
+        "max_pixels",
+    )
     assert list(made.settings()) == [*names, "version", "url"]
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"mode": "expect"}, {"samples": 0}, {"max_pixels": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}),
-        *({"temperature": float("nan")}, {"concurrency": 0}, {"timeout": 0}, {"key": "a\nb"}, {"prompt": "none"}),
+        *(
+            {"mode": "expect"},
+            {"samples": 0},
+            {"max_pixels": 0},
+            {"max_new_tokens": 0},
+            {"temperature": -1.0},
+        ),
+        *(
+            {"temperature": float("nan")},
+            {"concurrency": 0},
+            {"timeout": 0},
+            {"key": "a\nb"},
+            {"prompt": "none"},
+        ),
         *({"url": "localhost:8000"}, {"url": "ftp://x/v1"}, {"url": "http:///v1"}),
     ],
 )
@@ -354,7 +428,9 @@ from visualquality.score.openai_engine import OpenAIRater
 stream = OpenAIRater("m", {server.url!r}, samples=1).rate(Image.new("RGB", (8 + i, 8)) for i in range(99))
 print(next(stream).score)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert (done.stdout, done.stderr) == ("4.0\n", "")
 
 

@@ -62,11 +62,15 @@ def test_workers_start_at_the_first_image_that_is_slow():
     sleeps = [0.0, 0.0, 0.0, 0.2, 0.0, 0.0]
     by = list(prepare_all(who_prepares, sleeps, inline=1, quick=0.1))
     assert [p.name == str(os.getpid()) for p in by] == [True] * 4 + [False] * 2
-    assert all(p.name != str(os.getpid()) for p in list(prepare_all(who_prepares, sleeps, inline=1))[1:])
+    assert all(
+        p.name != str(os.getpid()) for p in list(prepare_all(who_prepares, sleeps, inline=1))[1:]
+    )
 
 
 def test_an_image_that_the_processor_refuses_is_a_problem_of_its_own(model_folder):
-    made = Preparation(load(str(model_folder("qwen2_5_vl")), device="cpu").processor, (Question("Rate it."),))
+    made = Preparation(
+        load(str(model_folder("qwen2_5_vl")), device="cpu").processor, (Question("Rate it."),)
+    )
     thin, fine = made(picture(0, (6000, 20))), made(picture(0, (60, 60)))
     assert "the model cannot take it (absolute aspect ratio" in thin.problem
     assert fine.problem is None

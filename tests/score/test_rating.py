@@ -33,18 +33,32 @@ def test_a_rating_is_the_mean_std_and_nearest_words_of_what_could_be_read():
         **BY,
     )
     assert rating.score == 3.6667
-    assert rating.std == pytest.approx(math.sqrt(sum((x - 11 / 3) ** 2 for x in (4.7, 3.1, 3.2)) / 2))
+    assert rating.std == pytest.approx(
+        math.sqrt(sum((x - 11 / 3) ** 2 for x in (4.7, 3.1, 3.2)) / 2)
+    )
     assert rating.samples == (4.7, None, 3.1, 3.2)
     assert (rating.reasoning, rating.problem) == ("last", None)
-    for one, other in ((3.1, 3.2), (3.2, 3.1), (1.1, 1.4), (2.3, 2.2)):  # equally far, but not in binary
+    for one, other in (
+        (3.1, 3.2),
+        (3.2, 3.1),
+        (1.1, 1.4),
+        (2.3, 2.2),
+    ):  # equally far, but not in binary
         answers = [response(one, "first"), response(other, "second")]
         assert Rating.from_samples("a", answers, **BY).reasoning == "first"
     assert rated("a", 3.0).std is None
 
 
 def test_no_readable_answer_is_no_score_and_says_why():
-    rating = Rating.from_samples("a", [response(None, "x", p) for p in ("cut_off", "no_answer", "no_answer")], **BY)
-    assert (rating.score, rating.std, rating.samples, rating.reasoning) == (None, None, (None,) * 3, None)
+    rating = Rating.from_samples(
+        "a", [response(None, "x", p) for p in ("cut_off", "no_answer", "no_answer")], **BY
+    )
+    assert (rating.score, rating.std, rating.samples, rating.reasoning) == (
+        None,
+        None,
+        (None,) * 3,
+        None,
+    )
     assert rating.problem == "no readable answer in 3 samples: no_answer"
     assert Rating.failed("a", "not an image", **BY).problem == "not an image"
 

@@ -17,14 +17,19 @@ def scorer():
 def test_a_rating_holds_what_it_promises(scorer):
     rating = scorer(picture(0, (160, 128)))
     assert 1 <= rating.score <= 5
-    assert rating.score == pytest.approx(np.mean([s for s in rating.samples if s is not None]), abs=1e-4)
+    assert rating.score == pytest.approx(
+        np.mean([s for s in rating.samples if s is not None]), abs=1e-4
+    )
     assert len(rating.samples) == 3
     assert rating.reasoning
     assert rating.problem is None
 
 
 def test_same_image_same_seed_same_score_in_any_batch(scorer, tmp_path):
-    images = [picture(i, size) for i, size in enumerate([(160, 128), (64, 300), (224, 224), (100, 90), (96, 40)])]
+    images = [
+        picture(i, size)
+        for i, size in enumerate([(160, 128), (64, 300), (224, 224), (100, 90), (96, 40)])
+    ]
     path = tmp_path / "saved.png"
     images[2].save(path)
     alone = scorer(str(path))
@@ -59,7 +64,10 @@ def test_worse_pictures_score_worse(scorer):
     from visualquality.data.images import open_image
 
     photo = open_image(f"{skimage.__path__[0]}/data/astronaut.png")
-    worse = [distort(photo, family, 5, 0) for family in ("gaussian_blur", "jpeg", "white_noise", "pixelate")]
+    worse = [
+        distort(photo, family, 5, 0)
+        for family in ("gaussian_blur", "jpeg", "white_noise", "pixelate")
+    ]
     clean, *scores = [r.score for r in scorer([photo, *worse])]
     assert all(score < clean - 0.5 for score in scores)
 
@@ -118,10 +126,15 @@ def test_auto_samples_are_the_first_ones_of_many_and_stop_when_settled(scorer):
             assert rating.samples == whole.samples[:n]
             for stop in (2, 4, 8):  # not later than at the first that is enough
                 readable = [s for s in whole.samples[:stop] if s is not None]
-                enough = len(readable) > 1 and np.std(readable, ddof=1) / np.sqrt(len(readable)) < tolerance
+                enough = (
+                    len(readable) > 1
+                    and np.std(readable, ddof=1) / np.sqrt(len(readable)) < tolerance
+                )
                 assert not (enough and n > stop)
                 assert n != stop or enough
-    assert {len(r.samples) for r in Scorer(scorer.vlm, samples="auto", tolerance=10.0).rate(images)} == {2}
+    assert {
+        len(r.samples) for r in Scorer(scorer.vlm, samples="auto", tolerance=10.0).rate(images)
+    } == {2}
     with pytest.raises(UserError, match="samples"):
         Scorer(scorer.vlm, samples="many")
 

@@ -38,13 +38,17 @@ def test_faults_in_a_file_of_scores_are_named_with_their_row(tmp_path, name, con
 
 def test_scores_of_other_programs_are_read(tmp_path):
     expected = {"a b.png": 3.5, "ü.png": None, "c.png": None}
-    (tmp_path / "s.csv").write_bytes("\ufeffscore,image,more\r\n 3.5 ,a b.png,x\r\n,ü.png,y\r\nNaN,c.png,\r\n".encode())
+    (tmp_path / "s.csv").write_bytes(
+        "\ufeffscore,image,more\r\n 3.5 ,a b.png,x\r\n,ü.png,y\r\nNaN,c.png,\r\n".encode()
+    )
     (tmp_path / "s.jsonl").write_text(
         '{"score": 3.5, "image": "a b.png"}\n{"image": "ü.png", "score": null}\n{"image": "c.png", "score": NaN}',
         encoding="utf-8",
     )
     images, scores = list(expected), pa.array([3.5, None, math.nan], pa.float32())
-    pq.write_table(pa.table({"x": images, "score": scores, "image": images}), tmp_path / "s.parquet")
+    pq.write_table(
+        pa.table({"x": images, "score": scores, "image": images}), tmp_path / "s.parquet"
+    )
     for name in ("s.csv", "s.jsonl", "s.parquet"):
         assert read_scores(tmp_path / name) == expected
     with pytest.raises(UserError, match=r"is not a file"):

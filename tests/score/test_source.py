@@ -26,9 +26,15 @@ def test_a_source_opens_in_the_order_of_the_prompt_and_its_digest_is_of_all_pixe
     picture(1).save(reference)
     alone, own = open_source(image, reference=False)
     images, digest = open_source(Referenced(image, reference), reference=True)
-    assert [np.asarray(i).tolist() for i in images] == [np.asarray(picture(k)).tolist() for k in (1, 0)]
+    assert [np.asarray(i).tolist() for i in images] == [
+        np.asarray(picture(k)).tolist() for k in (1, 0)
+    ]
     assert own == image_digest(alone[0])  # as ever: a score without a reference stays what it was
-    digests = {open_source(Referenced(picture(a), picture(b)), reference=True)[1] for a in (0, 1) for b in (0, 1)}
+    digests = {
+        open_source(Referenced(picture(a), picture(b)), reference=True)[1]
+        for a in (0, 1)
+        for b in (0, 1)
+    }
     assert len(digests | {own}) == 5
     assert digest in digests
     assert name_of(Referenced(image, reference)) == str(image)
@@ -44,18 +50,27 @@ def test_a_score_is_repeatable_and_depends_on_both_images(scorer, tmp_path):
     blurred = photo.filter(ImageFilter.GaussianBlur(2))
     blurred.save(tmp_path / "photo.png")
     photo.save(tmp_path / "clean.png")
-    pair, saved = Referenced(blurred, photo), Referenced(str(tmp_path / "photo.png"), str(tmp_path / "clean.png"))
+    pair, saved = (
+        Referenced(blurred, photo),
+        Referenced(str(tmp_path / "photo.png"), str(tmp_path / "clean.png")),
+    )
     other, swapped = Referenced(blurred, blurred), Referenced(photo, blurred)
     ratings = scorer([pair, saved, other, swapped])
     assert ratings[1].image == str(tmp_path / "photo.png")
     scores = [rating.score for rating in ratings]
     assert all(1 <= score <= 5 for score in scores)
-    assert scores[0] == pytest.approx(scores[1], abs=1e-3) == pytest.approx(scorer(pair).score, abs=1e-3)
+    assert (
+        scores[0]
+        == pytest.approx(scores[1], abs=1e-3)
+        == pytest.approx(scorer(pair).score, abs=1e-3)
+    )
     first, _, *others = scores
     assert all(abs(first - score) > 0.01 for score in others)
     assert abs(others[0] - others[1]) > 0.01
     assert scorer.settings()["reference"] is True
-    assert "reference" not in Scorer(scorer.vlm, mode="expect").settings()  # journals of before go on
+    assert (
+        "reference" not in Scorer(scorer.vlm, mode="expect").settings()
+    )  # journals of before go on
 
 
 def test_what_is_drawn_depends_on_both_images_and_not_on_the_batch(scorer):
@@ -114,7 +129,9 @@ def test_vllm_is_given_the_reference_first(monkeypatch):
         def chat(self, chats, params, use_tqdm):
             made["content"] = chats[0][-1]["content"]
             text = "<think>Sharp.</think><answer>4.00</answer>"
-            return [SimpleNamespace(outputs=[SimpleNamespace(index=0, text=text, finish_reason="stop")])]
+            return [
+                SimpleNamespace(outputs=[SimpleNamespace(index=0, text=text, finish_reason="stop")])
+            ]
 
     package, exceptions = ModuleType("vllm"), ModuleType("vllm.exceptions")
     package.LLM, package.SamplingParams = LLM, lambda **settings: settings

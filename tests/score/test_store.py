@@ -22,7 +22,14 @@ from visualquality.errors import UserError
 from visualquality.score.rating import Rating
 from visualquality.score.store import ResultStore, export, journal_path, read_ratings, read_scores
 
-HEADER = {"model": "nano", "weights": "ab12", "prompt": "paper", "mode": "reasoning", "samples": 2, "seed": 0}
+HEADER = {
+    "model": "nano",
+    "weights": "ab12",
+    "prompt": "paper",
+    "mode": "reasoning",
+    "samples": 2,
+    "seed": 0,
+}
 BY = {"model": "nano", "mode": "reasoning", "seed": 0, "seconds": 0.5}
 
 
@@ -111,9 +118,15 @@ def test_a_torn_journal_loses_the_torn_line_alone(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({**HEADER, "seed": 1}, r"out.jsonl was written with seed 0 and this run has 1; give another -o"),
+        (
+            {**HEADER, "seed": 1},
+            r"out.jsonl was written with seed 0 and this run has 1; give another -o",
+        ),
         ({**HEADER, "version": "2"}, "with version none and this run has '2'"),
-        ({k: v for k, v in HEADER.items() if k != "prompt"}, "with prompt 'paper' and this run has none"),
+        (
+            {k: v for k, v in HEADER.items() if k != "prompt"},
+            "with prompt 'paper' and this run has none",
+        ),
     ],
 )
 def test_other_settings_are_refused_by_name(tmp_path, header, message):
@@ -122,11 +135,15 @@ def test_other_settings_are_refused_by_name(tmp_path, header, message):
     with pytest.raises(UserError, match=message):
         ResultStore(path, header).__enter__()
     assert path.read_bytes() == before
-    with ResultStore(path, dict(reversed(HEADER.items()))) as store:  # the order of the fields is no setting
+    with ResultStore(
+        path, dict(reversed(HEADER.items()))
+    ) as store:  # the order of the fields is no setting
         assert store.done == {rating.image for rating in RATINGS}
 
 
-@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b"\xff\xd8\xff\xe0", b'{"image": "a"}\n', b"[1]\n"])
+@pytest.mark.parametrize(
+    "content", [b"my notes", b"my notes\n", b"\xff\xd8\xff\xe0", b'{"image": "a"}\n', b"[1]\n"]
+)
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     path = tmp_path / "notes.jsonl"
     path.write_bytes(content)
@@ -183,7 +200,9 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     assert list(read_ratings(path)) == RATINGS[:2]
 
 
-def test_each_row_is_with_the_kernel_at_once_and_with_the_disk_within_a_second(tmp_path, monkeypatch):
+def test_each_row_is_with_the_kernel_at_once_and_with_the_disk_within_a_second(
+    tmp_path, monkeypatch
+):
     synced, now = [], [100.0]
     monkeypatch.setattr(os, "fsync", synced.append)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -202,10 +221,17 @@ def test_each_row_is_with_the_kernel_at_once_and_with_the_disk_within_a_second(t
 
 
 @settings(deadline=None, max_examples=30)
-@given(image=st.text(min_size=1), reasoning=st.text(), score=st.floats(1, 5), seed=st.integers(0, 2**40))
+@given(
+    image=st.text(min_size=1),
+    reasoning=st.text(),
+    score=st.floats(1, 5),
+    seed=st.integers(0, 2**40),
+)
 def test_the_journal_gives_back_what_it_got(tmp_path_factory, image, reasoning, score, seed):
     path = tmp_path_factory.mktemp("journal") / "out.jsonl"
-    rating = Rating(image, score, 0.1, (score, None), reasoning, None, "nano", "reasoning", seed, 0.25)
+    rating = Rating(
+        image, score, 0.1, (score, None), reasoning, None, "nano", "reasoning", seed, 0.25
+    )
     written(path, [rating])
     assert list(read_ratings(path)) == [rating]
 
@@ -223,7 +249,10 @@ def test_exports_hold_every_rating_and_no_nan(tmp_path):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == columns
     as_text = [
-        ["" if v is None else json.dumps(v) if k == "samples" else str(v) for k, v in r.to_dict().items()]
+        [
+            "" if v is None else json.dumps(v) if k == "samples" else str(v)
+            for k, v in r.to_dict().items()
+        ]
         for r in RATINGS
     ]
     assert [list(row.values()) for row in rows] == as_text
@@ -272,8 +301,12 @@ def test_the_lock_ends_with_the_store_though_a_copy_of_its_descriptor_lives(tmp_
 
 
 def test_what_could_not_be_asked_is_tried_again_and_the_last_line_counts(tmp_path):
-    broken = Rating.failed("a.png", "a.png is no image: copy it again", model="m", mode="reason", seed=0)
-    unread = Rating("b.png", None, None, (None, None), None, "no readable answer", "m", "reason", 0, 0.1)
+    broken = Rating.failed(
+        "a.png", "a.png is no image: copy it again", model="m", mode="reason", seed=0
+    )
+    unread = Rating(
+        "b.png", None, None, (None, None), None, "no readable answer", "m", "reason", 0, 0.1
+    )
     path = tmp_path / "out.jsonl"
     with ResultStore(path, {"model": "m"}) as store:
         store.append(broken)
@@ -281,7 +314,10 @@ def test_what_could_not_be_asked_is_tried_again_and_the_last_line_counts(tmp_pat
     with ResultStore(path, {"model": "m"}) as store:
         assert store.done == {"b.png"}  # its answers could not be read, which no second try mends
         store.append(replace(RATINGS[0], image="a.png"))
-    assert [(r.image, r.score) for r in read_ratings(path)] == [("b.png", None), ("a.png", RATINGS[0].score)]
+    assert [(r.image, r.score) for r in read_ratings(path)] == [
+        ("b.png", None),
+        ("a.png", RATINGS[0].score),
+    ]
     assert read_scores(path) == {"a.png": RATINGS[0].score, "b.png": None}
     export(path, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text().count("a.png") == 1

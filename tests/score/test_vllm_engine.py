@@ -41,11 +41,15 @@ class SamplingParams:
 class LLM:
     made = None
 
-    def __init__(self, model, *, max_model_len=None, enable_prefix_caching=None, limit_mm_per_prompt=None):
+    def __init__(
+        self, model, *, max_model_len=None, enable_prefix_caching=None, limit_mm_per_prompt=None
+    ):
         if model == "absent":
             raise OSError("no such model\nand much more")
         assert (max_model_len, enable_prefix_caching) == (-1, True)
-        self.model_config = SimpleNamespace(hf_config=SimpleNamespace(image_token_id=6, video_token_id=7))
+        self.model_config = SimpleNamespace(
+            hf_config=SimpleNamespace(image_token_id=6, video_token_id=7)
+        )
         self.calls = []
         LLM.made = self
 
@@ -55,7 +59,9 @@ class LLM:
         self.calls.append((messages, sampling_params))
         images = [chat[-1]["content"][0]["image_pil"] for chat in messages]
         if any(image.width > 500 for image in images):
-            raise VLLMClientError("Failed on <image at 0x7F>") from ValueError("the aspect ratio is above 200")
+            raise VLLMClientError("Failed on <image at 0x7F>") from ValueError(
+                "the aspect ratio is above 200"
+            )
         return [
             SimpleNamespace(outputs=[self.answer(image, k, p) for k in reversed(range(p.n))])
             for image, p in zip(images, sampling_params, strict=True)
@@ -63,7 +69,10 @@ class LLM:
 
     def answer(self, image, k, params):
         """The score says which image and sample it is; a width of 13 runs out of tokens."""
-        text, reason = f"<think>{k}</think><answer>{1 + k / 10 + image.width / 1000:.3f}</answer>", "stop"
+        text, reason = (
+            f"<think>{k}</think><answer>{1 + k / 10 + image.width / 1000:.3f}</answer>",
+            "stop",
+        )
         if image.width == 13:
             text, reason = "<think>and so on", "length"
         return SimpleNamespace(index=k, text=text, finish_reason=reason)
@@ -72,14 +81,23 @@ class LLM:
 @pytest.fixture(autouse=True)
 def vllm(monkeypatch):
     package, exceptions = ModuleType("vllm"), ModuleType("vllm.exceptions")
-    package.LLM, package.SamplingParams, exceptions.VLLMClientError = LLM, SamplingParams, VLLMClientError
+    package.LLM, package.SamplingParams, exceptions.VLLMClientError = (
+        LLM,
+        SamplingParams,
+        VLLMClientError,
+    )
     monkeypatch.setitem(sys.modules, "vllm", package)
     monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
 
 
 def test_ratings_are_in_order_and_samples_too(tmp_path):
     (tmp_path / "not.png").write_text("hello")
-    images = [picture(0, (10, 8)), str(tmp_path / "not.png"), picture(1, (13, 8)), np.asarray(picture(2, (16, 8)))]
+    images = [
+        picture(0, (10, 8)),
+        str(tmp_path / "not.png"),
+        picture(1, (13, 8)),
+        np.asarray(picture(2, (16, 8))),
+    ]
     ratings = list(VllmRater("some/model", samples=3, batch=3).rate(images))
     assert [r.image for r in ratings] == ["image", images[1], "image", "array"]
     assert ratings[0].samples == (1.01, 1.11, 1.21)

@@ -30,12 +30,19 @@ from visualquality.train.run import train
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(family, model_folder, pictures, monkeypatch):
+def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(
+    family, model_folder, pictures, monkeypatch
+):
     vlm = load(str(model_folder(family)), device="cpu")
     vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
-    prompts = [begun(encode_prompt(vlm.processor, [image], "Rate."), vocabulary.opening) for image in pictures[:3]]
+    prompts = [
+        begun(encode_prompt(vlm.processor, [image], "Rate."), vocabulary.opening)
+        for image in pictures[:3]
+    ]
     batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
-    mean, variance = score_distribution(vlm.model, vlm.model, batch, score_tree(vocabulary)).moments()
+    mean, variance = score_distribution(
+        vlm.model, vlm.model, batch, score_tree(vocabulary)
+    ).moments()
     monkeypatch.setattr(expect, "NEGLIGIBLE", 0.0)
     whole = expected_scores(prefill(vlm.model, batch), vocabulary)
     for m, v, e in zip(mean.tolist(), variance.tolist(), whole, strict=True):
@@ -55,8 +62,12 @@ def test_the_loss_is_one_minus_the_reward_of_the_mean():
     mos, datasets = torch.tensor([10.0, 40.0, 40.0, 0.2]), torch.tensor([0, 0, 0, 1])
     loss = fidelity_loss(mean, variance, mos, datasets)
     half = (variance / 2).sqrt()
-    scores = torch.stack([mean, mean - half, mean + half], 1)  # of the first, the mean itself, the reward is taken
-    scale = (scores.var(1) / variance).mean().sqrt()  # three samples have another variance: stretch them
+    scores = torch.stack(
+        [mean, mean - half, mean + half], 1
+    )  # of the first, the mean itself, the reward is taken
+    scale = (
+        (scores.var(1) / variance).mean().sqrt()
+    )  # three samples have another variance: stretch them
     scores = torch.stack([mean, mean - half / scale, mean + half / scale], 1)
     rewards = fidelity_reward(scores, mos, datasets)[:3, 0]
     assert loss.item() == pytest.approx(1 - rewards.mean().item(), abs=1e-6)
@@ -87,11 +98,20 @@ def test_levels_share_out_a_mos_and_are_their_cross_entropy():
 
 @pytest.mark.parametrize(
     ("objective", "datasets"),
-    [("fidelity", ("lab", "wild")), ("regression", ("lab",)), ("levels", ("lab",)), ("soft_levels", ("lab",))],
+    [
+        ("fidelity", ("lab", "wild")),
+        ("regression", ("lab",)),
+        ("levels", ("lab",)),
+        ("soft_levels", ("lab",)),
+    ],
 )
 def test_a_run_learns_what_raters_say(objective, datasets, ranking_set, tmp_path):
     """With nano-base, whose tower sees something: a random one does not. Two scales at once, for fidelity."""
-    rows = [line for line in ranking_set.read_text().splitlines() if not line.startswith("wild") or "wild" in datasets]
+    rows = [
+        line
+        for line in ranking_set.read_text().splitlines()
+        if not line.startswith("wild") or "wild" in datasets
+    ]
     part = ranking_set.with_name(f"{objective}.csv")
     part.write_text("\n".join(rows) + "\n")
     recipe = {
@@ -104,7 +124,10 @@ def test_a_run_learns_what_raters_say(objective, datasets, ranking_set, tmp_path
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     final = train(read_recipe(tmp_path / "recipe.yaml", (), tmp_path / "run"))
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
     scorer = Scorer(str(final), mode="expect")
     for dataset in datasets:
@@ -113,9 +136,15 @@ def test_a_run_learns_what_raters_say(objective, datasets, ranking_set, tmp_path
 
 
 def test_rehearsal_learns_the_reasoning_beside_the_score(ranking_set, tmp_path):
-    lines = [line.rsplit(",", 1)[0] for line in ranking_set.read_text().splitlines() if not line.startswith("wild")]
+    lines = [
+        line.rsplit(",", 1)[0]
+        for line in ranking_set.read_text().splitlines()
+        if not line.startswith("wild")
+    ]
     part = ranking_set.with_name("reasoned.csv")
-    part.write_text("\n".join([lines[0] + ",reasoning", *(line + ",It is sharp." for line in lines[1:])]) + "\n")
+    part.write_text(
+        "\n".join([lines[0] + ",reasoning", *(line + ",It is sharp." for line in lines[1:])]) + "\n"
+    )
     recipe = {
         "method": "expect",
         "model": "nano-base",
@@ -127,7 +156,8 @@ def test_rehearsal_learns_the_reasoning_beside_the_score(ranking_set, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     final = train(read_recipe(tmp_path / "recipe.yaml", (), tmp_path / "run"))
     spoken = [
-        json.loads(line)["rehearsal_loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)["rehearsal_loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert spoken[-1] < 0.5 * spoken[0]
     image = next(ranking_set.parent.glob("*.png"))
@@ -136,7 +166,9 @@ def test_rehearsal_learns_the_reasoning_beside_the_score(ranking_set, tmp_path):
 
 def test_rehearsal_without_reasonings_is_refused(ranking_set, tmp_path):
     wordless = ranking_set.with_name("wordless.csv")
-    wordless.write_text("\n".join(line.rsplit(",", 1)[0] for line in ranking_set.read_text().splitlines()) + "\n")
+    wordless.write_text(
+        "\n".join(line.rsplit(",", 1)[0] for line in ranking_set.read_text().splitlines()) + "\n"
+    )
     recipe = {
         "method": "expect",
         "model": "nano-base",

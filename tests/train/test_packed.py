@@ -6,13 +6,20 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from conftest import FAMILIES
-from visualquality.models.encode import collate, completion_positions, encode_prompt, prompt_positions
+from visualquality.models.encode import (
+    collate,
+    completion_positions,
+    encode_prompt,
+    prompt_positions,
+)
 from visualquality.models.load import load
 from visualquality.train import packed
 from visualquality.train.packed import MASK_BYTES, packed_log_probabilities, row_mask
 
 K, C = 3, 7
-LENGTHS = torch.tensor([7, 4, 1, 5, 7, 2, 3, 6, 7, 1, 7, 7]).view(4, K)  # of the completions; the rest is padding
+LENGTHS = torch.tensor([7, 4, 1, 5, 7, 2, 3, 6, 7, 1, 7, 7]).view(
+    4, K
+)  # of the completions; the rest is padding
 REAL = torch.arange(C) < LENGTHS[..., None]
 
 
@@ -26,7 +33,9 @@ def prompts(model_folder, pictures):
     def make(family, referenced=False):
         processor = load(str(model_folder(family)), device="cpu").processor
         others = pictures[::-1]
-        sources = [[others[i], image] if referenced else [image] for i, image in enumerate(pictures)]
+        sources = [
+            [others[i], image] if referenced else [image] for i, image in enumerate(pictures)
+        ]
         single = [encode_prompt(processor, images, "Rate the picture.") for images in sources]
         batch = collate(single, processor.tokenizer.pad_token_id)
         assert (batch["attention_mask"] == 0).any()
@@ -51,9 +60,13 @@ def one_by_one(model, single, ids):
             inputs = dict(batch) | {"input_ids": torch.cat([batch["input_ids"], text], 1)}
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             if "mm_token_type_ids" in batch:
-                inputs["mm_token_type_ids"] = torch.cat([batch["mm_token_type_ids"], torch.zeros_like(text)], 1)
+                inputs["mm_token_type_ids"] = torch.cat(
+                    [batch["mm_token_type_ids"], torch.zeros_like(text)], 1
+                )
             after = completion_positions(positions, start, length)
-            logits = model(**inputs, position_ids=torch.cat([positions, after], -1)).logits[0, -length - 1 : -1]
+            logits = model(**inputs, position_ids=torch.cat([positions, after], -1)).logits[
+                0, -length - 1 : -1
+            ]
             log_p = logits.log_softmax(-1).gather(-1, text[0, :, None])[:, 0]
             rows.append(torch.nn.functional.pad(log_p, (0, C - length)))
     return torch.stack(rows).view(ids.shape)
@@ -65,7 +78,9 @@ def with_gradients(model, compute):
     model.zero_grad()
     log_p = compute().masked_fill(~REAL, 0)
     (log_p * weights).sum().backward()
-    return log_p.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return log_p.detach(), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def assert_same(ours, truth):
@@ -99,7 +114,9 @@ def truth(model_folder, prompts):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("form", ["plain", "checkpointing", "reentrant", "lora", "lora_checkpointing"])
+@pytest.mark.parametrize(
+    "form", ["plain", "checkpointing", "reentrant", "lora", "lora_checkpointing"]
+)
 def test_packed_is_repeated_with_its_gradients(family, form, model_folder, prompts, truth):
     model = load(str(model_folder(family)), device="cpu").model
     model = lora(model) if "lora" in form else model
@@ -107,16 +124,22 @@ def test_packed_is_repeated_with_its_gradients(family, form, model_folder, promp
     if form != "plain":
         model.train()
     if "checkpointing" in form or form == "reentrant":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": form == "reentrant"})
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": form == "reentrant"}
+        )
         assert model.is_gradient_checkpointing
-    ours = with_gradients(model, lambda: packed_log_probabilities(model, model, batch, completions()))
+    ours = with_gradients(
+        model, lambda: packed_log_probabilities(model, model, batch, completions())
+    )
     assert_same(ours, truth(family, "lora" in form))
 
 
 def masks_of(model) -> list[torch.Tensor]:
     """The mask of each forward from now on."""
     seen = []
-    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
+    )
     return seen
 
 
@@ -128,7 +151,10 @@ def test_a_small_mask_gives_the_same(family, fitting, forwards, model_folder, pr
     _, batch = prompts(family)
     bound = fitting * 4 * (batch["input_ids"].shape[1] + C) ** 2 or 100
     seen = masks_of(model)
-    ours = with_gradients(model, lambda: packed_log_probabilities(model, model, batch, completions(), mask_bytes=bound))
+    ours = with_gradients(
+        model,
+        lambda: packed_log_probabilities(model, model, batch, completions(), mask_bytes=bound),
+    )
     assert_same(ours, truth(family))
     assert len(seen) == forwards
     if fitting:
@@ -145,7 +171,10 @@ def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder,
     assert len(batch["image_grid_thw"]) == 8
     bound = fitting * 4 * (batch["input_ids"].shape[1] + C) ** 2 or 100
     seen = masks_of(model)
-    ours = with_gradients(model, lambda: packed_log_probabilities(model, model, batch, completions(), mask_bytes=bound))
+    ours = with_gradients(
+        model,
+        lambda: packed_log_probabilities(model, model, batch, completions(), mask_bytes=bound),
+    )
     assert len(seen) == forwards
     assert_same(ours, truth(family, referenced=True))
     with torch.no_grad():
@@ -158,8 +187,12 @@ def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder,
 def test_remembered_features_are_parted_like_pixels(referenced, model_folder, prompts):
     model = load(str(model_folder("nano")), device="cpu").model
     _, batch = prompts("nano", referenced)
-    features = torch.cat(model.frozen_vision_features(batch["pixel_values"], batch["image_grid_thw"]))
-    remembered = {k: v for k, v in batch.items() if k != "pixel_values"} | {"vision_features": features}
+    features = torch.cat(
+        model.frozen_vision_features(batch["pixel_values"], batch["image_grid_thw"])
+    )
+    remembered = {k: v for k, v in batch.items() if k != "pixel_values"} | {
+        "vision_features": features
+    }
     adapted = lora(model)
     with torch.no_grad():
         whole, parted = (
@@ -175,15 +208,22 @@ def sliding(folder):
     text = config.text_config
     text.use_sliding_window, text.sliding_window = True, 6
     text.layer_types = ["sliding_attention"] * text.num_hidden_layers
-    return AutoModelForImageTextToText.from_pretrained(folder, config=config, attn_implementation="sdpa").eval()
+    return AutoModelForImageTextToText.from_pretrained(
+        folder, config=config, attn_implementation="sdpa"
+    ).eval()
 
 
-def test_a_model_that_cannot_be_packed_says_so_once_and_gives_its_numbers(model_folder, prompts, truth, caplog):
+def test_a_model_that_cannot_be_packed_says_so_once_and_gives_its_numbers(
+    model_folder, prompts, truth, caplog
+):
     packed._say_once.cache_clear()
     model = sliding(model_folder("qwen2_5_vl"))
     single, batch = prompts("qwen2_5_vl")
     ids = completions()
-    results = [with_gradients(model, lambda: packed_log_probabilities(model, model, batch, ids)) for _ in range(2)]
+    results = [
+        with_gradients(model, lambda: packed_log_probabilities(model, model, batch, ids))
+        for _ in range(2)
+    ]
     windowed = with_gradients(model, lambda: one_by_one(model, single, ids))
     assert_same(results[1], windowed)
     assert (truth("qwen2_5_vl")[0] - windowed[0]).abs().max() > 1e-3  # the window does change them
@@ -219,7 +259,9 @@ def test_one_response_is_as_among_several(model_folder, prompts, truth):
     _, batch = prompts("qwen3_vl")
     with torch.no_grad():
         one = packed_log_probabilities(model, model, batch, completions()[:, 1:2])[:, 0]
-    torch.testing.assert_close(one[REAL[:, 1]], truth("qwen3_vl")[0][:, 1][REAL[:, 1]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        one[REAL[:, 1]], truth("qwen3_vl")[0][:, 1][REAL[:, 1]], atol=1e-5, rtol=0
+    )
 
 
 def test_autocast(model_folder, prompts):
@@ -241,7 +283,9 @@ def test_temperature_divides_the_logits(model_folder, pictures):
     for bound in (MASK_BYTES, 1):  # packed, and one by one
         with torch.no_grad():
             one, half = (
-                packed_log_probabilities(vlm.model, vlm.model, batch, tokens[None, :, None], t, mask_bytes=bound)
+                packed_log_probabilities(
+                    vlm.model, vlm.model, batch, tokens[None, :, None], t, mask_bytes=bound
+                )
                 for t in (1.0, 0.5)
             )
         one, half = one[0, :, 0], half[0, :, 0]

@@ -21,7 +21,11 @@ def write(folder: Path, text: str) -> Path:
 def test_defaults_are_the_papers(tmp_path):
     recipe = read_recipe(write(tmp_path, MINIMAL))
     assert (recipe.rl2r.responses, recipe.rl2r.kl_weight, recipe.rl2r.clip) == (6, 0.04, 0.2)
-    assert (recipe.rl2r.temperature, recipe.rl2r.max_new_tokens, recipe.rl2r.format_weight) == (1.0, 256, 1.0)
+    assert (recipe.rl2r.temperature, recipe.rl2r.max_new_tokens, recipe.rl2r.format_weight) == (
+        1.0,
+        256,
+        1.0,
+    )
     assert (recipe.optimizer.learning_rate, recipe.optimizer.images_per_device) == (1e-6, 8)
     assert (recipe.freeze_vision, recipe.rl2r.reward) == (False, "fidelity")
 
@@ -31,7 +35,10 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     assert recipe.data[0].manifest == tmp_path / "a.csv"
     assert recipe.output == Path("runs/recipe")
     probed = read_recipe(write(tmp_path, MINIMAL + "probes: {manifest: p.csv, images: photos}\n"))
-    assert (probed.probes.manifest, probed.probes.images) == (tmp_path / "p.csv", tmp_path / "photos")
+    assert (probed.probes.manifest, probed.probes.images) == (
+        tmp_path / "p.csv",
+        tmp_path / "photos",
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +78,14 @@ def test_what_is_no_recipe_is_said_so(tmp_path, text, said):
 def test_overrides_reach_everything(tmp_path):
     path = write(tmp_path, MINIMAL)
     recipe = read_recipe(
-        path, ("optimizer.epochs=2.5", "rl2r.reward=binary", "data.0.manifest=/b.csv", "lora.rank=4", "seed=7")
+        path,
+        (
+            "optimizer.epochs=2.5",
+            "rl2r.reward=binary",
+            "data.0.manifest=/b.csv",
+            "lora.rank=4",
+            "seed=7",
+        ),
     )
     assert (recipe.optimizer.epochs, recipe.optimizer.steps) == (2.5, None)
     assert (recipe.rl2r.reward, recipe.data[0].manifest, recipe.lora.rank, recipe.seed) == (
@@ -91,7 +105,9 @@ def test_the_shipped_recipes_read_and_plan(name):
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     sizes = {"kadid10k": 6125, "spaq": 6675} if name.endswith("spaq") else {"kadid10k": 6125}
     examples = [
-        Example(Path("x.png"), "x", 1.0, index) for index, count in enumerate(sizes.values()) for _ in range(count)
+        Example(Path("x.png"), "x", 1.0, index)
+        for index, count in enumerate(sizes.values())
+        for _ in range(count)
     ]
     cost = plan(recipe, examples, list(sizes))
     if name == "one-gpu-lora":

@@ -68,7 +68,9 @@ def test_every_method_trains_on_prompts_of_two_images(family, method, recipe, mo
     monkeypatch.setattr(PromptEncoder, "__call__", spied)
     chosen = recipe(family, method=method, expect={"rehearsal": 1.0}, freeze_vision=True)
     final = train(chosen)
-    metrics = [json.loads(line) for line in (chosen.output / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        json.loads(line) for line in (chosen.output / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [m["step"] for m in metrics] == [1, 2]
     assert all(m["loss"] == m["loss"] for m in metrics)
     with pytest.raises(UserError, match="trained with references"):
@@ -86,7 +88,9 @@ def test_prompts_are_remembered_by_both_images(recipe, monkeypatch):
     vlm = load(str(recipe().model), device="cpu")
     encode = PromptEncoder(vlm, remember=True)
     (reference, image), question = examples[0].images, "Rate."
-    with_it, with_other = encode([((reference, image), question), ((examples[-1].reference, image), question)])
+    with_it, with_other = encode(
+        [((reference, image), question), ((examples[-1].reference, image), question)]
+    )
     assert not torch.equal(with_it["vision_features"], with_other["vision_features"])
     (alone,) = encode([((image,), question)])
     own = alone["vision_features"]

@@ -56,7 +56,9 @@ def lines(path: Path) -> list[dict]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()}
+    return {
+        k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()
+    }
 
 
 def assert_same_weights(a: Path, b: Path) -> None:
@@ -70,9 +72,20 @@ def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder):
     chosen = recipe(tensorboard=True)
     final = train(chosen)
     assert list(chosen.output.rglob("events.out.tfevents.*"))
-    metrics, samples = lines(chosen.output / "metrics.jsonl"), lines(chosen.output / "samples.jsonl")
+    metrics, samples = (
+        lines(chosen.output / "metrics.jsonl"),
+        lines(chosen.output / "samples.jsonl"),
+    )
     assert [m["step"] for m in metrics] == [s["step"] for s in samples] == [1, 2, 3, 4]
-    for name in ("reward", "reward/fidelity", "kl", "score_std", "readable", "loss", "seconds/generate"):
+    for name in (
+        "reward",
+        "reward/fidelity",
+        "kl",
+        "score_std",
+        "readable",
+        "loss",
+        "seconds/generate",
+    ):
         assert all(name in m for m in metrics), name
     assert metrics[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy starts as its reference
     assert metrics[-1]["learning_rate"] < metrics[0]["learning_rate"]
@@ -116,21 +129,35 @@ def test_accumulation_compares_all_its_images(recipe, monkeypatch):
     seen = []
     real = rl2r.reward
     monkeypatch.setattr(
-        rl2r, "reward", lambda s, m, d, v: seen.append((len(s), d.unique().numel())) or real(s, m, d, v)
+        rl2r,
+        "reward",
+        lambda s, m, d, v: seen.append((len(s), d.unique().numel())) or real(s, m, d, v),
     )
     train(recipe(optimizer={"steps": 2, "images_per_device": 2, "accumulation": 4}))
     assert seen == [(8, 1), (8, 1)]
 
 
 @pytest.mark.parametrize("method", ["sft", "expect"])
-def test_accumulation_sees_every_image_and_takes_the_gradient_of_one_batch(method, recipe, ranking_set):
+def test_accumulation_sees_every_image_and_takes_the_gradient_of_one_batch(
+    method, recipe, ranking_set
+):
     """Of one data set: the mean over a batch is that of its parts, for a loss that compares no images."""
     lab = ranking_set.with_name("lab.csv")
-    lab.write_text("\n".join(line for line in ranking_set.read_text().splitlines() if not line.startswith("wild")))
-    changes = {"method": method, "expect": {"objective": "regression"}, "data": [{"manifest": str(lab)}]}
+    lab.write_text(
+        "\n".join(
+            line for line in ranking_set.read_text().splitlines() if not line.startswith("wild")
+        )
+    )
+    changes = {
+        "method": method,
+        "expect": {"objective": "regression"},
+        "data": [{"manifest": str(lab)}],
+    }
     rate = {"steps": 1, "learning_rate": 1e-3}
     whole = train(recipe("whole", **changes, optimizer={**rate, "images_per_device": 8}))
-    chosen = recipe("parts", **changes, optimizer={**rate, "images_per_device": 2, "accumulation": 4})
+    chosen = recipe(
+        "parts", **changes, optimizer={**rate, "images_per_device": 2, "accumulation": 4}
+    )
     parts = train(chosen)
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], value, atol=2e-5, rtol=1e-3, msg=name)
@@ -142,7 +169,9 @@ def test_accumulation_sees_every_image_and_takes_the_gradient_of_one_batch(metho
 def test_images_can_be_compared_in_groups(recipe, monkeypatch):
     seen = []
     real = rl2r.reward
-    monkeypatch.setattr(rl2r, "reward", lambda s, m, d, v: seen.append(d.tolist()) or real(s, m, d, v))
+    monkeypatch.setattr(
+        rl2r, "reward", lambda s, m, d, v: seen.append(d.tolist()) or real(s, m, d, v)
+    )
     train(recipe(optimizer={"steps": 1, "images_per_device": 8}, rl2r={"compare_within": 4}))
     assert seen == [[0, 0, 0, 0, 1, 1, 1, 1]]
 
@@ -156,7 +185,9 @@ def test_a_longer_response_loses_its_share_of_the_length_weight(recipe, model_fo
     for reward, text in zip(sample["rewards"][0], sample["texts"], strict=True):
         at_least = len(tokenizer(text)["input_ids"])
         assert -0.5 <= reward <= -0.5 / 8
-        assert reward <= -0.5 * min(at_least, 8) / 8 + 0.5 / 4  # the text may be written with other tokens
+        assert (
+            reward <= -0.5 * min(at_least, 8) / 8 + 0.5 / 4
+        )  # the text may be written with other tokens
 
 
 def test_probes_are_asked_along_the_way_and_change_nothing(recipe, ranking_set):
@@ -174,7 +205,9 @@ def test_probes_are_asked_along_the_way_and_change_nothing(recipe, ranking_set):
 
 def test_accumulated_batches_give_the_gradient_of_one(recipe, model_folder):
     whole = train(recipe("whole", optimizer={"steps": 1, "images_per_device": 8}))
-    parts = train(recipe("parts", optimizer={"steps": 1, "images_per_device": 2, "accumulation": 4}))
+    parts = train(
+        recipe("parts", optimizer={"steps": 1, "images_per_device": 2, "accumulation": 4})
+    )
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], value, atol=2e-5, rtol=1e-3, msg=name)
 
@@ -190,8 +223,14 @@ def test_accumulated_batches_give_the_gradient_of_one(recipe, model_folder):
         ("qwen2_5_vl", "sft", False),
     ],
 )
-def test_resumed_is_uninterrupted_to_the_bit(recipe, ranking_set, family, method, lora, monkeypatch):
-    changes = {"family": family, "method": method, "sft": {"score_noise": 0.3, "every_prompt": True}}
+def test_resumed_is_uninterrupted_to_the_bit(
+    recipe, ranking_set, family, method, lora, monkeypatch
+):
+    changes = {
+        "family": family,
+        "method": method,
+        "sft": {"score_noise": 0.3, "every_prompt": True},
+    }
     changes |= {"lora": {"rank": 2}} if lora else {}
     changes["optimizer"] = {"steps": 7}  # stopped in the second epoch, resumed across its rest
     changes["data"] = [{"manifest": str(ranking_set), "mos_range": [0, 100]}]
@@ -209,7 +248,11 @@ def test_resumed_is_uninterrupted_to_the_bit(recipe, ranking_set, family, method
     resumed = train(stopped, resume=True)
     assert_same_weights(uninterrupted, resumed)
     assert [m["step"] for m in lines(stopped.output / "metrics.jsonl")] == list(range(1, 8))
-    for a, b in zip(lines(straight.output / "metrics.jsonl"), lines(stopped.output / "metrics.jsonl"), strict=True):
+    for a, b in zip(
+        lines(straight.output / "metrics.jsonl"),
+        lines(stopped.output / "metrics.jsonl"),
+        strict=True,
+    ):
         assert a["loss"] == b["loss"]
     start = weights(Path(straight.model)) if not lora else weights(straight.output / "checkpoint-6")
     end = weights(resumed)
@@ -236,7 +279,11 @@ def test_rewind_and_last_checkpoint(tmp_path):
     rewind(log, 2)
     assert lines(log) == [{"step": 1}, {"step": 2}]
     words = "one\u2028two\x85three"
-    log.write_text("".join(json.dumps({"step": s, "words": words}, ensure_ascii=False) + "\n" for s in (1, 2, 3)))
+    log.write_text(
+        "".join(
+            json.dumps({"step": s, "words": words}, ensure_ascii=False) + "\n" for s in (1, 2, 3)
+        )
+    )
     rewind(log, 2)
     assert [json.loads(line)["words"] for line in log.read_text().split("\n")[:-1]] == [words] * 2
     for step, complete in ((2, True), (10, True), (12, False)):
@@ -248,20 +295,41 @@ def test_rewind_and_last_checkpoint(tmp_path):
 
 def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
     """torchrun with gloo: the same images a batch, half on each process."""
-    common = {"model": "nano-base", "freeze_vision": True, "rl2r": {"max_new_tokens": 48}}  # it answers readably
+    common = {
+        "model": "nano-base",
+        "freeze_vision": True,
+        "rl2r": {"max_new_tokens": 48},
+    }  # it answers readably
     one = recipe("one", **common, optimizer={"steps": 2, "images_per_device": 4})
     two = recipe("two", **common, optimizer={"steps": 2, "images_per_device": 2}, devices=2)
     train(one)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
     run = subprocess.run(
-        [*command, "-m", "visualquality", "train", str(two.output.with_suffix(".yaml")), "--output", str(two.output)],
+        [
+            *command,
+            "-m",
+            "visualquality",
+            "train",
+            str(two.output.with_suffix(".yaml")),
+            "--output",
+            str(two.output),
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    for a, b in zip(lines(one.output / "samples.jsonl"), lines(two.output / "samples.jsonl"), strict=True):
+    for a, b in zip(
+        lines(one.output / "samples.jsonl"), lines(two.output / "samples.jsonl"), strict=True
+    ):
         assert a["images"] == b["images"]
         assert a["scores"] == b["scores"]
         assert a["rewards"] == b["rewards"]

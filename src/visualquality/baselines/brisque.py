@@ -55,10 +55,17 @@ class BrisqueParameters:
     @classmethod
     def load(cls, path: Path) -> "BrisqueParameters":
         """What `save` wrote, the same to the bit; raises UserError for anything else."""
-        shapes = {"low": (FEATURES,), "high": (FEATURES,), "vectors": (None, FEATURES), "coefficients": (None,)}
+        shapes = {
+            "low": (FEATURES,),
+            "high": (FEATURES,),
+            "vectors": (None, FEATURES),
+            "coefficients": (None,),
+        }
         loaded = load_arrays(path, "brisque", shapes | {"intercept": (), "gamma": ()})
         if len(loaded["vectors"]) != len(loaded["coefficients"]):
-            raise UserError(f"{path} has another number of coefficients than of support vectors: fit it again")
+            raise UserError(
+                f"{path} has another number of coefficients than of support vectors: fit it again"
+            )
         return cls(**loaded)
 
 
@@ -84,8 +91,14 @@ def scale(features: Array, low: Array, high: Array) -> Array:
 def predict(features: Array, parameters: BrisqueParameters) -> Array:
     """MOS (N,) of features (N, 36): Σ coefficients · exp(-γ |x - vector|²) + intercept. Always finite."""
     scaled = scale(features, parameters.low, parameters.high)
-    squares = (scaled**2).sum(1)[:, None] - 2 * scaled @ parameters.vectors.T + (parameters.vectors**2).sum(1)
-    return np.exp(-parameters.gamma * squares.clip(0)) @ parameters.coefficients + parameters.intercept
+    squares = (
+        (scaled**2).sum(1)[:, None]
+        - 2 * scaled @ parameters.vectors.T
+        + (parameters.vectors**2).sum(1)
+    )
+    return (
+        np.exp(-parameters.gamma * squares.clip(0)) @ parameters.coefficients + parameters.intercept
+    )
 
 
 def fit_brisque(
@@ -98,16 +111,24 @@ def fit_brisque(
     references.
     """
     if len(manifest.datasets) > 1:
-        raise UserError(f"the data sets {', '.join(manifest.datasets)} have scales of their own: fit on one of them")
+        raise UserError(
+            f"the data sets {', '.join(manifest.datasets)} have scales of their own: fit on one of them"
+        )
     groups = [row.reference or str(row.image) for row in manifest.rows]
     if len(set(groups)) < FOLDS:
-        raise UserError(f"BRISQUE is fitted on images of {FOLDS} references or more, not of {len(set(groups))}")
+        raise UserError(
+            f"BRISQUE is fitted on images of {FOLDS} references or more, not of {len(set(groups))}"
+        )
     features = []
-    for found in map_in_threads(lambda row: image_features(open_image(row.image)), manifest.rows, workers):
+    for found in map_in_threads(
+        lambda row: image_features(open_image(row.image)), manifest.rows, workers
+    ):
         features.append(found)
         if progress:
             progress("reading images", len(features), len(manifest))
-    return fit_regression(np.array(features), np.array([row.mos for row in manifest.rows]), groups, progress=progress)
+    return fit_regression(
+        np.array(features), np.array([row.mos for row in manifest.rows]), groups, progress=progress
+    )
 
 
 def fit_regression(
@@ -120,14 +141,18 @@ def fit_regression(
     from sklearn.model_selection import GroupKFold
     from sklearn.svm import SVR
 
-    low, high = (a.astype(np.float32).astype(np.float64) for a in (features.min(0), features.max(0)))
+    low, high = (
+        a.astype(np.float32).astype(np.float64) for a in (features.min(0), features.max(0))
+    )
     scaled, epsilon = scale(features, low, high), TOLERANCE * mos.std()
     folds = list(GroupKFold(FOLDS, shuffle=True, random_state=0).split(scaled, groups=groups))
 
     def cross_validated(cost: float, gamma: float) -> float:
         predicted = np.empty_like(mos)
         for train, test in folds:
-            svr = SVR(C=cost * mos.std(), gamma=gamma, epsilon=epsilon).fit(scaled[train], mos[train])
+            svr = SVR(C=cost * mos.std(), gamma=gamma, epsilon=epsilon).fit(
+                scaled[train], mos[train]
+            )
             predicted[test] = svr.predict(scaled[test])
         return srcc(predicted, mos)
 
@@ -156,7 +181,12 @@ class Brisque:
 
     def settings(self) -> dict[str, Any]:
         """What a score depends on besides the image."""
-        made_by = {"model": "brisque", "weights": digest(vars(self.parameters)), "mode": "direct", "seed": 0}
+        made_by = {
+            "model": "brisque",
+            "weights": digest(vars(self.parameters)),
+            "mode": "direct",
+            "seed": 0,
+        }
         return {**made_by, "version": version("visualquality")}
 
     def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:

@@ -42,12 +42,19 @@ def method(
     """
     kind, _, detail = name.partition(":")
     if kind in ("niqe", "brisque", "pyiqa"):
-        options = {"url": url, "prompt": prompt, "max_pixels": max_pixels, "reference": reference or None}
+        options = {
+            "url": url,
+            "prompt": prompt,
+            "max_pixels": max_pixels,
+            "reference": reference or None,
+        }
         return _classic(name, kind, detail, device, engine=engine, **options)
     drawing: dict[str, Any] = {"mode": mode, "samples": samples, "seed": seed, "prompt": prompt}
     drawing |= {"max_pixels": max_pixels, "reference": reference}
     if url is not None and engine in ("here", "vllm"):
-        raise UserError("--url is the address of a server: give --engine openai with it, or leave it out")
+        raise UserError(
+            "--url is the address of a server: give --engine openai with it, or leave it out"
+        )
     if engine == "here":
         from ..score.scorer import Scorer
 
@@ -69,11 +76,15 @@ def method(
     raise UserError(f"engine is {engine!r}: choose here, vllm or openai")
 
 
-def _classic(name: str, kind: str, detail: str, device: str | None, *, engine: str, **options: object) -> Rater:
+def _classic(
+    name: str, kind: str, detail: str, device: str | None, *, engine: str, **options: object
+) -> Rater:
     options |= {"engine": None if engine == "here" else engine}
     for option, value in options.items():
         if value is not None:
-            raise UserError(f"{name} takes no {option}, it is not a vision-language model: leave {option} out")
+            raise UserError(
+                f"{name} takes no {option}, it is not a vision-language model: leave {option} out"
+            )
     if kind == "pyiqa":
         from .pyiqa_bridge import PyiqaRater
 

@@ -40,7 +40,9 @@ class NiqeParameters:
     @classmethod
     def load(cls, path: Path) -> "NiqeParameters":
         """What `save` wrote; raises UserError for anything else."""
-        return cls(**load_arrays(path, "niqe", {"mean": (FEATURES,), "covariance": (FEATURES, FEATURES)}))
+        return cls(
+            **load_arrays(path, "niqe", {"mean": (FEATURES,), "covariance": (FEATURES, FEATURES)})
+        )
 
 
 def patch_features(image: Image.Image) -> tuple[Array, Array]:
@@ -60,7 +62,9 @@ def patch_features(image: Image.Image) -> tuple[Array, Array]:
 def _features(fits: Fits) -> Array:
     """(P, 18): α and β of the coefficients, then shape, mean, β_l and β_r of each direction."""
     pairs = np.stack([fits.shapes, fits.mean, *fits.scales], axis=2)
-    return np.concatenate([fits.shape[:, None], fits.scale[:, None], pairs.reshape(len(pairs), -1)], axis=1)
+    return np.concatenate(
+        [fits.shape[:, None], fits.scale[:, None], pairs.reshape(len(pairs), -1)], axis=1
+    )
 
 
 def niqe(image: Image.Image, parameters: NiqeParameters) -> float:
@@ -72,7 +76,9 @@ def niqe(image: Image.Image, parameters: NiqeParameters) -> float:
     features, sharpness = patch_features(image)
     if (sharpness > 0).any():
         features = features[sharpness > 0]
-    covariance = np.cov(features, rowvar=False) if len(features) > 1 else np.zeros((FEATURES, FEATURES))
+    covariance = (
+        np.cov(features, rowvar=False) if len(features) > 1 else np.zeros((FEATURES, FEATURES))
+    )
     difference = features.mean(0) - parameters.mean
     inverse = np.linalg.pinv((parameters.covariance + covariance) / 2, hermitian=True)
     return float(np.sqrt(max(0.0, difference @ inverse @ difference)))
@@ -123,9 +129,16 @@ class Niqe:
 
     def settings(self) -> dict[str, Any]:
         """What a score depends on besides the image."""
-        made_by = {"model": "niqe", "weights": digest(vars(self.parameters)), "mode": "direct", "seed": 0}
+        made_by = {
+            "model": "niqe",
+            "weights": digest(vars(self.parameters)),
+            "mode": "direct",
+            "seed": 0,
+        }
         return {**made_by, "version": version("visualquality")}
 
     def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
         """Ratings in the order of `images`."""
-        return rate_each(lambda image: -niqe(image, self.parameters), images, model="niqe", workers=self.workers)
+        return rate_each(
+            lambda image: -niqe(image, self.parameters), images, model="niqe", workers=self.workers
+        )

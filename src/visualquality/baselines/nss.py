@@ -20,7 +20,9 @@ from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 
-SHAPES: Array = np.arange(200, 10001) / 1000  # shape parameters that a fit can give; 2 is a Gaussian, 1 a Laplacian
+SHAPES: Array = (
+    np.arange(200, 10001) / 1000
+)  # shape parameters that a fit can give; 2 is a Gaussian, 1 a Laplacian
 
 
 def _moment_ratio(shape: Array) -> Array:
@@ -63,7 +65,9 @@ def mscn(values: Array) -> tuple[Array, Array]:
 
 
 def _smooth(values: Array) -> Array:
-    return correlate1d(correlate1d(values, WINDOW, axis=0, mode="nearest"), WINDOW, axis=1, mode="nearest")
+    return correlate1d(
+        correlate1d(values, WINDOW, axis=0, mode="nearest"), WINDOW, axis=1, mode="nearest"
+    )
 
 
 # Keys' cubic (a = -½) stretched to twice its width, at the distances ½, 1½, 2½, 3½ of the eight pixels around.
@@ -135,7 +139,9 @@ def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
     rows, columns = values.shape[0] // height, values.shape[1] // patch[1]
     values = values[: rows * height, : columns * patch[1]]
     full, half = [], []
-    for top in range(0, rows * height, height):  # a row of patches at a time stays in the processor's cache
+    for top in range(
+        0, rows * height, height
+    ):  # a row of patches at a time stays in the processor's cache
         start = max(0, top - _REACH)
         around = values[start : top + height + _REACH]
         full.append(_fit(around, top - start, height, columns))
@@ -144,7 +150,9 @@ def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
 
 
 def _joined(rows: list[Fits]) -> Fits:
-    return Fits(*(np.concatenate([getattr(row, field.name) for row in rows]) for field in fields(Fits)))
+    return Fits(
+        *(np.concatenate([getattr(row, field.name) for row in rows]) for field in fields(Fits))
+    )
 
 
 def _fit(values: Array, top: int, height: int, columns: int) -> Fits:
@@ -159,7 +167,9 @@ def _fit(values: Array, top: int, height: int, columns: int) -> Fits:
         (one[:, :, :-1], other[:, :, 1:]),
         (one[:, :, 1:], other[:, :, :-1]),
     )
-    asymmetric = np.array([fit_aggd((a * b).reshape(len(patches), -1)) for a, b in pairs])  # (4, 3, P)
+    asymmetric = np.array(
+        [fit_aggd((a * b).reshape(len(patches), -1)) for a, b in pairs]
+    )  # (4, 3, P)
     shapes, left, right = asymmetric.transpose(1, 2, 0)
     return Fits(shape, sigma, shapes, left, right, _split(deviation, columns).mean((1, 2)))
 
@@ -190,7 +200,11 @@ def fit_aggd(samples: Array) -> tuple[Array, Array, Array]:
     # The correction for asymmetry is the same for g and 1/g: the smaller never divides by zero.
     g = _ratio(np.minimum(left, right), np.maximum(left, right))
     asymmetry = (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
-    return _shape(_ratio(size * size, _mean(squares_below + squares_above, n)) * asymmetry), left, right
+    return (
+        _shape(_ratio(size * size, _mean(squares_below + squares_above, n)) * asymmetry),
+        left,
+        right,
+    )
 
 
 def _shape(ratio: Array) -> Array:

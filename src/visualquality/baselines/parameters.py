@@ -35,7 +35,9 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
         part.unlink(missing_ok=True)
 
 
-def load_arrays(path: Path, method: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, NDArray]:
+def load_arrays(
+    path: Path, method: str, shapes: Mapping[str, tuple[int | None, ...]]
+) -> dict[str, NDArray]:
     """The arrays of `save_arrays` as float64, by name. A size of None may be any, of at least 1.
 
     Raises UserError for a file that is missing, is no .npz, or lacks an array of that name and shape with finite
@@ -48,10 +50,14 @@ def load_arrays(path: Path, method: str, shapes: Mapping[str, tuple[int | None, 
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: correct the path, or {again}") from error
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} holds no fitted parameters of {method} ({error}): {again}") from error
+        raise UserError(
+            f"{path} holds no fitted parameters of {method} ({error}): {again}"
+        ) from error
     for name, shape in shapes.items():
         found = arrays[name].shape
-        fits = len(found) == len(shape) and all(n > 0 and m in (None, n) for n, m in zip(found, shape, strict=True))
+        fits = len(found) == len(shape) and all(
+            n > 0 and m in (None, n) for n, m in zip(found, shape, strict=True)
+        )
         if not fits or not np.isfinite(arrays[name]).all():
             wanted = " × ".join("any" if size is None else str(size) for size in shape) or "one"
             raise UserError(

@@ -51,28 +51,43 @@ class PyiqaRater:
 
     def settings(self) -> dict[str, Any]:
         """What a score depends on besides the image: pyiqa's version stands for the weights, which it pins."""
-        made_by = {"model": self.name, "weights": f"pyiqa {self._version}", "mode": "direct", "seed": 0}
+        made_by = {
+            "model": self.name,
+            "weights": f"pyiqa {self._version}",
+            "mode": "direct",
+            "seed": 0,
+        }
         return {**made_by, "lower_better": self.lower_better, "version": version("visualquality")}
 
     def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
         """Ratings in the order of `images`."""
-        return rate_each(self._score, images, model=self.name, workers=1)  # pyiqa's networks are not thread-safe
+        return rate_each(
+            self._score, images, model=self.name, workers=1
+        )  # pyiqa's networks are not thread-safe
 
     def _score(self, image: Image.Image) -> float:
         pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)[None]
         try:
             value = float(torch.as_tensor(self.metric(pixels)).item())
-        except Exception as fault:  # pyiqa's metrics raise nearly anything for images that they were not made for
-            raise UserError(f"{self.name} failed on this image ({_first_line(fault)}): leave it out") from fault
+        except (
+            Exception
+        ) as fault:  # pyiqa's metrics raise nearly anything for images that they were not made for
+            raise UserError(
+                f"{self.name} failed on this image ({_first_line(fault)}): leave it out"
+            ) from fault
         if not math.isfinite(value):
-            raise UserError(f"{self.name} gave {value} for this image, which is no score: leave it out")
+            raise UserError(
+                f"{self.name} gave {value} for this image, which is no score: leave it out"
+            )
         return -value if self.lower_better else value
 
 
 def _pyiqa() -> Any:
     try:
         import pyiqa
-    except Exception as fault:  # a torchvision that does not fit torch raises RuntimeError or AttributeError
+    except (
+        Exception
+    ) as fault:  # a torchvision that does not fit torch raises RuntimeError or AttributeError
         if isinstance(fault, ModuleNotFoundError) and fault.name == "pyiqa":
             raise UserError(
                 'pyiqa is not installed: pip install "visualquality[pyiqa]" (for noncommercial use)'
@@ -86,15 +101,21 @@ def _pyiqa() -> Any:
 
 def _create(pyiqa: Any, metric: str, device: str | None) -> Any:
     try:
-        with redirect_stdout(sys.stderr):  # pyiqa prints what it loads; our own output is for results
+        with redirect_stdout(
+            sys.stderr
+        ):  # pyiqa prints what it loads; our own output is for results
             return pyiqa.create_metric(metric, device=device)
     except OSError as fault:  # so are the errors of urllib, requests and huggingface_hub
         raise UserError(
             f"the weights of pyiqa:{metric} could not be fetched ({_first_line(fault)}): connect to the network once, "
             "or copy ~/.cache/torch/hub and ~/.cache/huggingface from a machine that has them"
         ) from fault
-    except Exception as fault:  # an optional package that is missing, or a version that does not fit
-        raise UserError(f"pyiqa:{metric} cannot be set up here: {_first_line(fault)}; install what it needs") from fault
+    except (
+        Exception
+    ) as fault:  # an optional package that is missing, or a version that does not fit
+        raise UserError(
+            f"pyiqa:{metric} cannot be set up here: {_first_line(fault)}; install what it needs"
+        ) from fault
 
 
 def _first_line(fault: BaseException) -> str:

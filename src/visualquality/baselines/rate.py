@@ -19,7 +19,9 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def map_in_threads(function: Callable[[T], U], items: Iterable[T], workers: int | None = None) -> Iterator[U]:
+def map_in_threads(
+    function: Callable[[T], U], items: Iterable[T], workers: int | None = None
+) -> Iterator[U]:
     """`map` with up to `workers` threads (by default one a processor, 8 at most), in the order of `items`.
 
     `items` may be endless: no more than twice as many as there are threads are taken ahead. The functions here spend
@@ -40,7 +42,11 @@ def map_in_threads(function: Callable[[T], U], items: Iterable[T], workers: int 
 
 
 def rate_each(
-    score: Callable[[Image.Image], float], images: Iterable[Picture], *, model: str, workers: int | None
+    score: Callable[[Image.Image], float],
+    images: Iterable[Picture],
+    *,
+    model: str,
+    workers: int | None,
 ) -> Iterator[Rating]:
     """A `Rating` of one sample for each image, in order; an image that cannot be opened has its problem in it."""
     made_by: dict[str, Any] = {"model": model, "mode": "direct", "seed": 0}

@@ -26,10 +26,18 @@ def _group() -> None:
 
 @app.command()
 def fit(
-    method: Annotated[Method, typer.Argument(help="niqe: pristine photos. brisque: images with MOS of one data set.")],
-    data: Annotated[list[Path], typer.Option("--data", help="A manifest (CSV or Parquet); for niqe also a folder.")],
+    method: Annotated[
+        Method,
+        typer.Argument(help="niqe: pristine photos. brisque: images with MOS of one data set."),
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", help="A manifest (CSV or Parquet); for niqe also a folder."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
-    split: Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only rows of this split: train, val or test.")
+    ] = None,
 ) -> None:
     """Fit NIQE's model of pristine photos, or BRISQUE's regression of MOS."""
     with errors("nothing was written"):
@@ -66,7 +74,9 @@ def _fit_brisque(data: list[Path], output: Path, split: str | None) -> None:
     with _progress() as progress:
         parameters, srcc = fit_brisque(manifest, progress=progress)
     parameters.save(output)
-    out.print(f"BRISQUE: {len(parameters.vectors)} support vectors of {len(manifest)} images in {output}")
+    out.print(
+        f"BRISQUE: {len(parameters.vectors)} support vectors of {len(manifest)} images in {output}"
+    )
     out.print(f"SRCC {srcc:.3f} on these images, cross-validated")
 
 

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 def benchmark(
     suite: Annotated[Path, typer.Argument(help="A YAML file of methods and data sets.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the tables; by default runs/SUITE.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the tables; by default runs/SUITE."),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder of scores to go on from; by default OUTPUT.cache.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of scores to go on from; by default OUTPUT.cache.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")
+    ] = None,
 ) -> None:
     """Score data sets with several methods, and write Table 2 of the paper with your numbers.
 
@@ -51,14 +56,19 @@ def benchmark(
             "table.md": markdown(table),
             "table.tex": latex(table),
             "table.csv": to_csv(results),
-            "results.json": json.dumps(results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            "results.json": json.dumps(
+                results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False
+            )
+            + "\n",
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, text in texts.items():
                 (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
         except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror}); give another -o") from error
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}); give another -o"
+            ) from error
         write_html(table, folder / "table.html")
         out.print(terminal(table), no_wrap=True, overflow="ignore", crop=False)
         for note in table.notes:
@@ -75,4 +85,6 @@ def _rater(method: "Method", batch: int, device: str | None) -> "Rater":
     from ..evaluate.suite import OPTIONS
 
     assert method.model is not None
-    return rater(method.model, batch=batch, device=device, **method.model_dump(include=set(OPTIONS)))
+    return rater(
+        method.model, batch=batch, device=device, **method.model_dump(include=set(OPTIONS))
+    )

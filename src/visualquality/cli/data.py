@@ -38,23 +38,38 @@ _FINDINGS = {"exact": "equal pixels", "near": "look alike", "reference": "one re
 
 _SOURCES = "\n\n".join(escape(f"{name}: {text}") for name, text in SOURCES.items())
 
-ManifestPath = Annotated[Path, typer.Argument(help="A manifest: CSV or Parquet with image and mos.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="The manifest to write: .csv or .parquet.")]
+ManifestPath = Annotated[
+    Path, typer.Argument(help="A manifest: CSV or Parquet with image and mos.")
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The manifest to write: .csv or .parquet.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
 
 @app.command("import", epilog=_SOURCES)
 def import_(
     name: Annotated[str, typer.Argument(help=f"{', '.join(SOURCES)}.", show_default=False)],
-    root: Annotated[Path, typer.Argument(help="The data set's folder, or its file of ratings.", show_default=False)],
+    root: Annotated[
+        Path,
+        typer.Argument(help="The data set's folder, or its file of ratings.", show_default=False),
+    ],
     output: Output,
-    split: Annotated[str | None, typer.Option(help="A split that comes with the set, such as authors.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="A split that comes with the set, such as authors.")
+    ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(help="Where a field is in the file: --columns image=Name --columns mos=Score."),
+        typer.Option(
+            help="Where a field is in the file: --columns image=Name --columns mos=Score."
+        ),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, if not the set's own.")] = None,
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out images that are not there.")] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, if not the set's own.")
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out images that are not there.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Read a data set in its official form and write its manifest."""
@@ -65,20 +80,34 @@ def import_(
         pairs = dict(_column(text) for text in columns or ())
         with err.status(f"reading {escape(str(root))}"):
             done = import_dataset(
-                name, root, split=split, columns=pairs, images=images, missing="skip" if skip_missing else "error"
+                name,
+                root,
+                split=split,
+                columns=pairs,
+                images=images,
+                missing="skip" if skip_missing else "error",
             )
             done.manifest.write(output)
         out.print(_contents(done.manifest))
         if done.missing:
             first = ", ".join(done.missing[:3]) + (" …" if len(done.missing) > 3 else "")
-            err.print(Text(f"left out, since not there: {len(done.missing)} images ({first})", style="yellow"))
+            err.print(
+                Text(
+                    f"left out, since not there: {len(done.missing)} images ({first})",
+                    style="yellow",
+                )
+            )
         err.print(Text(f"{len(done.manifest)} rows -> {output}"))
 
 
 @app.command()
 def check(
-    manifests: Annotated[list[Path], typer.Argument(help="Manifests; they are compared with each other too.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was found to this file.")] = None,
+    manifests: Annotated[
+        list[Path], typer.Argument(help="Manifests; they are compared with each other too.")
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all that was found to this file.")
+    ] = None,
 ) -> None:
     """Open every image: sizes, broken files, duplicates, and leaks between splits and manifests.
 
@@ -90,7 +119,9 @@ def check(
         from ..data.manifest import Manifest
 
         if json_file is not None and not json_file.absolute().parent.is_dir():
-            raise UserError(f"{json_file.parent} is not a folder: make it, or write --json elsewhere")
+            raise UserError(
+                f"{json_file.parent} is not a folder: make it, or write --json elsewhere"
+            )
         read = {str(path): Manifest.read(path, check_images=False) for path in manifests}
         with _progress() as progress:
             task = progress.add_task("checking", total=len(images_of(read)), rate="")
@@ -102,7 +133,9 @@ def check(
 
             found = check_images(read, on_image=advance)
         if json_file is not None:
-            json_file.write_text(json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            json_file.write_text(
+                json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+            )
         out.print(_report(found))
         if not found.clean:
             raise typer.Exit(1)
@@ -122,7 +155,9 @@ def split(
         from ..data.split import split as split_rows
 
         _writable(output, (".csv", ".parquet"), overwrite)
-        done = split_rows(Manifest.read(manifest, check_images=False), ratios=_ratios(ratios), seed=seed)
+        done = split_rows(
+            Manifest.read(manifest, check_images=False), ratios=_ratios(ratios), seed=seed
+        )
         done.write(output)
         out.print(_contents(done))
         err.print(Text(f"{len(done)} rows -> {output}"))
@@ -131,7 +166,9 @@ def split(
 @app.command()
 def show(
     manifest: ManifestPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The sheet to write: .png or .jpg.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The sheet to write: .png or .jpg.")
+    ],
     count: Annotated[int, typer.Option(min=1, help="Images of each data set.")] = 24,
     overwrite: Overwrite = False,
 ) -> None:
@@ -159,7 +196,9 @@ def _writable(output: Path, suffixes: tuple[str, ...], overwrite: bool) -> None:
 def _column(text: str) -> tuple[str, str]:
     ours, equals, theirs = text.partition("=")
     if not (ours and equals and theirs):
-        raise UserError(f"--columns {text!r} is not of the form ours=theirs: write it like --columns 'mos=Mean Score'")
+        raise UserError(
+            f"--columns {text!r} is not of the form ours=theirs: write it like --columns 'mos=Mean Score'"
+        )
     return ours, theirs
 
 
@@ -169,7 +208,9 @@ def _ratios(text: str) -> tuple[float, ...]:
     except ValueError:
         parts = []
     if len(parts) != 3 or not all(0 <= part < float("inf") for part in parts) or not sum(parts):
-        raise UserError(f"--ratios {text!r} are not three numbers of at least 0: write them like 6:2:2")
+        raise UserError(
+            f"--ratios {text!r} are not three numbers of at least 0: write them like 6:2:2"
+        )
     return tuple(part / sum(parts) for part in parts)
 
 
@@ -180,14 +221,21 @@ def _contents(manifest: "Manifest") -> Table:
         mos = [row.mos for row in rows]
         references = {row.reference for row in rows if row.reference}
         splits = Counter(row.split or "" for row in rows)
-        cells = (str(len(rows)), str(len(references) or "-"), _splits(splits), f"{min(mos):g} to {max(mos):g}")
+        cells = (
+            str(len(rows)),
+            str(len(references) or "-"),
+            _splits(splits),
+            f"{min(mos):g} to {max(mos):g}",
+        )
         table.add_row(Text(name), *cells)
     return table
 
 
 def _splits(counts: dict[str, int]) -> str:
     named = [f"{split} {counts[split]}" for split in ("train", "val", "test") if counts.get(split)]
-    return ", ".join([*named, f"without {counts['']}"] if named and counts.get("") else named) or "-"
+    return (
+        ", ".join([*named, f"without {counts['']}"] if named and counts.get("") else named) or "-"
+    )
 
 
 def _progress() -> Progress:
@@ -215,7 +263,10 @@ def _report(found: "Check") -> Group:
     several = len({summary.manifest for summary in found.datasets}) > 1
     leaks = [overlap for overlap in found.overlaps if overlap.leak]
     others = [overlap for overlap in found.overlaps if not overlap.leak]
-    for title, overlaps in (("Leaks, content in several splits or manifests", leaks), ("Duplicates", others)):
+    for title, overlaps in (
+        ("Leaks, content in several splits or manifests", leaks),
+        ("Duplicates", others),
+    ):
         if overlaps:
             parts.append(_overlaps(f"{title}: {len(overlaps)}", overlaps[:_LISTED], several))
         if len(overlaps) > _LISTED:
@@ -226,31 +277,49 @@ def _report(found: "Check") -> Group:
 
 
 def _summary(summary: "DatasetSummary") -> Table:
-    table = Table(title=Text(f"{summary.dataset} ({summary.manifest})"), title_justify="left", show_header=False)
+    table = Table(
+        title=Text(f"{summary.dataset} ({summary.manifest})"),
+        title_justify="left",
+        show_header=False,
+    )
     table.add_row("images", Text(f"{summary.images}"))
     table.add_row("splits", _splits(summary.splits))
     table.add_row("references", str(summary.references or "-"))
     low, *quartiles, high = (f"{value:.4g}" for value in summary.mos)
     table.add_row("MOS", f"{low} to {high}, quartiles {', '.join(quartiles)}")
-    for what, sizes in (("width", summary.width), ("height", summary.height), ("megapixels", summary.megapixels)):
+    for what, sizes in (
+        ("width", summary.width),
+        ("height", summary.height),
+        ("megapixels", summary.megapixels),
+    ):
         if sizes is not None:
             table.add_row(what, f"{sizes[0]:.4g} to {sizes[2]:.4g}, median {sizes[1]:.4g}")
-    table.add_row("stored as", Text(", ".join(f"{kind} {count}" for kind, count in summary.kinds.items()) or "-"))
+    table.add_row(
+        "stored as",
+        Text(", ".join(f"{kind} {count}" for kind, count in summary.kinds.items()) or "-"),
+    )
     return table
 
 
 def _overlaps(title: str, overlaps: "Sequence[Overlap]", several: bool) -> Table:
     """A section for each; several: more than one manifest was checked, so that a member's own is worth saying."""
-    folder = os.path.commonpath([os.path.dirname(member.image) for overlap in overlaps for member in overlap.members])
+    folder = os.path.commonpath(
+        [os.path.dirname(member.image) for overlap in overlaps for member in overlap.members]
+    )
     table = Table(title=f"{title}, in {escape(folder)}", title_justify="left")
     table.add_column("what")
     table.add_column("image", overflow="fold")
     table.add_column("where", overflow="fold")
     table.add_column("MOS", justify="right")
     for overlap in overlaps:
-        what = _FINDINGS[overlap.kind] + (f" ({overlap.bits} of 256 bits)" if overlap.kind == "near" else "")
+        what = _FINDINGS[overlap.kind] + (
+            f" ({overlap.bits} of 256 bits)" if overlap.kind == "near" else ""
+        )
         of_places = sorted({(m.manifest, m.split): m for m in reversed(overlap.members)}.values())
-        members = [*of_places, *(m for m in overlap.members if m not in of_places)]  # a leak's two sides first
+        members = [
+            *of_places,
+            *(m for m in overlap.members if m not in of_places),
+        ]  # a leak's two sides first
         for member in members[:_LISTED_MEMBERS]:
             where = " ".join(filter(None, (member.manifest if several else "", member.split)))
             image = os.path.relpath(member.image, folder)

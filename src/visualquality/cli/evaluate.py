@@ -16,20 +16,39 @@ if TYPE_CHECKING:
 
 @rates
 def evaluate(
-    data: Annotated[list[Path], typer.Option("--data", help="Manifests: CSV or Parquet with image and mos.")],
-    more: Annotated[list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)] = None,
-    scores: Annotated[Path | None, typer.Option(help="A file of scores instead of a model.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")] = None,
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Manifests: CSV or Parquet with image and mos.")
+    ],
+    more: Annotated[
+        list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="A file of scores instead of a model.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only rows of this split: train, val or test.")
+    ] = None,
     reference: Annotated[
-        bool, typer.Option("--reference", help="Rate each image against the manifests' column reference.")
+        bool,
+        typer.Option(
+            "--reference", help="Rate each image against the manifests' column reference."
+        ),
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the agreement to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the agreement to this file.")
+    ] = None,
     *,
     make: "Callable[..., Rater]",
 ) -> None:
     """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
-    with errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
+    with errors(
+        "what is done is kept, and the same command goes on"
+        if output
+        else "nothing was kept: give -o"
+    ):
         from ..data.manifest import read_manifests
         from ..evaluate.correlation import average, table
         from ..evaluate.evaluate import evaluate_model, evaluate_scores
@@ -48,10 +67,14 @@ def evaluate(
             by: dict[str, Any] = {"scores": str(scores)}
         else:
             scorer = make(reference=reference)
-            results = evaluate_model(scorer, manifest, split=split, reference=reference, journal=output, console=err)
+            results = evaluate_model(
+                scorer, manifest, split=split, reference=reference, journal=output, console=err
+            )
             by = scorer.settings()
         out.print(table(results))
         if json_file is not None:
             sets = {name: a.to_dict() for name, a in results.items()}
             mean = average(results.values()).to_dict() if len(results) > 1 else None
-            json_file.write_text(json.dumps({"by": by, "datasets": sets, "average": mean}, indent=1) + "\n")
+            json_file.write_text(
+                json.dumps({"by": by, "datasets": sets, "average": mean}, indent=1) + "\n"
+            )

@@ -15,14 +15,23 @@ if TYPE_CHECKING:
 
 def report(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_RESULTS", help="A run's folder, or what score or evaluate wrote with -o.")
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_RESULTS",
+            help="A run's folder, or what score or evaluate wrote with -o.",
+        ),
     ],
     data: Annotated[
-        list[Path] | None, typer.Option("--data", help="Manifests with the ratings of the images of the results.")
+        list[Path] | None,
+        typer.Option("--data", help="Manifests with the ratings of the images of the results."),
     ] = None,
-    more: Annotated[list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
-    split: Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only rows of this split: train, val or test.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a training run, or about results and their agreement with people."""
     with errors():
@@ -35,7 +44,9 @@ def report(
             if not source.is_dir():
                 _results(source, manifests, split, output)
             elif manifests:
-                raise UserError(f"{source} is a folder, and --data belongs to a file of results: leave --data out")
+                raise UserError(
+                    f"{source} is a folder, and --data belongs to a file of results: leave --data out"
+                )
             else:
                 _run(source, output)
         out.print(f"report: {output}", soft_wrap=True)
@@ -47,18 +58,31 @@ def _run(run: Path, output: Path) -> None:
     from ..evaluate.probes import read_steps
     from ..evaluate.run_report import write_run_report
 
-    for name, meaning in (("metrics.jsonl", "is no training run"), ("recipe.yaml", "is no whole run")):
+    for name, meaning in (
+        ("metrics.jsonl", "is no training run"),
+        ("recipe.yaml", "is no whole run"),
+    ):
         if not (run / name).is_file():
-            raise UserError(f"{run} {meaning}, since it has no {name}: give the folder that train wrote, or results")
+            raise UserError(
+                f"{run} {meaning}, since it has no {name}: give the folder that train wrote, or results"
+            )
     recipe = _recipe(run / "recipe.yaml")
     if recipe.method != "rl2r":
-        raise UserError(f"{run} is a run of method {recipe.method}, without rewards: this page is about RL2R runs")
+        raise UserError(
+            f"{run} is a run of method {recipe.method}, without rewards: this page is about RL2R runs"
+        )
     if not (run / "samples.jsonl").is_file():
-        raise UserError(f"{run} has no samples.jsonl, which every RL2R run writes: give the whole folder of the run")
+        raise UserError(
+            f"{run} has no samples.jsonl, which every RL2R run writes: give the whole folder of the run"
+        )
     pictures, notes = _pictures(recipe)
     asked = (run / "probes.jsonl").is_file()
     k, optimizer = recipe.rl2r, recipe.optimizer
-    length = f"{optimizer.steps} steps" if optimizer.steps is not None else f"{optimizer.epochs:g} epochs"
+    length = (
+        f"{optimizer.steps} steps"
+        if optimizer.steps is not None
+        else f"{optimizer.epochs:g} epochs"
+    )
     metrics = read_metrics(run / "metrics.jsonl")
     settings = [
         f"Trained from {recipe.model} for {length}; this page was written after step {len(metrics)}.",
@@ -122,7 +146,9 @@ def _results(source: Path, manifests: list[Path], split: str | None, output: Pat
     header, ratings = read_results(source)
     model = str(header.get("model", "a model"))
     if not manifests:
-        write_scores_report(output, title=f"Scores of {model}", header=header, ratings=ratings, notes=[])
+        write_scores_report(
+            output, title=f"Scores of {model}", header=header, ratings=ratings, notes=[]
+        )
         return
     # Images that are gone have no picture in the page; their ratings are there all the same.
     groups = rows_of(read_manifests(manifests, check_images=False), split)
@@ -132,6 +158,8 @@ def _results(source: Path, manifests: list[Path], split: str | None, output: Pat
     if absent := len(rows) - len(rated):
         notes.append(f"{absent} of the {len(rows)} images of the manifests are not in the results.")
     if others := len(ratings) - len(rated):
-        notes.append(f"{others} of the {len(ratings)} images of the results are not in the manifests.")
+        notes.append(
+            f"{others} of the {len(ratings)} images of the results are not in the manifests."
+        )
     title = f"Agreement of {model} with human ratings"
     write_results_report(output, title=title, header=header, rated=rated, notes=notes)

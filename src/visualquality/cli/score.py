@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Reference = Annotated[
     Path | None,
-    typer.Option(help="What to rate against: an image, or a folder that has one of the same name for each image."),
+    typer.Option(
+        help="What to rate against: an image, or a folder that has one of the same name for each image."
+    ),
 ]
 
 
@@ -27,9 +29,13 @@ def score(
     paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Results: .jsonl, .csv or .parquet. Run again to go on."),
+        typer.Option(
+            "--output", "-o", help="Results: .jsonl, .csv or .parquet. Run again to go on."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line on standard output.")
+    ] = False,
     reference: Reference = None,
     *,
     make: "Callable[..., Rater]",
@@ -38,7 +44,11 @@ def score(
 
     The exit status is 1 if any image could not be scored.
     """
-    with errors("what is done is kept, and the same command goes on" if output else "nothing was kept: give -o"):
+    with errors(
+        "what is done is kept, and the same command goes on"
+        if output
+        else "nothing was kept: give -o"
+    ):
         from ..data.images import find_images
         from ..score.batch import score_all
         from ..score.store import export, journal_path
@@ -128,7 +138,9 @@ def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:
     table.add_column("std", justify="right")
     table.add_column("reason")
     for place, rating in enumerate(ratings, start=1):
-        reason = Text(rating.problem, style="yellow") if rating.problem else Text(rating.reasoning or "")
+        reason = (
+            Text(rating.problem, style="yellow") if rating.problem else Text(rating.reasoning or "")
+        )
         cells: list[Text | str] = [
             Text(rating.image),
             "-" if rating.score is None else f"{rating.score:.2f}",

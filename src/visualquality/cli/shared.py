@@ -39,7 +39,11 @@ def errors(on_stop: str = "nothing was kept") -> Iterator[None]:
 def _method_options(
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME.",
+        ),
     ] = "nano",
     mode: Annotated[
         str,
@@ -49,13 +53,22 @@ def _method_options(
         ),
     ] = "reason",
     samples: Annotated[
-        str, typer.Option("--samples", "-k", help="Answers drawn for each image; the score is their mean. Or auto.")
+        str,
+        typer.Option(
+            "--samples",
+            "-k",
+            help="Answers drawn for each image; the score is their mean. Or auto.",
+        ),
     ] = "6",
     tolerance: Annotated[
-        float, typer.Option(help="With --samples auto: draw until the mean's standard error is below this.")
+        float,
+        typer.Option(
+            help="With --samples auto: draw until the mean's standard error is below this."
+        ),
     ] = 0.1,
     doubt: Annotated[
-        float, typer.Option(help="With --mode auto: reason where the expected score's std is above.")
+        float,
+        typer.Option(help="With --mode auto: reason where the expected score's std is above."),
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="The same image and seed give the same score.")] = 0,
     prompt: Annotated[
@@ -66,10 +79,17 @@ def _method_options(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    max_pixels: Annotated[int | None, typer.Option(help="Bound on the pixels that the model sees of an image.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Bound on the pixels that the model sees of an image.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")
+    ] = None,
     engine: Annotated[
-        str, typer.Option(help="here: PyTorch. vllm: an engine of its own. openai: a server, see --url.")
+        str,
+        typer.Option(
+            help="here: PyTorch. vllm: an engine of its own. openai: a server, see --url."
+        ),
     ] = "here",
     url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
 ) -> None:

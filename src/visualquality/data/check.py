@@ -126,7 +126,9 @@ class _Place(NamedTuple):
     look: _Look | None
 
 
-def check(manifests: Mapping[str, Manifest], *, on_image: Callable[[], None] = lambda: None) -> Check:
+def check(
+    manifests: Mapping[str, Manifest], *, on_image: Callable[[], None] = lambda: None
+) -> Check:
     """Open every image of the manifests (name -> manifest), in threads, and compare all of them.
 
     Read a manifest with `check_images=False`, so that its broken images become findings. Pixels are not kept.
@@ -147,17 +149,27 @@ def check(manifests: Mapping[str, Manifest], *, on_image: Callable[[], None] = l
             on_image()
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, wait for the images under way only
-    places = [_place(name, row, looks[row.image]) for name, manifest in manifests.items() for row in manifest.rows]
+    places = [
+        _place(name, row, looks[row.image])
+        for name, manifest in manifests.items()
+        for row in manifest.rows
+    ]
     places.sort(key=lambda place: place.member)
     overlaps = [*_exact(places), *_near(places), *_references(places)]
-    overlaps.sort(key=lambda overlap: (not overlap.leak, overlap.kind, overlap.bits, overlap.members))
-    broken = (Broken(str(path), str(look)) for path, look in looks.items() if isinstance(look, UserError))
+    overlaps.sort(
+        key=lambda overlap: (not overlap.leak, overlap.kind, overlap.bits, overlap.members)
+    )
+    broken = (
+        Broken(str(path), str(look)) for path, look in looks.items() if isinstance(look, UserError)
+    )
     return Check(tuple(_summaries(places)), tuple(sorted(broken)), tuple(overlaps))
 
 
 def images_of(manifests: Mapping[str, Manifest]) -> list[Path]:
     """The files that `check` opens, each once."""
-    return list(dict.fromkeys(row.image for manifest in manifests.values() for row in manifest.rows))
+    return list(
+        dict.fromkeys(row.image for manifest in manifests.values() for row in manifest.rows)
+    )
 
 
 def _look(path: Path) -> _Look | UserError:
@@ -170,7 +182,11 @@ def _look(path: Path) -> _Look | UserError:
     side = _HASH_SIDE * 4
     small = image.convert("L").resize((side, side), Image.Resampling.LANCZOS)
     bits = imagehash.phash(small, hash_size=_HASH_SIDE).hash
-    thumbnail = image.resize((_PLAIN_SIDE, _PLAIN_SIDE), Image.Resampling.BOX) if bits.sum() < _PLAIN_BITS else None
+    thumbnail = (
+        image.resize((_PLAIN_SIDE, _PLAIN_SIDE), Image.Resampling.BOX)
+        if bits.sum() < _PLAIN_BITS
+        else None
+    )
     plain = None if thumbnail is None else np.asarray(thumbnail).ravel()
     return _Look(*image.size, kind, image_digest(image), np.packbits(bits).view(np.uint64), plain)
 
@@ -234,7 +250,9 @@ def _near(places: Iterable[_Place]) -> list[Overlap]:
         found[int(first[index])].append(index)
     members = list(same.values())
     return [
-        Overlap("near", tuple(sorted(m for index in own for m in members[index])), int(most[own].max()))
+        Overlap(
+            "near", tuple(sorted(m for index in own for m in members[index])), int(most[own].max())
+        )
         for own in found.values()
     ]
 
@@ -247,9 +265,13 @@ def _connected(i: NDArray[np.intp], j: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.unique(labels, return_index=True)[1][labels]
 
 
-def _pairs(looks: Sequence[_Look]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
+def _pairs(
+    looks: Sequence[_Look],
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
     """Indices i, j of all pairs that look alike and their distances in bits, a block of rows at a time."""
-    textured = np.array([index for index, look in enumerate(looks) if look.plain is None], dtype=np.intp)
+    textured = np.array(
+        [index for index, look in enumerate(looks) if look.plain is None], dtype=np.intp
+    )
     hashes = np.array([looks[index].hash for index in textured], dtype=np.uint64).reshape(-1, 4)
     for start in range(0, len(textured), _BLOCK):
         rows = hashes[start : start + _BLOCK, None]
@@ -281,7 +303,9 @@ def _summaries(places: Iterable[_Place]) -> Iterator[DatasetSummary]:
             mos=_quantiles([place.member.mos for place in own], (0, 0.25, 0.5, 0.75, 1)),
             width=_quantiles([look.width for look in looks]) if looks else None,
             height=_quantiles([look.height for look in looks]) if looks else None,
-            megapixels=_quantiles([look.width * look.height / 1e6 for look in looks]) if looks else None,
+            megapixels=_quantiles([look.width * look.height / 1e6 for look in looks])
+            if looks
+            else None,
             kinds=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         )
 

@@ -4,7 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RGB_TO_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
 )
 _WHITE = _RGB_TO_XYZ.sum(axis=1)
 # Both matrices work relative to white, so that X, Y and Z are 1 for it.
@@ -13,13 +17,15 @@ _FROM_WHITE = np.linalg.inv(_RGB_TO_XYZ / _WHITE[:, None]).astype(np.float32)
 _KNEE = 6.0 / 29.0
 
 _code = np.arange(256) / 255.0
-_LINEAR = np.where(_code <= 0.04045, _code / 12.92, ((_code + 0.055) / 1.055) ** 2.4).astype(np.float32)
+_LINEAR = np.where(_code <= 0.04045, _code / 12.92, ((_code + 0.055) / 1.055) ** 2.4).astype(
+    np.float32
+)
 # 12 bits keep the round trip exact for dark codes, where sRGB is steepest: 12.92 / 4095 < 1 / 255.
 _STEPS = 4095
 _light = np.arange(_STEPS + 1) / _STEPS
-_ENCODED = np.rint(255.0 * np.where(_light <= 0.0031308, 12.92 * _light, 1.055 * _light ** (1 / 2.4) - 0.055)).astype(
-    np.uint8
-)
+_ENCODED = np.rint(
+    255.0 * np.where(_light <= 0.0031308, 12.92 * _light, 1.055 * _light ** (1 / 2.4) - 0.055)
+).astype(np.uint8)
 
 
 def from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -40,7 +40,9 @@ def distort(image: Image.Image, family: str, level: int, seed: int) -> Image.Ima
     """
     _check_families([family])
     if level not in LEVELS:
-        raise UserError(f"unknown distortion level {level!r}: choose one of {', '.join(map(str, LEVELS))}")
+        raise UserError(
+            f"unknown distortion level {level!r}: choose one of {', '.join(map(str, LEVELS))}"
+        )
     rng = _generator(f"{family}:{seed}")
     return Image.fromarray(FAMILIES[family](np.array(open_image(image)), level, rng))
 
@@ -57,11 +59,15 @@ def pseudo_mos(reference: Image.Image, distorted: Image.Image) -> float:
     try:
         from ssimulacra2 import compute_ssimulacra2
     except ModuleNotFoundError as error:
-        raise UserError("a pseudo-MOS needs an extra: pip install visualquality[synthetic]") from error
+        raise UserError(
+            "a pseudo-MOS needs an extra: pip install visualquality[synthetic]"
+        ) from error
     pair = open_image(reference), open_image(distorted)
     if pair[0].size != pair[1].size:
         sizes = " and ".join("{} × {}".format(*image.size) for image in pair)
-        raise UserError(f"reference and distorted image have {sizes} pixels: make their sizes equal")
+        raise UserError(
+            f"reference and distorted image have {sizes} pixels: make their sizes equal"
+        )
     score = float(compute_ssimulacra2(*map(_in_memory, pair)))
     return 1.0 + 4.0 * _logistic(score) / _logistic(100.0)
 
@@ -109,7 +115,9 @@ def build_set(
     return manifest
 
 
-def _each(task: Callable[[Path], list[Row]], references: Sequence[Path], workers: int) -> Iterable[list[Row]]:
+def _each(
+    task: Callable[[Path], list[Row]], references: Sequence[Path], workers: int
+) -> Iterable[list[Row]]:
     if workers == 1:
         yield from map(task, references)
         return
@@ -118,7 +126,9 @@ def _each(task: Callable[[Path], list[Row]], references: Sequence[Path], workers
         yield from pool.map(task, references)
 
 
-def _build_reference(folder: Path, families: Sequence[str], per_reference: int, seed: int, path: Path) -> list[Row]:
+def _build_reference(
+    folder: Path, families: Sequence[str], per_reference: int, seed: int, path: Path
+) -> list[Row]:
     """One reference and its copies: files written where missing, and their rows."""
     reference = open_image(path)
     origin, folder = image_digest(reference), folder / path.stem
@@ -137,7 +147,9 @@ def _build_reference(folder: Path, families: Sequence[str], per_reference: int, 
             copy = distort(reference, family, level, own_seed)
             mos = round(pseudo_mos(reference, copy), 6)
             _store(target, copy, made_from, mos)
-        rows.append(Row(target, mos, dataset="", reference=name, distortion=family, extra={"level": level}))
+        rows.append(
+            Row(target, mos, dataset="", reference=name, distortion=family, extra={"level": level})
+        )
     return rows
 
 
@@ -146,7 +158,10 @@ def _draw(families: Sequence[str], count: int, seed: int) -> list[tuple[str, int
     rng = _generator(f"draw:{seed}")
     order = [families[i] for i in rng.permutation(len(families))]
     levels = {family: rng.permutation(LEVELS).tolist() for family in order}
-    return [(order[i % len(order)], levels[order[i % len(order)]][i // len(order)]) for i in range(count)]
+    return [
+        (order[i % len(order)], levels[order[i % len(order)]][i // len(order)])
+        for i in range(count)
+    ]
 
 
 def _store(path: Path, image: Image.Image, origin: str, mos: float) -> None:
@@ -174,7 +189,9 @@ def _stored_mos(path: Path, origin: str) -> float | None:
 def _check_families(families: Sequence[str]) -> None:
     for family in families:
         if family not in FAMILIES:
-            raise UserError(f"unknown distortion family {family!r}: choose one of {', '.join(FAMILIES)}")
+            raise UserError(
+                f"unknown distortion family {family!r}: choose one of {', '.join(FAMILIES)}"
+            )
 
 
 def _check_references(references: Sequence[Path]) -> None:
@@ -182,7 +199,9 @@ def _check_references(references: Sequence[Path]) -> None:
         raise UserError("no reference image is given: name at least one")
     by_stem: dict[str, Path] = {}
     for path in references:
-        before = by_stem.setdefault(path.stem.casefold(), path)  # some file systems do not tell A.png from a.png
+        before = by_stem.setdefault(
+            path.stem.casefold(), path
+        )  # some file systems do not tell A.png from a.png
         if before is not path:
             raise UserError(f"{before} and {path} have the same stem: rename one")
 

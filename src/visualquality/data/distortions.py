@@ -40,7 +40,9 @@ def lens_blur(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     radius = (1.0, 1.7, 2.6, 3.8, 6.0)[level - 1]
     reach = math.ceil(radius)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    return _convolve(rgb, np.clip(radius + 0.5 - np.hypot(x, y), 0.0, 1.0))  # the rim is anti-aliased
+    return _convolve(
+        rgb, np.clip(radius + 0.5 - np.hypot(x, y), 0.0, 1.0)
+    )  # the rim is anti-aliased
 
 
 def motion_blur(rgb: Pixels, level: int, rng: Rng) -> Pixels:
@@ -51,7 +53,9 @@ def motion_blur(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     along = np.abs(x * math.cos(angle) + y * math.sin(angle))
     across = np.abs(y * math.cos(angle) - x * math.sin(angle))
-    return _convolve(rgb, np.clip(length / 2 + 0.5 - along, 0.0, 1.0) * np.clip(1.0 - across, 0.0, 1.0))
+    return _convolve(
+        rgb, np.clip(length / 2 + 0.5 - along, 0.0, 1.0) * np.clip(1.0 - across, 0.0, 1.0)
+    )
 
 
 def color_diffusion(rgb: Pixels, level: int, rng: Rng) -> Pixels:
@@ -67,14 +71,18 @@ def color_shift(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     angle = rng.uniform(0.0, 2.0 * math.pi)
     out = rgb.copy()
     offset = (distance * math.sin(angle), distance * math.cos(angle))
-    out[..., 1] = _to_pixels(ndimage.shift(rgb[..., 1].astype(np.float32), offset, order=1, mode="nearest"))
+    out[..., 1] = _to_pixels(
+        ndimage.shift(rgb[..., 1].astype(np.float32), offset, order=1, mode="nearest")
+    )
     return out
 
 
 def color_quantization(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     """A palette by median cut, without dither; strength: number of colours."""
     colors = (256, 192, 112, 56, 22)[level - 1]
-    image = Image.fromarray(rgb).quantize(colors, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image = Image.fromarray(rgb).quantize(
+        colors, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+    )
     return np.array(image.convert("RGB"))
 
 
@@ -177,7 +185,9 @@ def non_eccentricity_patch(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     size = min(8, max(1, min(height, width) // 2))
     out = rgb.copy()
     count = _count((2, 8, 18, 35, 75)[level - 1], height, width)
-    for place in rng.random((count, 4)):  # row by row, so that a stronger level has the patches of a weaker one
+    for place in rng.random(
+        (count, 4)
+    ):  # row by row, so that a stronger level has the patches of a weaker one
         y, x = _corner(place[:2], height, width, size)
         dy, dx = ((2 * place[2:] - 1) * size).round().astype(int)
         from_y, from_x = min(max(y + dy, 0), height - size), min(max(x + dx, 0), width - size)
@@ -187,13 +197,17 @@ def non_eccentricity_patch(rgb: Pixels, level: int, rng: Rng) -> Pixels:
 
 def pixelate(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     """Blocks of one colour each, their mean; strength: side of a block in pixels."""
-    return _resampled(rgb, (1.25, 1.7, 2.3, 3.3, 5.3)[level - 1], Image.Resampling.BOX, Image.Resampling.NEAREST)
+    return _resampled(
+        rgb, (1.25, 1.7, 2.3, 3.3, 5.3)[level - 1], Image.Resampling.BOX, Image.Resampling.NEAREST
+    )
 
 
 def quantization(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     """Few even steps in each of R, G and B, which bands smooth regions; strength: number of steps."""
     steps = (20, 16, 13, 10, 7)[level - 1]
-    table = np.rint(np.rint(np.arange(256) * ((steps - 1) / 255.0)) * (255.0 / (steps - 1))).astype(np.uint8)
+    table = np.rint(np.rint(np.arange(256) * ((steps - 1) / 255.0)) * (255.0 / (steps - 1))).astype(
+        np.uint8
+    )
     return table[rgb]
 
 
@@ -211,7 +225,9 @@ def color_block(rgb: Pixels, level: int, rng: Rng) -> Pixels:
 def high_sharpen(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     """Unsharp mask with a standard deviation of 1 pixel; strength: weight of the added detail."""
     plain = rgb.astype(np.float32)
-    return _to_pixels(plain + (0.7, 1.15, 1.6, 2.3, 4.0)[level - 1] * (plain - _gaussian(plain, 1.0)))
+    return _to_pixels(
+        plain + (0.7, 1.15, 1.6, 2.3, 4.0)[level - 1] * (plain - _gaussian(plain, 1.0))
+    )
 
 
 def contrast_change(rgb: Pixels, level: int, rng: Rng) -> Pixels:
@@ -225,14 +241,25 @@ def contrast_change(rgb: Pixels, level: int, rng: Rng) -> Pixels:
 
 def resize(rgb: Pixels, level: int, rng: Rng) -> Pixels:
     """Bicubic down- and upsampling; strength: the factor."""
-    return _resampled(rgb, (1.25, 1.7, 2.4, 3.4, 5.5)[level - 1], Image.Resampling.BICUBIC, Image.Resampling.BICUBIC)
+    return _resampled(
+        rgb,
+        (1.25, 1.7, 2.4, 3.4, 5.5)[level - 1],
+        Image.Resampling.BICUBIC,
+        Image.Resampling.BICUBIC,
+    )
 
 
 FAMILIES: dict[str, Callable[[Pixels, int, Rng], Pixels]] = {
     function.__name__: function
     for function in (
         *(gaussian_blur, lens_blur, motion_blur),
-        *(color_diffusion, color_shift, color_quantization, color_saturation_hsv, color_saturation_lab),
+        *(
+            color_diffusion,
+            color_shift,
+            color_quantization,
+            color_saturation_hsv,
+            color_saturation_lab,
+        ),
         *(jpeg2000, jpeg),
         *(white_noise, color_noise, impulse_noise, multiplicative_noise, denoise),
         *(brighten, darken, mean_shift),
@@ -258,7 +285,9 @@ def _gaussian(values: Floats, sigma: float) -> Floats:
 def _convolve(rgb: Pixels, kernel: NDArray[np.floating]) -> Pixels:
     """Convolution with a square kernel of odd side, its sum brought to 1, the border mirrored."""
     reach = kernel.shape[0] // 2
-    padded = np.pad(rgb.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="symmetric")
+    padded = np.pad(
+        rgb.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="symmetric"
+    )
     weights = (kernel / kernel.sum()).astype(np.float32)[..., None]
     return _to_pixels(signal.fftconvolve(padded, weights, mode="valid", axes=(0, 1)))
 

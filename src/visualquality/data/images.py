@@ -79,7 +79,9 @@ def open_image(
     if isinstance(image, str | os.PathLike):
         with header(Path(image), max_pixels) as opened:
             return _upright_rgb(opened, str(image))
-    raise UserError(f"an image is given as a path, a PIL image or an array, not as {type(image).__name__}")
+    raise UserError(
+        f"an image is given as a path, a PIL image or an array, not as {type(image).__name__}"
+    )
 
 
 def image_faults(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[UserError | None]:
@@ -106,7 +108,9 @@ def image_digest(image: Image.Image) -> str:
     returns; raises ValueError for another mode.
     """
     if image.mode != "RGB":
-        raise ValueError(f"a digest is of RGB pixels, not of mode {image.mode}: use open_image first")
+        raise ValueError(
+            f"a digest is of RGB pixels, not of mode {image.mode}: use open_image first"
+        )
     digest = xxhash.xxh3_128(np.array(image.size, dtype="<u4").tobytes())
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -128,7 +132,9 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.setdefault(os.path.abspath(image), image)
     if not found:
         where = ", ".join(map(str, paths)) or "an empty list of paths"
-        raise UserError(f"no image in {where}: give image files, or folders that hold {_KINDS} files")
+        raise UserError(
+            f"no image in {where}: give image files, or folders that hold {_KINDS} files"
+        )
     return list(found.values())
 
 
@@ -146,7 +152,9 @@ def find_references(images: Sequence[Path], given: Path) -> list[Path]:
         if not found:
             raise UserError(f"{image} has no reference: put an image named {image.stem} in {given}")
         if len(found) > 1:
-            raise UserError(f"{image} has several references, {found[0]} and {found[1]}: keep one in {given}")
+            raise UserError(
+                f"{image} has several references, {found[0]} and {found[1]}: keep one in {given}"
+            )
         return found[0]
 
     return [reference_of(image) for image in images]
@@ -154,7 +162,9 @@ def find_references(images: Sequence[Path], given: Path) -> list[Path]:
 
 def _images_in(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed ({error.strerror}): make it readable") from error
+        raise UserError(
+            f"{error.filename} cannot be listed ({error.strerror}): make it readable"
+        ) from error
 
     images = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
@@ -179,9 +189,14 @@ def _open_file(path: Path) -> BinaryIO:
         file = path.open("rb", buffering=1 << 16) if stat.S_ISREG(status.st_mode) else None
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _missing(path) from error
-    except (OSError, ValueError) as error:  # no permission, too long a name; ValueError: a null byte in it
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # no permission, too long a name; ValueError: a null byte in it
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{str(path)!r} cannot be read ({reason}): correct it or its permissions") from error
+        raise UserError(
+            f"{str(path)!r} cannot be read ({reason}): correct it or its permissions"
+        ) from error
     if file is None:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
         raise UserError(f"{path} is {kind}, not an image: give an image file")
@@ -200,10 +215,14 @@ def _parse(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         if start.startswith(_SIGNATURES) or start[4:12] in _AVIF_BRANDS:
             raise _damaged(path, "or an unusual form of its format") from error
-        raise UserError(f"{path} is not an image that can be read: convert it to {_KINDS}") from error
+        raise UserError(
+            f"{path} is not an image that can be read: convert it to {_KINDS}"
+        ) from error
     except Image.DecompressionBombError as error:
         limit = f"max_pixels {max_pixels:,}, and Pillow's own limit"
-        raise UserError(f"{path} has too many pixels ({error}; {limit}): make it smaller") from error
+        raise UserError(
+            f"{path} has too many pixels ({error}; {limit}): make it smaller"
+        ) from error
     except Exception as error:  # a damaged file can raise nearly anything from inside a decoder
         raise _damaged(path, error) from error
 
@@ -226,7 +245,9 @@ def _orientation(image: Image.Image) -> int:
         warnings.simplefilter("ignore")
         try:
             return image.getexif().get(_ORIENTATION, 1)
-        except Exception:  # EXIF that cannot be parsed states no orientation: shown as stored, as viewers do
+        except (
+            Exception
+        ):  # EXIF that cannot be parsed states no orientation: shown as stored, as viewers do
             return 1
 
 
@@ -246,24 +267,34 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise UserError(f"the array has shape {array.shape}: give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+        raise UserError(
+            f"the array has shape {array.shape}: give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        )
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.type is np.uint16 or np.issubdtype(array.dtype, np.floating):
         array = _deep_to_8_bit(array, "the array")
     elif array.dtype != np.uint8:
-        raise UserError(f"the array has dtype {array.dtype}: give uint8, uint16, bool, or float in [0, 1]")
-    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2:] == (1,) else array))
+        raise UserError(
+            f"the array has dtype {array.dtype}: give uint8, uint16, bool, or float in [0, 1]"
+        )
+    return Image.fromarray(
+        np.ascontiguousarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+    )
 
 
 def _deep_to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
     """Integers in [0, 65535] or floats in [0, 1] -> uint8 in [0, 255]."""
     if np.issubdtype(values.dtype, np.floating):
         if not ((values >= 0) & (values <= 1)).all():  # NaN fails both
-            raise UserError(f"{name} has floating-point values outside [0, 1]: scale them so that 1 is white")
+            raise UserError(
+                f"{name} has floating-point values outside [0, 1]: scale them so that 1 is white"
+            )
         return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
     if values.min() < 0 or values.max() > 65535:
-        raise UserError(f"{name} has 32-bit values, of unknown white point: save it with 8 or 16 bits")
+        raise UserError(
+            f"{name} has 32-bit values, of unknown white point: save it with 8 or 16 bits"
+        )
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -280,4 +311,6 @@ def _missing(path: Path) -> UserError:
 
 
 def _damaged(name: str | Path, cause: object) -> UserError:
-    return UserError(f"{name} is truncated or damaged ({str(cause) or type(cause).__name__}): copy it again")
+    return UserError(
+        f"{name} is truncated or damaged ({str(cause) or type(cause).__name__}): copy it again"
+    )

@@ -24,9 +24,24 @@ from .images import image_faults
 SPLITS = ("train", "val", "test")
 
 _LISTED_FAULTS = 20
-_GENERIC_STEMS = {"manifest", "train", "val", "test", "data"}  # file names that do not name a data set
+_GENERIC_STEMS = {
+    "manifest",
+    "train",
+    "val",
+    "test",
+    "data",
+}  # file names that do not name a data set
 _ALIASES = {  # what published files call the two columns that must be there, in lower case
-    "image": ("image name", "image_name", "image_path", "name", "filename", "file_name", "file", "dist_img"),
+    "image": (
+        "image name",
+        "image_name",
+        "image_path",
+        "name",
+        "filename",
+        "file_name",
+        "file",
+        "dist_img",
+    ),
     "mos": ("dmos", "score", "gt_score", "mos_quality", "mean_opinion_score"),
 }
 
@@ -92,7 +107,9 @@ class Manifest:
         finite, or a negative std; an unknown split; an image that comes twice; a data set whose MOS are all
         equal; a reference whose images are in more than one split of its data set.
         """
-        return _checked(*_entries(Path(path), name, columns or {}, images), check_images, references)
+        return _checked(
+            *_entries(Path(path), name, columns or {}, images), check_images, references
+        )
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV or Parquet file (by suffix), with image paths relative to it, that `read` reads back.
@@ -109,7 +126,9 @@ class Manifest:
         table = {n: v for n, v in table.items() if n in _REQUIRED or set(v) - {None, ""}}
         located = [os.path.join(realpath(row.image.parent), row.image.name) for row in self.rows]
         table["image"] = [Path(os.path.relpath(image, folder)).as_posix() for image in located]
-        for key in dict.fromkeys(key for row in self.rows for key in row.extra if key not in _FIELDS):
+        for key in dict.fromkeys(
+            key for row in self.rows for key in row.extra if key not in _FIELDS
+        ):
             table[key] = [row.extra.get(key) for row in self.rows]
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -149,7 +168,9 @@ def read_manifests(
         raise UserError("no manifest is given: name at least one file")
     read = [_entries(Path(path), None, {}, None) for path in paths]
     entries = [entry for more, _ in read for entry in more]
-    return _checked(entries, [fault for _, more in read for fault in more], check_images, references)
+    return _checked(
+        entries, [fault for _, more in read for fault in more], check_images, references
+    )
 
 
 class _Fault(NamedTuple):
@@ -171,7 +192,9 @@ class _Entry(NamedTuple):
         return f"row {self.number} of {self.file}"
 
 
-def _checked(entries: list[_Entry], faults: list[_Fault], check_images: bool, references: bool) -> Manifest:
+def _checked(
+    entries: list[_Entry], faults: list[_Fault], check_images: bool, references: bool
+) -> Manifest:
     by_dataset: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         by_dataset[entry.row.dataset].append(entry)
@@ -180,7 +203,11 @@ def _checked(entries: list[_Entry], faults: list[_Fault], check_images: bool, re
         faults += _dataset_faults(name, members)
     if check_images:
         wrong = image_faults([entry.row.image for entry in entries])
-        faults += [entry.fault(f"image: {error}") for entry, error in zip(entries, wrong, strict=True) if error]
+        faults += [
+            entry.fault(f"image: {error}")
+            for entry, error in zip(entries, wrong, strict=True)
+            if error
+        ]
     if references:
         faults += _reference_faults(entries, check_images)
     if not faults:
@@ -196,7 +223,11 @@ def _checked(entries: list[_Entry], faults: list[_Fault], check_images: bool, re
 def _duplicates(entries: list[_Entry]) -> list[_Fault]:
     first: dict[Path, _Entry] = {}
     pairs = [(entry, first.setdefault(entry.row.image, entry)) for entry in entries]
-    return [e.fault(f"image: the same file as {before}: keep one") for e, before in pairs if before is not e]
+    return [
+        e.fault(f"image: the same file as {before}: keep one")
+        for e, before in pairs
+        if before is not e
+    ]
 
 
 def _reference_faults(entries: list[_Entry], check_images: bool) -> list[_Fault]:
@@ -208,7 +239,11 @@ def _reference_faults(entries: list[_Entry], check_images: bool) -> list[_Fault]
         name = entry.row.reference
         if file is None:
             text = f"no file {name!r} beside {entry.row.image} or above" if name else "is empty"
-            faults.append(entry.fault(f"reference: {text}: name the reference's file, or leave references out"))
+            faults.append(
+                entry.fault(
+                    f"reference: {text}: name the reference's file, or leave references out"
+                )
+            )
         elif wrong.get(file):
             faults.append(entry.fault(f"reference: {wrong[file]}"))
     return faults
@@ -225,7 +260,9 @@ def _dataset_faults(name: str, members: list[_Entry]) -> list[_Fault]:
     if len(mos) > 1 and len(set(mos)) == 1:
         text = f"mos: all images of data set {name!r} have the MOS {mos[0]:g}: give ratings that differ"
         faults.append(_Fault(files[0], 0, text))
-    seen: dict[str, dict[str, _Entry]] = defaultdict(dict)  # reference -> split -> the first such row
+    seen: dict[str, dict[str, _Entry]] = defaultdict(
+        dict
+    )  # reference -> split -> the first such row
     for entry in members:
         if entry.row.reference and entry.row.split:
             seen[entry.row.reference].setdefault(entry.row.split, entry)
@@ -246,16 +283,22 @@ def _entries(
         header, records = (_read_parquet if path.suffix.lower() == ".parquet" else _read_csv)(path)
     except (OSError, ValueError, csv.Error) as error:  # ValueErrors: pyarrow's, and of UTF-8
         reason = getattr(error, "strerror", None) or error
-        return [], [_Fault(path, 0, f"cannot be read ({reason}): give a CSV in UTF-8, or a .parquet file")]
+        return [], [
+            _Fault(path, 0, f"cannot be read ({reason}): give a CSV in UTF-8, or a .parquet file")
+        ]
     if wrong := _header_faults(header, columns):
         return [], [_Fault(path, 1, text) for text in wrong]
     if not records:
         return [], [_Fault(path, 0, "has a header but no rows: add at least one image and its mos")]
     places = {f: header.index(columns.get(f, f)) for f in _FIELDS if columns.get(f, f) in header}
-    others = [i for i, n in enumerate(header) if n and n not in _FIELDS and i not in places.values()]
+    others = [
+        i for i, n in enumerate(header) if n and n not in _FIELDS and i not in places.values()
+    ]
     default = name or (path.absolute().parent.name if path.stem in _GENERIC_STEMS else path.stem)
     folder = path.parent if images is None else Path(images)
-    realpath = functools.cache(os.path.realpath)  # of a row's folder; a linked image keeps its own name
+    realpath = functools.cache(
+        os.path.realpath
+    )  # of a row's folder; a linked image keeps its own name
     entries, faults = list[_Entry](), list[_Fault]()
     for number, values in records:
         if len(values) != len(header):
@@ -263,7 +306,9 @@ def _entries(
             faults.append(_Fault(path, number, text))
             continue
         given = {f: values[i] for f, i in places.items() if values[i] not in (None, "")}
-        image = folder / str(given.get("image", "")).replace("\0", "\ufffd")  # no file system takes a null
+        image = folder / str(given.get("image", "")).replace(
+            "\0", "\ufffd"
+        )  # no file system takes a null
         row, wrong = _row(given, Path(realpath(image.parent), image.name), default)
         row.extra.update((header[i], values[i]) for i in others)
         faults += [_Fault(path, number, text) for text in wrong]
@@ -279,13 +324,23 @@ def _row(given: dict[str, object], image: Path, dataset: str) -> tuple[Row, list
     std = _number(text["std"]) if "std" in text else None
     faults = [] if "image" in given else ["image: is empty: give a file name"]
     if not math.isfinite(mos):
-        faults.append(f"mos: {text.get('mos', '')!r} is not a finite number: give one, or delete the row")
+        faults.append(
+            f"mos: {text.get('mos', '')!r} is not a finite number: give one, or delete the row"
+        )
     if std is not None and not 0 <= std < math.inf:
-        faults.append(f"std: {text['std']!r} is not a number of at least 0: leave it empty if unknown")
+        faults.append(
+            f"std: {text['std']!r} is not a number of at least 0: leave it empty if unknown"
+        )
     if text.get("split", "train") not in SPLITS:
-        faults.append(f"split: {text.pop('split')!r} is unknown: use {', '.join(SPLITS)}, or leave it empty")
-    reference, split, distortion, reasoning = map(text.get, ("reference", "split", "distortion", "reasoning"))
-    return Row(image, mos, text.get("dataset", dataset), std, reference, split, distortion, reasoning), faults
+        faults.append(
+            f"split: {text.pop('split')!r} is unknown: use {', '.join(SPLITS)}, or leave it empty"
+        )
+    reference, split, distortion, reasoning = map(
+        text.get, ("reference", "split", "distortion", "reasoning")
+    )
+    return Row(
+        image, mos, text.get("dataset", dataset), std, reference, split, distortion, reasoning
+    ), faults
 
 
 def _number(text: str) -> float:
@@ -299,10 +354,14 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> list[str]:
     faults = []
     for key, wanted in (dict(zip(_REQUIRED, _REQUIRED, strict=True)) | columns).items():
         if wanted not in header:
-            aliases = [n for n in header if n.lower() == key or n.lower() in _ALIASES.get(key, ())][:1]
+            aliases = [n for n in header if n.lower() == key or n.lower() in _ALIASES.get(key, ())][
+                :1
+            ]
             mend = "".join(f": rename {n!r} to {key!r}, or map it with columns" for n in aliases)
             mend += " (only if higher is better in it)" if mend and key == "mos" else ""
-            faults.append(f"column {wanted!r} is missing, there are {', '.join(map(repr, header))}{mend}")
+            faults.append(
+                f"column {wanted!r} is missing, there are {', '.join(map(repr, header))}{mend}"
+            )
     twice = [n for n in dict.fromkeys(header) if n and header.count(n) > 1]
     return faults + [f"column {n!r} is there {header.count(n)} times: keep one" for n in twice]
 

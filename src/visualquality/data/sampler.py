@@ -30,7 +30,15 @@ class OneDatasetBatches(Sampler[int]):
     below 1.
     """
 
-    def __init__(self, datasets: Sequence[str], batch_size: int, *, seed: int, repeat: int = 1, shuffle: bool = True):
+    def __init__(
+        self,
+        datasets: Sequence[str],
+        batch_size: int,
+        *,
+        seed: int,
+        repeat: int = 1,
+        shuffle: bool = True,
+    ):
         if not datasets or batch_size < 1 or repeat < 1:
             raise ValueError("rows, batch_size and repeat are each at least 1")
         self.rows: dict[str, list[int]] = defaultdict(list)
@@ -69,4 +77,6 @@ class OneDatasetBatches(Sampler[int]):
         """0 to count - 1, by a hash: unlike a generator's, this order is no matter of a library's version."""
         if not self.shuffle:
             return list(range(count))
-        return sorted(range(count), key=lambda i: stable_hash(self.seed, f"{self.epoch}\0{what}\0{i}"))
+        return sorted(
+            range(count), key=lambda i: stable_hash(self.seed, f"{self.epoch}\0{what}\0{i}")
+        )

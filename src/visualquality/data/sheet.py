@@ -17,7 +17,9 @@ _PAGE, _PANEL, _TEXT, _MUTED = "#fafaf8", "#ecedef", "#23272e", "#5c6470"
 _LONGEST = 65_500  # pixels: what a JPEG can be
 
 
-def contact_sheet(manifest: Manifest, output: str | os.PathLike[str], *, count: int = 24, columns: int = 6) -> None:
+def contact_sheet(
+    manifest: Manifest, output: str | os.PathLike[str], *, count: int = 24, columns: int = 6
+) -> None:
     """Write a PNG or JPEG (by suffix) of thumbnails, a section for each data set.
 
     A section holds `count` images (all, if there are fewer) at evenly spaced ranks of MOS, the worst and the best
@@ -31,7 +33,9 @@ def contact_sheet(manifest: Manifest, output: str | os.PathLike[str], *, count: 
         raise UserError(f"{output} is neither .png nor .jpg: give it one of these suffixes")
     if count < 1 or columns < 1:
         raise UserError(f"count is {count} and columns {columns}: give at least 1 of each")
-    sections = {name: [row for row in manifest.rows if row.dataset == name] for name in manifest.datasets}
+    sections = {
+        name: [row for row in manifest.rows if row.dataset == name] for name in manifest.datasets
+    }
     chosen = {name: by_mos(rows, count) for name, rows in sections.items()}
     columns = min(columns, max(map(len, chosen.values())))
     lines = {name: -(-len(rows) // columns) for name, rows in chosen.items()}
@@ -39,7 +43,9 @@ def contact_sheet(manifest: Manifest, output: str | os.PathLike[str], *, count: 
     width = 2 * _MARGIN + columns * (_CELL + _GAP) - _GAP
     height = 2 * _MARGIN + len(chosen) * _HEADING + sum(lines.values()) * step - _GAP
     if max(width, height) > _LONGEST:
-        raise UserError(f"the sheet would be {width} × {height} pixels, over {_LONGEST:,}: give a smaller count")
+        raise UserError(
+            f"the sheet would be {width} × {height} pixels, over {_LONGEST:,}: give a smaller count"
+        )
     page = Image.new("RGB", (width, height), _PAGE)
     draw = ImageDraw.Draw(page)
     top = _MARGIN
@@ -52,7 +58,14 @@ def contact_sheet(manifest: Manifest, output: str | os.PathLike[str], *, count: 
         top += _HEADING
         for number, row in enumerate(rows):
             line, column = divmod(number, columns)
-            _cell(page, draw, _MARGIN + column * (_CELL + _GAP), top + line * step, row, f"{row.mos:.{decimals}f}")
+            _cell(
+                page,
+                draw,
+                _MARGIN + column * (_CELL + _GAP),
+                top + line * step,
+                row,
+                f"{row.mos:.{decimals}f}",
+            )
         top += lines[name] * step
     output.parent.mkdir(parents=True, exist_ok=True)
     page.save(output, quality=90)
@@ -67,7 +80,9 @@ def by_mos(rows: list[Row], count: int) -> list[Row]:
     return [ranked[rank] for rank in np.rint(ranks).astype(int)]
 
 
-def _cell(page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, row: Row, mos: str) -> None:
+def _cell(
+    page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, row: Row, mos: str
+) -> None:
     draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), _PANEL)
     image = open_image(row.image)
     scale = _CELL / max(image.size)
@@ -89,7 +104,11 @@ def _fitted(text: str, width: int, size: int) -> str:
     if font.getlength(text) <= width:
         return text
     kept = len(text)
-    while kept > 1 and font.getlength(shorter := f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}") > width:
+    while (
+        kept > 1
+        and font.getlength(shorter := f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}")
+        > width
+    ):
         kept -= 1
     return shorter
 

@@ -12,7 +12,9 @@ from ..errors import UserError
 from .manifest import SPLITS, Manifest, Row
 
 
-def split(rows: Manifest | Sequence[Row], *, ratios: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> Manifest:
+def split(
+    rows: Manifest | Sequence[Row], *, ratios: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0
+) -> Manifest:
     """The same rows in the same order, each with a new `split`: train, val or test.
 
     All images of one reference go together; an image without one is a group of its own, named by its path
@@ -27,9 +29,13 @@ def split(rows: Manifest | Sequence[Row], *, ratios: Sequence[float] = (0.6, 0.2
     ratios: of train, val and test, at least 0, summing to 1. Raises UserError if they do not, and for a
     data set with too few groups to give one to every split whose ratio is above 0.
     """
-    shares = [Fraction(str(ratio)) for ratio in ratios]  # the decimal as written: 0.29 * 100 is 29 exactly
+    shares = [
+        Fraction(str(ratio)) for ratio in ratios
+    ]  # the decimal as written: 0.29 * 100 is 29 exactly
     if len(shares) != 3 or any(share < 0 for share in shares) or abs(float(sum(shares)) - 1) > 1e-6:
-        raise UserError(f"ratios are {tuple(ratios)}: give three for {', '.join(SPLITS)} that sum to 1")
+        raise UserError(
+            f"ratios are {tuple(ratios)}: give three for {', '.join(SPLITS)} that sum to 1"
+        )
     rows = rows.rows if isinstance(rows, Manifest) else tuple(rows)
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -47,18 +53,25 @@ def split(rows: Manifest | Sequence[Row], *, ratios: Sequence[float] = (0.6, 0.2
         names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
         of_group = dict(zip(order, names, strict=True))
         splits |= {(dataset, image): of_group[group] for image, group in groups.items()}
-    return Manifest(tuple(dataclasses.replace(row, split=splits[row.dataset, row.image]) for row in rows))
+    return Manifest(
+        tuple(dataclasses.replace(row, split=splits[row.dataset, row.image]) for row in rows)
+    )
 
 
 def stable_hash(seed: int, name: str) -> bytes:
     """16 bytes of the seed and the name alone, unlike Python's `hash`: blake2b of "seed\\0name"."""
-    return hashlib.blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=16).digest()
+    return hashlib.blake2b(
+        f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=16
+    ).digest()
 
 
 def _groups(rows: list[Row]) -> dict[Path, str]:
     """Image -> the name of its group, free of where on a disk the data set lies."""
     shared = os.path.commonpath([os.path.abspath(row.image.parent) for row in rows])
-    return {row.image: row.reference or Path(os.path.relpath(row.image, shared)).as_posix() for row in rows}
+    return {
+        row.image: row.reference or Path(os.path.relpath(row.image, shared)).as_posix()
+        for row in rows
+    }
 
 
 def _largest_remainder(total: int, shares: Sequence[Fraction]) -> list[int]:

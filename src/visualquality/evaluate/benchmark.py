@@ -70,7 +70,11 @@ class Results:
 
     def missing(self) -> list[str]:
         """A sentence for each method that is unavailable, and for each data set that one could not be measured on."""
-        rows = [f"{result.name}: {result.problem}" for result in self.methods if result.problem is not None]
+        rows = [
+            f"{result.name}: {result.problem}"
+            for result in self.methods
+            if result.problem is not None
+        ]
         cells = [
             f"{result.name} on {name}: {measured.problem}"
             for result in self.methods
@@ -87,8 +91,13 @@ class Results:
             "datasets": [vars(column) for column in self.columns],
             "methods": [
                 {
-                    **{key: getattr(result, key) for key in ("name", "group", "settings", "problem")},
-                    "measured": {name: _measured_dict(cell) for name, cell in result.measured.items()},
+                    **{
+                        key: getattr(result, key)
+                        for key in ("name", "group", "settings", "problem")
+                    },
+                    "measured": {
+                        name: _measured_dict(cell) for name, cell in result.measured.items()
+                    },
                 }
                 for result in self.methods
             ],
@@ -97,7 +106,10 @@ class Results:
 
 
 def _measured_dict(cell: Measured) -> dict[str, Any]:
-    return {"agreement": None if cell.agreement is None else cell.agreement.to_dict(), "problem": cell.problem}
+    return {
+        "agreement": None if cell.agreement is None else cell.agreement.to_dict(),
+        "problem": cell.problem,
+    }
 
 
 def _published_dict(method: str) -> dict[str, dict[str, float]]:
@@ -125,12 +137,23 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
     with progress_bar(console) as progress:
         digests: dict[Path, str | UserError] = {}
         if any(method.model is not None for method in suite.methods):
-            images = list(dict.fromkeys(row.image for manifest in manifests for row in manifest.rows))
-            digests = dict(
-                zip(images, _watched(progress, "reading images", contents(images), len(images)), strict=True)
+            images = list(
+                dict.fromkeys(row.image for manifest in manifests for row in manifest.rows)
             )
-        bench = _Bench(dict(zip(columns, manifests, strict=True)), digests, cache, console, progress)
-        methods = tuple(bench.scores_of(m) if m.scores is not None else bench.rated(m, make) for m in suite.methods)
+            digests = dict(
+                zip(
+                    images,
+                    _watched(progress, "reading images", contents(images), len(images)),
+                    strict=True,
+                )
+            )
+        bench = _Bench(
+            dict(zip(columns, manifests, strict=True)), digests, cache, console, progress
+        )
+        methods = tuple(
+            bench.scores_of(m) if m.scores is not None else bench.rated(m, make)
+            for m in suite.methods
+        )
     return Results(suite.title, suite.plcc, columns, methods, suite.published)
 
 
@@ -181,8 +204,12 @@ class _Bench:
         with ScoreCache(self.cache, rater) as scores:
             for column, manifest in self.manifests.items():
                 try:
-                    measured[column.name] = self._on(f"{method.name} · {column.name}", scores, manifest.rows)
-                except UserError as error:  # a server that is gone; what was scored before is in the cache
+                    measured[column.name] = self._on(
+                        f"{method.name} · {column.name}", scores, manifest.rows
+                    )
+                except (
+                    UserError
+                ) as error:  # a server that is gone; what was scored before is in the cache
                     measured[column.name] = Measured(None, str(error))
         return Result(method.name, method.group, rater.settings(), measured)
 
@@ -192,14 +219,18 @@ class _Bench:
         for row in rows:
             found = self.digests[row.image]
             if isinstance(found, UserError):
-                problems.append(str(found).replace(str(row.image), row.image.name))  # not where on whose disk
+                problems.append(
+                    str(found).replace(str(row.image), row.image.name)
+                )  # not where on whose disk
             else:
                 images.setdefault(found, row.image)
         todo = len(images.keys() - scores.known.keys())
         for rating in _watched(self.progress, what, scores.rate(images), todo):
             if rating.problem is not None:
                 problems.append(f"{Path(rating.image).name}: {rating.problem}")
-        self.console.print(f"{what}: {len(rows)} images, {todo} scored now", markup=False, highlight=False)
+        self.console.print(
+            f"{what}: {len(rows)} images, {todo} scored now", markup=False, highlight=False
+        )
         found_scores = [scores.known.get(str(self.digests[row.image])) for row in rows]
         result = agreement(found_scores, [row.mos for row in rows], bootstrap=BOOTSTRAP)
         return Measured(result, problems[0] if problems else None)

@@ -68,6 +68,9 @@ class ScoreCache:
             yield rating
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._store.__exit__(kind, value, trace)

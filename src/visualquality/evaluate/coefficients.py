@@ -25,7 +25,9 @@ def pair(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """Scores and MOS as float64 (n,) each. Raises `UserError` where they are not two lists of one length."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
-        raise UserError(f"scores and mos must be two lists of one length, not of shapes {a.shape} and {b.shape}")
+        raise UserError(
+            f"scores and mos must be two lists of one length, not of shapes {a.shape} and {b.shape}"
+        )
     return a, b
 
 
@@ -96,7 +98,9 @@ def srcc(x: ArrayLike, y: ArrayLike) -> float:
     0.8
     """
     a, b = pair(x, y)
-    return float("nan") if why_undefined(a, b) else float(weighted_srcc(np.ones((1, len(a))), a, b)[0])
+    return (
+        float("nan") if why_undefined(a, b) else float(weighted_srcc(np.ones((1, len(a))), a, b)[0])
+    )
 
 
 def krcc(x: ArrayLike, y: ArrayLike) -> float:
@@ -104,7 +108,9 @@ def krcc(x: ArrayLike, y: ArrayLike) -> float:
     a, b = pair(x, y)
     if why_undefined(a, b):
         return float("nan")
-    return float(kendalltau(a, b, method="asymptotic").statistic)  # the method is of the p value alone
+    return float(
+        kendalltau(a, b, method="asymptotic").statistic
+    )  # the method is of the p value alone
 
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float:
@@ -143,7 +149,9 @@ class LogisticFit:
 
     def plcc(self, x: ArrayLike, y: ArrayLike) -> float:
         """PLCC of the mapped scores with `y`, negative for a curve that falls; NaN for a failed fit."""
-        return float("nan") if self.problem else float(np.sign(self.b0 - self.b1)) * plcc(self(x), y)
+        return (
+            float("nan") if self.problem else float(np.sign(self.b0 - self.b1)) * plcc(self(x), y)
+        )
 
 
 def _failed(problem: str) -> LogisticFit:
@@ -163,7 +171,9 @@ def logistic4(x: ArrayLike, y: ArrayLike, *, start: LogisticFit | None = None) -
     if reason := why_undefined(a, b):
         return _failed(reason)
     if len(a) < 5:
-        return _failed(f"the logistic mapping has 4 parameters and needs at least 5 images, not {len(a)}")
+        return _failed(
+            f"the logistic mapping has 4 parameters and needs at least 5 images, not {len(a)}"
+        )
     mean, std, floor, span = float(a.mean()), float(a.std()), float(b.min()), float(np.ptp(b))
     if start is not None:
         first = [
@@ -177,8 +187,13 @@ def logistic4(x: ArrayLike, y: ArrayLike, *, start: LogisticFit | None = None) -
     data = ((a - mean) / std, (b - floor) / span)
     try:
         # Where a parameter hardly matters its covariance overflows or is unknown; nobody reads it here.
-        with np.errstate(over="ignore"), warnings.catch_warnings(action="ignore", category=OptimizeWarning):
-            found, _ = curve_fit(_logistic, *data, first, jac=_logistic_jacobian, maxfev=MAX_EVALUATIONS)
+        with (
+            np.errstate(over="ignore"),
+            warnings.catch_warnings(action="ignore", category=OptimizeWarning),
+        ):
+            found, _ = curve_fit(
+                _logistic, *data, first, jac=_logistic_jacobian, maxfev=MAX_EVALUATIONS
+            )
     except RuntimeError:
         return _failed(f"the logistic fit did not converge in {MAX_EVALUATIONS} evaluations")
     b0, b1, b2, b3 = (float(value) for value in found)

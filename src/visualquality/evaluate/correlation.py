@@ -89,7 +89,9 @@ class Agreement:
         return {**vars(self), **estimates, "problems": list(self.problems)}
 
 
-def _replicates(x: Array, y: Array, fit: LogisticFit, bootstrap: int, seed: int) -> dict[str, Array]:
+def _replicates(
+    x: Array, y: Array, fit: LogisticFit, bootstrap: int, seed: int
+) -> dict[str, Array]:
     """The coefficients of resamples of the images: (bootstrap,) each, or as many as the slow ones get."""
     rng = np.random.default_rng(seed)
     n, unit_x, unit_y = len(x), unit(x), unit(y)
@@ -105,7 +107,9 @@ def _replicates(x: Array, y: Array, fit: LogisticFit, bootstrap: int, seed: int)
             take = np.repeat(np.arange(n), row.astype(int))
             found["krcc"].append(krcc(x[take], y[take]))
             if fit.problem is None:
-                found["plcc_logistic"].append(logistic4(x[take], y[take], start=fit).plcc(x[take], y[take]))
+                found["plcc_logistic"].append(
+                    logistic4(x[take], y[take], start=fit).plcc(x[take], y[take])
+                )
     return {key: np.array(values) for key, values in found.items()}
 
 
@@ -123,7 +127,9 @@ def agreement(
     """
     x, y = pair([NAN if score is None else score for score in scores], mos)
     if not np.isfinite(y).all():
-        raise UserError(f"mos {int(np.argmin(np.isfinite(y))) + 1} of {len(y)} is not a finite number; mend that row")
+        raise UserError(
+            f"mos {int(np.argmin(np.isfinite(y))) + 1} of {len(y)} is not a finite number; mend that row"
+        )
     readable = ~np.isnan(x)
     x, y = x[readable], y[readable]
     values, replicates, problems = dict.fromkeys(COEFFICIENTS, NAN), {}, []
@@ -133,7 +139,12 @@ def agreement(
         fit = logistic4(x, y)
         if fit.problem:
             problems.append(f"PLCC (logistic): {fit.problem}")
-        values = {"srcc": srcc(x, y), "krcc": krcc(x, y), "plcc": plcc(x, y), "plcc_logistic": fit.plcc(x, y)}
+        values = {
+            "srcc": srcc(x, y),
+            "krcc": krcc(x, y),
+            "plcc": plcc(x, y),
+            "plcc_logistic": fit.plcc(x, y),
+        }
         replicates = _replicates(x, y, fit, bootstrap, seed)
     estimates = {}
     for key, value in values.items():
@@ -141,7 +152,9 @@ def agreement(
         kept = drawn[~np.isnan(drawn)]
         if len(kept) < len(drawn):
             lost = len(drawn) - len(kept)
-            problems.append(f"{COEFFICIENTS[key]}: undefined in {lost} of the {len(drawn)} resamples")
+            problems.append(
+                f"{COEFFICIENTS[key]}: undefined in {lost} of the {len(drawn)} resamples"
+            )
         low, high = np.percentile(kept, [2.5, 97.5]) if len(kept) else (NAN, NAN)
         estimates[key] = Estimate(value, float(low), float(high))
     return Agreement(
@@ -195,7 +208,11 @@ def _cell(estimate: Estimate) -> Text:
     if np.isnan(estimate.value):
         return Text("undefined", style="yellow")
     cell = Text(f"{estimate.value:.3f}")
-    return cell if np.isnan(estimate.low) else cell.append(f" [{estimate.low:.3f}, {estimate.high:.3f}]", "dim")
+    return (
+        cell
+        if np.isnan(estimate.low)
+        else cell.append(f" [{estimate.low:.3f}, {estimate.high:.3f}]", "dim")
+    )
 
 
 def table(rows: Mapping[str, Agreement]) -> Table:
@@ -204,12 +221,20 @@ def table(rows: Mapping[str, Agreement]) -> Table:
     if len(rows) > 1:
         lines["average"] = average(rows.values())
     told = [f"{name}: {problem}" for name, row in lines.items() for problem in row.problems]
-    caption = Text("\n".join(told), style="yellow") if told else None  # Text, since a name may hold markup
+    caption = (
+        Text("\n".join(told), style="yellow") if told else None
+    )  # Text, since a name may hold markup
     drawn = Table(caption=caption, caption_justify="left")
     drawn.add_column("data set")
     for header in ("n", *COEFFICIENTS.values(), "unreadable"):
         drawn.add_column(header, justify="right")
     for name, row in lines.items():
         cells = [_cell(getattr(row, key)) for key in COEFFICIENTS]
-        drawn.add_row(Text(name), str(row.n), *cells, str(row.n_unreadable), end_section=name == list(rows)[-1])
+        drawn.add_row(
+            Text(name),
+            str(row.n),
+            *cells,
+            str(row.n_unreadable),
+            end_section=name == list(rows)[-1],
+        )
     return drawn

@@ -16,7 +16,12 @@ from .page import LIGHT, Panel, draw
 
 MEANS = 15  # a curve of many steps gets a running mean, over this part of them
 PART = "reward/"  # what the metrics of a reward's parts begin with
-STROKES = [(LIGHT["blue"], "-"), (LIGHT["violet"], "--"), (LIGHT["green"], ":"), (LIGHT["orange"], "-.")]
+STROKES = [
+    (LIGHT["blue"], "-"),
+    (LIGHT["violet"], "--"),
+    (LIGHT["green"], ":"),
+    (LIGHT["orange"], "-."),
+]
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -27,14 +32,18 @@ def read_metrics(path: Path) -> list[dict]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give the metrics.jsonl of a run") from error
+        raise UserError(
+            f"{path} cannot be read ({error}): give the metrics.jsonl of a run"
+        ) from error
     records = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise UserError(f"line {number} of {path} is not JSON ({error.msg}): remove it") from error
+                raise UserError(
+                    f"line {number} of {path} is not JSON ({error.msg}): remove it"
+                ) from error
             if not isinstance(records[-1], dict):
                 raise UserError(f"line {number} of {path} is not a JSON object: remove it")
     return records
@@ -43,14 +52,19 @@ def read_metrics(path: Path) -> list[dict]:
 def curves(metrics: Sequence[dict]) -> dict[str, Any]:
     """What `curves.html.jinja` shows of `metrics`; where a record has no number, a panel's note says so."""
     window = max(1, len(metrics) // MEANS)
-    parts = {key: key.removeprefix(PART) for key in sorted({k for r in metrics for k in r if k.startswith(PART)})}
+    parts = {
+        key: key.removeprefix(PART)
+        for key in sorted({k for r in metrics for k in r if k.startswith(PART)})
+    }
     return {
         "window": window,
         "parts": list(parts.values()),
         "reward": _curves(metrics, window, {"reward": "total"} | parts),
         "score_std": _curves(metrics, window, {"score_std": "mean standard deviation"}),
         "kl": _curves(metrics, window, {"kl": "KL divergence"}),
-        "readable": [v for v in (_number(record.get("readable")) for record in metrics) if not math.isnan(v)],
+        "readable": [
+            v for v in (_number(record.get("readable")) for record in metrics) if not math.isnan(v)
+        ],
     }
 
 
@@ -67,19 +81,27 @@ def _curves(metrics: Sequence[dict], window: int, labels: dict[str, str]) -> Pan
     drawn = [key for key in labels if len(found[key])]
     if not drawn:
         keys = " or ".join(f"“{key}”" for key in labels)
-        return Panel(None, f"Nothing to plot: no line of the metrics has a step and a number for {keys}.")
+        return Panel(
+            None, f"Nothing to plot: no line of the metrics has a step and a number for {keys}."
+        )
     gaps = {key: len(steps) - len(line) for key, line in found.items() if len(line) < len(steps)}
     note = ", ".join(f"“{key}” in {count} of {len(steps)}" for key, count in gaps.items())
-    ends = [f"{labels[key]} {found[key][0]:.3g} at first, {found[key][-1]:.3g} at last" for key in drawn]
+    ends = [
+        f"{labels[key]} {found[key][0]:.3g} at first, {found[key][-1]:.3g} at last" for key in drawn
+    ]
 
     def plot(axes: Axes) -> None:
         for key, (colour, dashes) in zip(drawn, cycle(STROKES)):
-            _line(axes, steps, lines[key], window, color=colour, linestyle=dashes, label=labels[key])
+            _line(
+                axes, steps, lines[key], window, color=colour, linestyle=dashes, label=labels[key]
+            )
         if min(found[key].min() for key in drawn) >= 0:
             axes.set_ylim(0, 1.08 * max(found[key].max() for key in drawn) or 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(labels) > 1:
-            axes.figure.legend(loc="outside upper left", ncols=3, handlelength=2.2, columnspacing=1.2)
+            axes.figure.legend(
+                loc="outside upper left", ncols=3, handlelength=2.2, columnspacing=1.2
+            )
 
     alt = f"Line plot over {len(steps)} training steps: {'; '.join(ends)}."
     svg = draw(next(iter(labels)), alt, (3.3, 2.3), plot, xlabel="training step")
@@ -92,7 +114,10 @@ def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, window: int, **stro
         axes.plot(steps, values, marker="o", markersize=2.5, linewidth=1.6, clip_on=False, **stroke)
         return
     box, known = np.ones(window), np.isfinite(values)
-    total, count = np.convolve(np.where(known, values, 0), box, "same"), np.convolve(known, box, "same")
+    total, count = (
+        np.convolve(np.where(known, values, 0), box, "same"),
+        np.convolve(known, box, "same"),
+    )
     mean = np.where(known, total / np.maximum(count, 1), np.nan)
     axes.plot(steps, values, color=stroke["color"], alpha=0.3, linewidth=0.7)
     axes.plot(steps, mean, linewidth=1.8, **stroke)

@@ -20,7 +20,10 @@ def rows_of(manifest: Manifest, split: str | None) -> dict[str, list[Row]]:
     rows = manifest.rows if split is None else manifest.subset(split).rows
     if not rows:
         raise UserError(f"the manifests have no row of split {split!r}")
-    return {name: [r for r in rows if r.dataset == name] for name in dict.fromkeys(r.dataset for r in rows)}
+    return {
+        name: [r for r in rows if r.dataset == name]
+        for name in dict.fromkeys(r.dataset for r in rows)
+    }
 
 
 def evaluate_model(
@@ -69,17 +72,25 @@ def evaluate_scores(
             named = by_name.get(row.image.name, [])
             if len(named) != 1:
                 how = "no row" if not named else f"{len(named)} rows of that name"
-                raise UserError(f"{path} has {how} for {row.image}: give every image of the manifest one score")
+                raise UserError(
+                    f"{path} has {how} for {row.image}: give every image of the manifest one score"
+                )
             key = named[0]
             folder = Path(key).parent.name
             if counts[row.image.name] > 1 or (folder and folder != row.image.parent.name):
-                raise UserError(f"{path} has {key}, which may not be {row.image}: give the path that the manifest has")
+                raise UserError(
+                    f"{path} has {key}, which may not be {row.image}: give the path that the manifest has"
+                )
         scores[str(row.image)] = given[key]
     return _agreements(groups, scores, bootstrap)
 
 
-def _agreements(groups: dict[str, list[Row]], scores: dict[str, float | None], bootstrap: int) -> dict[str, Agreement]:
+def _agreements(
+    groups: dict[str, list[Row]], scores: dict[str, float | None], bootstrap: int
+) -> dict[str, Agreement]:
     def one(rows: Sequence[Row]) -> Agreement:
-        return agreement([scores[str(r.image)] for r in rows], [r.mos for r in rows], bootstrap=bootstrap)
+        return agreement(
+            [scores[str(r.image)] for r in rows], [r.mos for r in rows], bootstrap=bootstrap
+        )
 
     return {name: one(rows) for name, rows in groups.items()}

@@ -86,18 +86,26 @@ def layout(results: Results) -> Table:
     Best (bold) and second (underlined) are those of a column by its printed digits, equals together, where at least
     two can be compared. A published row takes part where the data set here has the paper's size.
     """
-    spanning = dict.fromkeys([*(c.group for c in paper_tables().columns), *(c.group for c in results.columns)])
+    spanning = dict.fromkeys(
+        [*(c.group for c in paper_tables().columns), *(c.group for c in results.columns)]
+    )
     columns = _grouped(results.columns, list(spanning), lambda column: column.group)
     shown = {"SRCC": "srcc", "PLCC": "plcc" if results.plcc == "raw" else "plcc_logistic"}
     blocks = tuple(_block(results, columns, name, field) for name, field in shown.items())
-    spans = tuple((group, len(list(members))) for group, members in groupby(columns, lambda column: column.group))
+    spans = tuple(
+        (group, len(list(members)))
+        for group, members in groupby(columns, lambda column: column.group)
+    )
     return Table(results.title, spans, tuple(columns), blocks, tuple(notes_of(results, columns)))
 
 
 def comparable(column: Column) -> bool:
     """Whether published numbers of the paper's column are of as many images as the data set here has."""
     sizes = {each.name: each.images for each in paper_tables().columns}
-    return column.column is not None and abs(column.n - sizes[column.column]) <= SAME_SIZE * sizes[column.column]
+    return (
+        column.column is not None
+        and abs(column.n - sizes[column.column]) <= SAME_SIZE * sizes[column.column]
+    )
 
 
 def _block(results: Results, columns: Sequence[Column], name: str, field: str) -> Block:
@@ -111,21 +119,33 @@ def _block(results: Results, columns: Sequence[Column], name: str, field: str) -
         if line.name in beside:
             rows.append((group, beside.pop(line.name)[1]))
     rows += beside.values()
-    order = dict.fromkeys([*(row.group for row in paper_tables().rows), *(group for group, _ in rows)])
+    order = dict.fromkeys(
+        [*(row.group for row in paper_tables().rows), *(group for group, _ in rows)]
+    )
     rows = _grouped(rows, list(order), lambda row: row[0])
     lines = _marked([line for _, line in rows], [comparable(column) for column in columns])
     groups = groupby(zip((group for group, _ in rows), lines, strict=True), lambda row: row[0])
-    return Block(name, tuple((group, tuple(line for _, line in members)) for group, members in groups))
+    return Block(
+        name, tuple((group, tuple(line for _, line in members)) for group, members in groups)
+    )
 
 
-def _grouped(items: Iterable[Item], order: Sequence[str], group: Callable[[Item], str]) -> list[Item]:
+def _grouped(
+    items: Iterable[Item], order: Sequence[str], group: Callable[[Item], str]
+) -> list[Item]:
     """Items of one group together, groups in the order of their first place in `order`, each in its own order."""
     return sorted(items, key=lambda item: order.index(group(item)))
 
 
 def _measured(result: Result, columns: Sequence[Column], field: str) -> Line:
-    agreements = [cell.agreement for c in columns if (cell := result.measured.get(c.name)) and cell.agreement]
-    estimates = {name: getattr(cell.agreement, field) for name, cell in result.measured.items() if cell.agreement}
+    agreements = [
+        cell.agreement for c in columns if (cell := result.measured.get(c.name)) and cell.agreement
+    ]
+    estimates = {
+        name: getattr(cell.agreement, field)
+        for name, cell in result.measured.items()
+        if cell.agreement
+    }
     values = [_value(estimates.get(column.name)) for column in columns]
     if len(columns) > 1:
         complete = len(agreements) == len(columns)
@@ -139,7 +159,10 @@ def _value(estimate: Estimate | None) -> Value:
         return Value(NOTHING)
     if isnan(estimate.value):
         return Value("undefined")
-    return Value(_printed(estimate.value), "" if isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}")
+    return Value(
+        _printed(estimate.value),
+        "" if isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}",
+    )
 
 
 def _printed(value: float) -> str:
@@ -170,14 +193,20 @@ def _marked(lines: Sequence[Line], same: Sequence[bool]) -> list[Line]:
         ranked = [
             line.values[place].text
             for line in lines
-            if (counts[place] or not line.published) and line.values[place].text not in (NOTHING, "undefined")
+            if (counts[place] or not line.published)
+            and line.values[place].text not in (NOTHING, "undefined")
         ]
         best = sorted(set(ranked), key=float, reverse=True)[:2] if len(ranked) > 1 else []
         marks.append(dict(zip(best, ("best", "second"), strict=False)))
 
     def marked(line: Line) -> Line:
         values = [
-            replace(value, mark=marks[place].get(value.text, "") if counts[place] or not line.published else "")
+            replace(
+                value,
+                mark=marks[place].get(value.text, "")
+                if counts[place] or not line.published
+                else "",
+            )
             for place, value in enumerate(line.values)
         ]
         return replace(line, values=tuple(values))

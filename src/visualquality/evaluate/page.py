@@ -41,7 +41,9 @@ THEME = {
 }
 LIGHT = {name: light for name, (light, _) in THEME.items()}
 STYLE: dict[str, Any] = {
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), LIGHT["muted"]),
+    **dict.fromkeys(
+        ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), LIGHT["muted"]
+    ),
     "text.color": LIGHT["text"],
     "grid.color": LIGHT["rule"],
     "axes.grid": True,
@@ -65,7 +67,9 @@ class Panel:
     note: str
 
 
-def draw(name: str, alt: str, size: tuple[float, float], plot: Callable[[Axes], object], **axes: Any) -> Markup:
+def draw(
+    name: str, alt: str, size: tuple[float, float], plot: Callable[[Axes], object], **axes: Any
+) -> Markup:
     """A figure of `size` (width, height) in inches that `plot` draws on its axes.
 
     `name`, of letters, digits and hyphens, keeps its ids apart from those of other figures of the page; `alt` says in
@@ -124,7 +128,9 @@ def write_page(output: Path, template: str, **values: Any) -> None:
     What is not marked as markup is escaped. Raises UserError where `output` cannot be written.
     """
     environment = Environment(
-        loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8")),
+        loader=FunctionLoader(
+            lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8")
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -136,4 +142,6 @@ def write_page(output: Path, template: str, **values: Any) -> None:
         # Half a character, as a cut-off response or an odd file name may hold, is written as a question mark.
         output.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}): give a file in a writable folder") from error
+        raise UserError(
+            f"{output} cannot be written ({error.strerror}): give a file in a writable folder"
+        ) from error

@@ -52,7 +52,11 @@ class PaperTables:
 
     def published(self, method: str) -> dict[str, PaperRow]:
         """SRCC and PLCC of a method of Table 2 or 4; what is in both agrees. Raises KeyError for another name."""
-        found = {r.coefficient: r for r in self.rows if r.method == method and r.table in (TABLE_2, TABLE_4)}
+        found = {
+            r.coefficient: r
+            for r in self.rows
+            if r.method == method and r.table in (TABLE_2, TABLE_4)
+        }
         if not found:
             raise KeyError(method)
         return found
@@ -62,8 +66,12 @@ class PaperTables:
 def paper_tables() -> PaperTables:
     """The tables that come with the package."""
     text = files(__package__).joinpath("paper_tables.yaml").read_text(encoding="utf-8")
-    tree = yaml.load(text, Loader=yaml.BaseLoader)  # BaseLoader leaves numbers as text, with their printed digits
-    columns = tuple(PaperColumn(**{**column, "images": int(column["images"])}) for column in tree["columns"])
+    tree = yaml.load(
+        text, Loader=yaml.BaseLoader
+    )  # BaseLoader leaves numbers as text, with their printed digits
+    columns = tuple(
+        PaperColumn(**{**column, "images": int(column["images"])}) for column in tree["columns"]
+    )
     rows = []
     for table in tree["tables"]:
         for coefficient in ("SRCC", "PLCC"):
@@ -71,8 +79,14 @@ def paper_tables() -> PaperTables:
                 for method, printed in methods.items():
                     *cells, average = map(Decimal, printed)
                     if len(cells) != len(columns):
-                        raise ValueError(f"Table {table['number']}, {coefficient}, {method}: {len(cells)} cells")
-                    rows.append(PaperRow(int(table["number"]), coefficient, group, method, tuple(cells), average))
+                        raise ValueError(
+                            f"Table {table['number']}, {coefficient}, {method}: {len(cells)} cells"
+                        )
+                    rows.append(
+                        PaperRow(
+                            int(table["number"]), coefficient, group, method, tuple(cells), average
+                        )
+                    )
     return PaperTables(columns, tuple(rows))
 
 

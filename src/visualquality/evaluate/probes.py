@@ -74,7 +74,9 @@ def read_steps(path: Path) -> list[Step]:
             except (KeyError, TypeError, ValueError) as error:
                 if isinstance(error, UserError):
                     raise
-                raise UserError(f"{path}, line {number} is not a step of a run ({error!r}): remove it") from error
+                raise UserError(
+                    f"{path}, line {number} is not a step of a run ({error!r}): remove it"
+                ) from error
             steps.append(step)
             unclear |= twice
     return [{key: visit for key, visit in step.items() if key not in unclear} for step in steps]
@@ -121,7 +123,9 @@ def probes(steps: Sequence[Step], pictures: Mapping[ImageKey, Path] | None) -> l
     if len(ranked) > PROBES:
         last = _rank(ranked[PROBES - 1])
         better = [probe for probe in ranked if _rank(probe) < last]
-        equal = sorted((probe for probe in ranked if _rank(probe) == last), key=lambda p: p.image.mos)
+        equal = sorted(
+            (probe for probe in ranked if _rank(probe) == last), key=lambda p: p.image.mos
+        )
         ranked = better + spread(equal, lambda p: p.image.mos, PROBES - len(better))
     return sorted(ranked, key=lambda p: (p.image.dataset, p.image.mos))
 
@@ -130,7 +134,14 @@ def _rank(probe: Probe) -> tuple[int, int]:
     return -len(probe.worded), -len(probe.visits)
 
 
-def sayings(steps: Sequence[Step], pictures: Mapping[ImageKey, Path] | None) -> list[tuple[ImageKey, Visit]]:
+def sayings(
+    steps: Sequence[Step], pictures: Mapping[ImageKey, Path] | None
+) -> list[tuple[ImageKey, Visit]]:
     """The words of at most `SAYINGS` steps, evenly from the first to the last."""
-    visits = [(key, visit) for step in steps for key, visit in step.items() if pictures is None or key in pictures]
+    visits = [
+        (key, visit)
+        for step in steps
+        for key, visit in step.items()
+        if pictures is None or key in pictures
+    ]
     return evenly([(key, visit) for key, visit in visits if visit.words is not None], SAYINGS)

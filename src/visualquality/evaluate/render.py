@@ -40,7 +40,11 @@ _LATEX = {
 
 def name_of(line: Line) -> str:
     """The label of a row where nothing but text can be told apart."""
-    return f"{line.name} ({PAPER})" if line.published else f"{line.name}{' (unavailable)' if line.problem else ''}"
+    return (
+        f"{line.name} ({PAPER})"
+        if line.published
+        else f"{line.name}{' (unavailable)' if line.problem else ''}"
+    )
 
 
 def terminal(table: Table) -> Text:
@@ -54,7 +58,11 @@ def terminal(table: Table) -> Text:
     ]
     spanned = _terminal_spans(table, widths)
     rule = Text("─" * (first + sum(widths)), "dim")
-    out = [Text(table.title, "bold"), Text(), *(Text(" " * first).append(span, style) for span, style in spanned)]
+    out = [
+        Text(table.title, "bold"),
+        Text(),
+        *(Text(" " * first).append(span, style) for span, style in spanned),
+    ]
     for label, cells, style in (("Method", table.headings, "bold"), ("n", sizes, "dim")):
         aligned = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         out.append(Text(label.ljust(first) + aligned, style))
@@ -74,7 +82,8 @@ def _terminal_spans(table: Table, widths: list[int]) -> list[tuple[str, str]]:
         widths[place] += max(0, longest + 2 - sum(widths[place : place + count]))
         width = sum(widths[place : place + count]) - 2
         wrapped.append(
-            [f"  {line:^{width}}" for line in wrap(group, width, break_on_hyphens=False)] or [" " * (width + 2)]
+            [f"  {line:^{width}}" for line in wrap(group, width, break_on_hyphens=False)]
+            or [" " * (width + 2)]
         )
         rules += "  " + ("─" if group else " ") * width
         place += count
@@ -86,10 +95,15 @@ def _terminal_spans(table: Table, widths: list[int]) -> list[tuple[str, str]]:
 
 
 def _terminal_row(line: Line, first: int, widths: list[int]) -> Text:
-    row = Text(f"  {name_of(line)}".ljust(first), "yellow" if line.problem else "dim" if line.published else "")
+    row = Text(
+        f"  {name_of(line)}".ljust(first),
+        "yellow" if line.problem else "dim" if line.published else "",
+    )
     for value, width in zip(line.values, widths, strict=True):
         row.append(" " * (width - len(value.text)), "not underline")
-        row.append(value.text, {"best": "not dim bold", "second": "not dim underline", "": ""}[value.mark])
+        row.append(
+            value.text, {"best": "not dim bold", "second": "not dim underline", "": ""}[value.mark]
+        )
     return row
 
 
@@ -109,11 +123,15 @@ def markdown(table: Table) -> str:
             rows.append([f"*{_md(group)}*", *[""] * width])
             rows += [[_md(name_of(line)), *map(_markdown_cell, line.values)] for line in lines]
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"# {_md(table.title)}\n\n{text}\n\n" + "".join(f"- {_md(note)}\n" for note in table.notes)
+    return f"# {_md(table.title)}\n\n{text}\n\n" + "".join(
+        f"- {_md(note)}\n" for note in table.notes
+    )
 
 
 def _markdown_cell(value: Value) -> str:
-    return {"best": f"**{value.text}**", "second": f"<u>{value.text}</u>", "": value.text}[value.mark]
+    return {"best": f"**{value.text}**", "second": f"<u>{value.text}</u>", "": value.text}[
+        value.mark
+    ]
 
 
 def _md(text: str) -> str:
@@ -155,7 +173,9 @@ def _tex_row(cells: list[str]) -> str:
 
 
 def _tex_name(line: Line) -> str:
-    return rf"{_tex(line.name)} \textsuperscript{{{PAPER}}}" if line.published else _tex(name_of(line))
+    return (
+        rf"{_tex(line.name)} \textsuperscript{{{PAPER}}}" if line.published else _tex(name_of(line))
+    )
 
 
 def _tex_cell(value: Value) -> str:
@@ -185,7 +205,11 @@ def _measured_rows(results: Results) -> Iterator[dict[str, object]]:
         found: list[Agreement] = []
         for column in results.columns:
             cell = result.measured.get(column.name, Measured(None, result.problem))
-            of: dict[str, object] = {"dataset": column.name, "dataset_group": column.group, "column": column.column}
+            of: dict[str, object] = {
+                "dataset": column.name,
+                "dataset_group": column.group,
+                "column": column.column,
+            }
             yield from _coefficients(by | of, cell.agreement, cell.problem)
             found += [cell.agreement] if cell.agreement else []
         if len(results.columns) > 1:
@@ -194,12 +218,16 @@ def _measured_rows(results: Results) -> Iterator[dict[str, object]]:
             yield from _coefficients(by | {"dataset": "average"}, mean, problem)
 
 
-def _coefficients(by: dict[str, object], found: Agreement | None, problem: str | None) -> Iterator[dict[str, object]]:
+def _coefficients(
+    by: dict[str, object], found: Agreement | None, problem: str | None
+) -> Iterator[dict[str, object]]:
     told = "; ".join([*([problem] if problem else []), *(found.problems if found else ())])
     for key, name in COEFFICIENTS.items():
         row = by | {"coefficient": name, "problem": told}
         if found is not None:
-            numbers = {end: "" if isnan(v) else f"{v:.6f}" for end, v in vars(getattr(found, key)).items()}
+            numbers = {
+                end: "" if isnan(v) else f"{v:.6f}" for end, v in vars(getattr(found, key)).items()
+            }
             row |= numbers | {"n": found.n, "n_unreadable": found.n_unreadable}
         yield row
 
@@ -207,7 +235,12 @@ def _coefficients(by: dict[str, object], found: Agreement | None, problem: str |
 def _published_rows(results: Results) -> Iterator[dict[str, object]]:
     for method in results.paper:
         for coefficient, row in paper_tables().published(method).items():
-            by: dict[str, object] = {"method": method, "group": row.group, "source": PAPER, "coefficient": coefficient}
+            by: dict[str, object] = {
+                "method": method,
+                "group": row.group,
+                "source": PAPER,
+                "coefficient": coefficient,
+            }
             for column, number in zip(paper_tables().columns, row.cells, strict=True):
                 of: dict[str, object] = {
                     "dataset": column.dataset,

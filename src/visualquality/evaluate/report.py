@@ -38,7 +38,9 @@ class Prediction:
     def __post_init__(self) -> None:
         numbers = (self.mos, self.score, self.std)
         if not all(number is None or math.isfinite(number) for number in numbers):
-            raise ValueError(f"{self.image}: mos, score and std are finite numbers or None, not {numbers}")
+            raise ValueError(
+                f"{self.image}: mos, score and std are finite numbers or None, not {numbers}"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,15 @@ def write_training_report(
         title=title,
         notes=notes,
         summary=summary,
-        undefined=any(value != value for row in summary for value in astuple(row)),  # NaN is not equal to itself
+        undefined=any(
+            value != value for row in summary for value in astuple(row)
+        ),  # NaN is not equal to itself
         **curves(metrics),
         scatters=list(zip(("before", "after"), _scatters(pairs), strict=True)),
-        examples=[(old, new, *thumbnail(old.image)) for old, new in spread(pairs, lambda p: p[0].mos, EXAMPLES)],
+        examples=[
+            (old, new, *thumbnail(old.image))
+            for old, new in spread(pairs, lambda p: p[0].mos, EXAMPLES)
+        ],
         images=len(pairs),
     )
 
@@ -99,9 +106,13 @@ def _pair(before: Sequence[Prediction], after: Sequence[Prediction]) -> Pairs:
     """(before, after) of each image, from the lowest true score to the highest."""
     old, new = ({(p.mos, str(p.image)): p for p in predictions} for predictions in (before, after))
     if len(old) + len(new) < len(before) + len(after):
-        raise UserError("an image is predicted twice: give each image once before and once after training")
+        raise UserError(
+            "an image is predicted twice: give each image once before and once after training"
+        )
     for mos, image in sorted(old.keys() ^ new.keys()):
-        raise UserError(f"{image}, of mos {mos:g}, is predicted only before or only after training: give both")
+        raise UserError(
+            f"{image}, of mos {mos:g}, is predicted only before or only after training: give both"
+        )
     return [(old[key], new[key]) for key in sorted(old)]
 
 
@@ -109,14 +120,24 @@ def _scatters(pairs: Pairs) -> list[Panel]:
     """Predicted against true scores before and after training, on the same axes."""
     shown = evenly(pairs, MAX_POINTS)
     mos = [old.mos for old, _ in shown] or [1.0, 5.0]
-    ends = [p.score + sign * (p.std or 0) for pair in shown for p in pair if p.score is not None for sign in (-1, 1)]
+    ends = [
+        p.score + sign * (p.std or 0)
+        for pair in shown
+        for p in pair
+        if p.score is not None
+        for sign in (-1, 1)
+    ]
     limits = widened(mos), widened([1.0, 5.0, *ends])
     before = _scatter("before", [old for old, _ in shown], limits, "orange", "s")
     return [before, _scatter("after", [new for _, new in shown], limits, "blue", "o")]
 
 
-def _scatter(name: str, predictions: Sequence[Prediction], limits: tuple[Any, Any], colour: str, marker: str) -> Panel:
-    read = [(p.mos, p.score, p.std or 0) for p in predictions if p.score is not None]  # a bar of length 0 is not seen
+def _scatter(
+    name: str, predictions: Sequence[Prediction], limits: tuple[Any, Any], colour: str, marker: str
+) -> Panel:
+    read = [
+        (p.mos, p.score, p.std or 0) for p in predictions if p.score is not None
+    ]  # a bar of length 0 is not seen
     count = f"{len(read)} of these {len(predictions)} images have a score."
     if not read:
         return Panel(None, f"Nothing to plot: {count}")
@@ -124,7 +145,9 @@ def _scatter(name: str, predictions: Sequence[Prediction], limits: tuple[Any, An
 
     def plot(axes: Axes) -> None:
         axes.errorbar(mos, score, std, fmt="none", ecolor=LIGHT["muted"], elinewidth=0.7)
-        axes.plot(mos, score, marker, color=LIGHT[colour], markersize=3.5, markeredgewidth=0, alpha=0.8)
+        axes.plot(
+            mos, score, marker, color=LIGHT[colour], markersize=3.5, markeredgewidth=0, alpha=0.8
+        )
 
     labels = {"xlabel": "true score (MOS)", "ylabel": "predicted score"}
     alt = f"Scatter plot of predicted against true scores {name} training. {count}"

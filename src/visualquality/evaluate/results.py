@@ -24,7 +24,10 @@ from .correlation import Agreement, Estimate, agreement
 FEWEST = 5  # images of a group, below which no correlation is given
 MOST_GROUPS = 40  # of a column that is not the distortion or its level
 BINS, FEWEST_IN_BIN = 5, 10  # of the std
-BOOTSTRAP, BOOTSTRAP_ELEMENTS = 1000, 2_000_000  # resamples, and the bound on resamples × images (200 at least)
+BOOTSTRAP, BOOTSTRAP_ELEMENTS = (
+    1000,
+    2_000_000,
+)  # resamples, and the bound on resamples × images (200 at least)
 UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 EXPECTED = (0.683, 0.954)  # of a normal distribution within 1 and 2 standard deviations
 
@@ -101,14 +104,18 @@ class Calibration:
 def read_results(path: Path) -> tuple[dict[str, Any], list[Rating]]:
     """The header and the ratings of a journal. Raises UserError where `path` is none, or holds no rating."""
     if not path.is_file():
-        raise UserError(f"{path} is not a file: give the .jsonl that score or evaluate wrote with -o")
+        raise UserError(
+            f"{path} is not a file: give the .jsonl that score or evaluate wrote with -o"
+        )
     with path.open("rb") as file:
         try:
             header = parse_line(path, 1, file.readline()).get("header")
         except UserError:
             header = None
     if not isinstance(header, dict):
-        raise UserError(f"{path} does not begin with a header of results: give the .jsonl that score or evaluate wrote")
+        raise UserError(
+            f"{path} does not begin with a header of results: give the .jsonl that score or evaluate wrote"
+        )
     ratings = list(read_ratings(path))
     if not ratings:
         raise UserError(f"{path} holds no results yet: let the command that writes it go on")
@@ -137,7 +144,9 @@ def join(rows: Sequence[Row], ratings: Sequence[Rating]) -> list[Rated]:
             )
     rated = [Rated(row, by_name[row.image.name][0]) for row in rows if row.image.name in by_name]
     if not rated:
-        raise UserError("no image of the manifests is in the results: give the manifest of the images that were scored")
+        raise UserError(
+            "no image of the manifests is in the results: give the manifest of the images that were scored"
+        )
     return rated
 
 
@@ -161,7 +170,9 @@ def _data_set(name: str, images: Sequence[Rated]) -> DataSet:
     mos = np.array([each.row.mos for each in scored], dtype=np.float64)
     fit = logistic4(scores, mos)
     agreed = agreement([each.rating.score for each in images], [each.row.mos for each in images])
-    return DataSet(name, tuple(images), tuple(scored), agreed, fit, scores, mos, np.abs(mos - fit(scores)))
+    return DataSet(
+        name, tuple(images), tuple(scored), agreed, fit, scores, mos, np.abs(mos - fit(scores))
+    )
 
 
 def breakdowns(data: DataSet) -> dict[str, list[Group]]:
@@ -170,15 +181,25 @@ def breakdowns(data: DataSet) -> dict[str, list[Group]]:
     A column other than the first two counts where it has 2 to `MOST_GROUPS` values, of `FEWEST` images each on average.
     Groups named by numbers are in their order, others from the highest SRCC to the lowest.
     """
-    columns: dict[str, list[str]] = {"distortion": [each.row.distortion or "" for each in data.scored]}
+    columns: dict[str, list[str]] = {
+        "distortion": [each.row.distortion or "" for each in data.scored]
+    }
     for key in dict.fromkeys(["level", *(key for each in data.scored for key in each.row.extra)]):
-        columns[key] = ["" if (value := each.row.extra.get(key)) is None else str(value) for each in data.scored]
+        columns[key] = [
+            "" if (value := each.row.extra.get(key)) is None else str(value) for each in data.scored
+        ]
     found = {}
     for column, values in columns.items():
         names = sorted(set(values) - {""})
-        limit = len(values) if column in ("distortion", "level") else min(MOST_GROUPS, len(values) / FEWEST)
+        limit = (
+            len(values)
+            if column in ("distortion", "level")
+            else min(MOST_GROUPS, len(values) / FEWEST)
+        )
         if 2 <= len(names) <= limit:
-            indices = [np.array([i for i, value in enumerate(values) if value == name]) for name in names]
+            indices = [
+                np.array([i for i, value in enumerate(values) if value == name]) for name in names
+            ]
             groups = [_group(data, name, index) for name, index in zip(names, indices, strict=True)]
             found[column] = sorted(groups, key=_group_order)
     return found
@@ -186,7 +207,9 @@ def breakdowns(data: DataSet) -> dict[str, list[Group]]:
 
 def _group(data: DataSet, name: str, index: np.ndarray) -> Group:
     scores, mos = data.scores[index], data.mos[index]
-    too_few = f"too few images for a correlation, which needs {FEWEST}" if len(index) < FEWEST else None
+    too_few = (
+        f"too few images for a correlation, which needs {FEWEST}" if len(index) < FEWEST else None
+    )
     problem = too_few or why_undefined(scores, mos)
     estimate = UNDEFINED if problem else srcc_interval(scores, mos)
     return Group(name, len(index), estimate, float(data.error[index].mean()), problem)
@@ -207,7 +230,11 @@ def srcc_interval(x: Array, y: Array, *, seed: int = 0) -> Estimate:
     if why_undefined(x, y):
         return UNDEFINED
     resamples = min(BOOTSTRAP, max(200, BOOTSTRAP_ELEMENTS // len(x)))
-    counts = np.random.default_rng(seed).multinomial(len(x), np.full(len(x), 1 / len(x)), resamples).astype(float)
+    counts = (
+        np.random.default_rng(seed)
+        .multinomial(len(x), np.full(len(x), 1 / len(x)), resamples)
+        .astype(float)
+    )
     drawn = weighted_srcc(counts, x, y)
     low, high = np.percentile(drawn[~np.isnan(drawn)], [2.5, 97.5])
     return Estimate(srcc(x, y), float(low), float(high))
@@ -215,18 +242,30 @@ def srcc_interval(x: Array, y: Array, *, seed: int = 0) -> Estimate:
 
 def calibration(data: DataSet) -> Calibration:
     """How the std of the scores goes with their errors. Bins hold about equally many images, equal std together."""
-    known = np.array([i for i, each in enumerate(data.scored) if each.rating.std is not None], dtype=int)
+    known = np.array(
+        [i for i, each in enumerate(data.scored) if each.rating.std is not None], dtype=int
+    )
     std = np.array([data.scored[i].rating.std for i in known], dtype=np.float64)
     error, mos, scores = data.error[known], data.mos[known], data.scores[known]
-    problem = data.fit.problem or (None if len(known) else "no image has a std: it takes two answers or more")
+    problem = data.fit.problem or (
+        None if len(known) else "no image has a std: it takes two answers or more"
+    )
     if not problem and (len(known) < 2 * FEWEST_IN_BIN or np.ptp(std) == 0):
         few = f"only {len(known)} images have a std, and {2 * FEWEST_IN_BIN} are needed"
-        problem = few if len(known) < 2 * FEWEST_IN_BIN else f"the std of all {len(known)} images is the same"
+        problem = (
+            few
+            if len(known) < 2 * FEWEST_IN_BIN
+            else f"the std of all {len(known)} images is the same"
+        )
     if problem:
         return Calibration(len(known), (), UNDEFINED, (float("nan"), float("nan")), problem)
-    ends = [np.sort([data.fit(scores - k * std), data.fit(scores + k * std)], axis=0) for k in (1, 2)]
+    ends = [
+        np.sort([data.fit(scores - k * std), data.fit(scores + k * std)], axis=0) for k in (1, 2)
+    ]
     one, two = (float(((low <= mos) & (mos <= high)).mean()) for low, high in ends)
-    edges = np.unique(np.quantile(std, np.linspace(0, 1, min(BINS, len(known) // FEWEST_IN_BIN) + 1)))
+    edges = np.unique(
+        np.quantile(std, np.linspace(0, 1, min(BINS, len(known) // FEWEST_IN_BIN) + 1))
+    )
     place = np.clip(np.searchsorted(edges, std, side="right") - 1, 0, max(0, len(edges) - 2))
     bins = [_bin(std[place == i], error[place == i]) for i in np.unique(place)]
     return Calibration(len(known), tuple(bins), srcc_interval(std, error), (one, two))

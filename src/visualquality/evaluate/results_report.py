@@ -16,7 +16,17 @@ from matplotlib.axes import Axes
 from ..score.rating import Rating
 from .correlation import COEFFICIENTS, average
 from .page import LIGHT, MAX_POINTS, Panel, draw, evenly, thumbnail, widened, write_page
-from .results import EXPECTED, FEWEST, Calibration, DataSet, Group, Rated, breakdowns, calibration, data_sets
+from .results import (
+    EXPECTED,
+    FEWEST,
+    Calibration,
+    DataSet,
+    Group,
+    Rated,
+    breakdowns,
+    calibration,
+    data_sets,
+)
 
 WORST = 6  # cards of a data set; and of the best, and of the worst images without ratings
 FAILURES = 50  # rows
@@ -40,7 +50,12 @@ class Card:
 
 
 def write_results_report(
-    output: Path, *, title: str, header: Mapping[str, Any], rated: Sequence[Rated], notes: Sequence[str]
+    output: Path,
+    *,
+    title: str,
+    header: Mapping[str, Any],
+    rated: Sequence[Rated],
+    notes: Sequence[str],
 ) -> None:
     """Write the page about rated images to the file `output`; its folder is made where it is missing.
 
@@ -67,15 +82,24 @@ def write_results_report(
         sets=[_section(number, data) for number, data in enumerate(sets)],
         fewest=FEWEST,
         expected=EXPECTED,
-        **_failures([each.rating for each in rated], {each.rating.image: each.row.image for each in rated}),
+        **_failures(
+            [each.rating for each in rated], {each.rating.image: each.row.image for each in rated}
+        ),
     )
 
 
 def write_scores_report(
-    output: Path, *, title: str, header: Mapping[str, Any], ratings: Sequence[Rating], notes: Sequence[str]
+    output: Path,
+    *,
+    title: str,
+    header: Mapping[str, Any],
+    ratings: Sequence[Rating],
+    notes: Sequence[str],
 ) -> None:
     """The same of images that nobody rated: the distribution of scores and std, the best and the worst images."""
-    scored = sorted((r for r in ratings if r.score is not None), key=lambda r: (-(r.score or 0), r.image))
+    scored = sorted(
+        (r for r in ratings if r.score is not None), key=lambda r: (-(r.score or 0), r.image)
+    )
     scores = [r.score for r in scored if r.score is not None]
     stds = [r.std for r in scored if r.std is not None]
     answers = [sample for r in ratings for sample in r.samples]
@@ -113,7 +137,10 @@ def _failures(ratings: Sequence[Rating], paths: Mapping[str, Path]) -> dict[str,
     failed = [rating for rating in ratings if rating.problem is not None]
     rows = []
     for rating in failed[:FAILURES]:
-        name, problem = Path(rating.image).name, str(rating.problem).replace(rating.image, Path(rating.image).name)
+        name, problem = (
+            Path(rating.image).name,
+            str(rating.problem).replace(rating.image, Path(rating.image).name),
+        )
         path = paths.get(rating.image)
         rows.append((name, problem if path is None else problem.replace(str(path), name)))
     return {"failures": rows, "failed": len(failed)}
@@ -142,7 +169,9 @@ def _section(number: int, data: DataSet) -> dict[str, Any]:
     }
 
 
-def _breakdown(column: str, groups: Sequence[Group]) -> tuple[str, float, list[tuple[Group, Markup]]]:
+def _breakdown(
+    column: str, groups: Sequence[Group]
+) -> tuple[str, float, list[tuple[Group, Markup]]]:
     """A column, the lower end of its strips, and its groups, each with its strip."""
     low = min([0.0, *(group.srcc.low for group in groups if not group.problem)])
     return column, low, [(group, _strip(group, low)) for group in groups]
@@ -157,19 +186,31 @@ def _scatter(number: int, data: DataSet) -> Panel:
     scores, mos = [each.rating.score or 0.0 for each in shown], [each.row.mos for each in shown]
     std = [each.rating.std or 0.0 for each in shown]
     bars = len(shown) <= BARS and any(std)
-    ends = [s + sign * e for s, e in zip(scores, std, strict=True) for sign in (-1, 1)] if bars else scores
+    ends = (
+        [s + sign * e for s, e in zip(scores, std, strict=True) for sign in (-1, 1)]
+        if bars
+        else scores
+    )
     limits = widened(ends)
 
     def plot(axes: Axes) -> None:
         if bars:
-            axes.errorbar(scores, mos, xerr=std, fmt="none", ecolor=LIGHT["muted"], elinewidth=0.6, alpha=0.6)
-        axes.plot(scores, mos, "o", color=LIGHT["blue"], markersize=3.5, markeredgewidth=0, alpha=0.75)
+            axes.errorbar(
+                scores, mos, xerr=std, fmt="none", ecolor=LIGHT["muted"], elinewidth=0.6, alpha=0.6
+            )
+        axes.plot(
+            scores, mos, "o", color=LIGHT["blue"], markersize=3.5, markeredgewidth=0, alpha=0.75
+        )
         if not data.fit.problem:
             x = np.linspace(data.scores.min(), data.scores.max(), 100)
             axes.plot(x, data.fit(x), color=LIGHT["orange"], linewidth=2, label="logistic fit")
             axes.legend(loc="lower right")
 
-    notes = [] if len(shown) == len(data.scored) else [f"Shown are {len(shown)} of them, evenly over the MOS."]
+    notes = (
+        []
+        if len(shown) == len(data.scored)
+        else [f"Shown are {len(shown)} of them, evenly over the MOS."]
+    )
     if data.fit.problem:
         notes.append(f"No curve: {data.fit.problem}.")
     if bars:
@@ -197,7 +238,16 @@ def _calibration_panel(number: int, calibrated: Calibration) -> Panel:
     reach = [[b.error - b.low for b in bins], [b.high - b.error for b in bins]]
 
     def plot(axes: Axes) -> None:
-        axes.errorbar(std, error, reach, fmt="o", color=LIGHT["blue"], ecolor=LIGHT["blue"], markersize=5, capsize=3)
+        axes.errorbar(
+            std,
+            error,
+            reach,
+            fmt="o",
+            color=LIGHT["blue"],
+            ecolor=LIGHT["blue"],
+            markersize=5,
+            capsize=3,
+        )
         axes.set_ylim(0, 1.08 * max(b.high for b in bins) or 1)
 
     said = "; ".join(f"{b.error:.3g} at std {b.std:.3g}" for b in bins)
@@ -212,7 +262,10 @@ def _calibration_panel(number: int, calibrated: Calibration) -> Panel:
     )
     sizes = sorted({b.n for b in bins})
     images = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return Panel(svg, f"{calibrated.n} images in {len(bins)} bins of {images}; bars are 95 % intervals of the mean.")
+    return Panel(
+        svg,
+        f"{calibrated.n} images in {len(bins)} bins of {images}; bars are 95 % intervals of the mean.",
+    )
 
 
 def _histogram(name: str, values: Sequence[float], label: str, colour: str) -> Panel:
@@ -222,12 +275,18 @@ def _histogram(name: str, values: Sequence[float], label: str, colour: str) -> P
 
     def plot(axes: Axes) -> None:
         axes.hist(
-            values, bins=min(30, max(8, round(len(values) ** 0.5))), range=limits, color=LIGHT[colour], rwidth=0.9
+            values,
+            bins=min(30, max(8, round(len(values) ** 0.5))),
+            range=limits,
+            color=LIGHT[colour],
+            rwidth=0.9,
         )
         axes.grid(False, axis="x")
 
     alt = f"Histogram of the {label} of {len(values)} images, from {min(values):.3g} to {max(values):.3g}."
-    svg = draw(f"histogram-{name}", alt, (4.2, 2.6), plot, xlabel=label, ylabel="images", xlim=limits)
+    svg = draw(
+        f"histogram-{name}", alt, (4.2, 2.6), plot, xlabel=label, ylabel="images", xlim=limits
+    )
     return Panel(svg, f"{len(values)} images.")
 
 

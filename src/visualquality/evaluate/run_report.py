@@ -51,18 +51,26 @@ def write_run_report(
         ],
         asked=asked,
         worded=lambda probe: evenly(probe.worded, WORDED) if asked else probe.worded,
-        sayings=[(image, visit, *_picture(image, pictures)) for image, visit in sayings(steps, pictures)],
+        sayings=[
+            (image, visit, *_picture(image, pictures)) for image, visit in sayings(steps, pictures)
+        ],
         steps=len(steps),
     )
 
 
-def _picture(image: ImageKey, pictures: Mapping[ImageKey, Path] | None) -> tuple[str | None, str | None]:
+def _picture(
+    image: ImageKey, pictures: Mapping[ImageKey, Path] | None
+) -> tuple[str | None, str | None]:
     return (None, None) if pictures is None else thumbnail(pictures[image])
 
 
 def _chart(probe: Probe, number: int, ends: tuple[int, int]) -> Markup | None:
     """Mean and standard deviation of the scores of one image over the steps; None where none was readable."""
-    read = [(visit.step, visit.score, visit.std or 0.0) for visit in probe.visits if visit.score is not None]
+    read = [
+        (visit.step, visit.score, visit.std or 0.0)
+        for visit in probe.visits
+        if visit.score is not None
+    ]
     if not read:
         return None
     step, score, std = zip(*read, strict=True)
@@ -76,4 +84,6 @@ def _chart(probe: Probe, number: int, ends: tuple[int, int]) -> Markup | None:
     margin = max(1, (ends[1] - ends[0]) * 0.03)
     limits = {"xlim": (ends[0] - margin, ends[1] + margin), "ylim": (0.8, 5.2)}
     alt = f"Score over the training steps: {'; '.join(f'{s:.2f} at step {n}' for n, s, _ in read)}."
-    return draw(f"probe-{number}", alt, (4.2, 1.5), plot, xlabel="training step", ylabel="score", **limits)
+    return draw(
+        f"probe-{number}", alt, (4.2, 1.5), plot, xlabel="training step", ylabel="score", **limits
+    )

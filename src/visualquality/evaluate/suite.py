@@ -94,15 +94,23 @@ class Suite(Section):
         _refuse_twice("the columns of datasets", columns)
         known = (*paper_tables().methods(2), *paper_tables().methods(4))
         if unknown := [name for name in self.published if name not in known]:
-            raise ValueError(f"paper: no row {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}")
+            raise ValueError(
+                f"paper: no row {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}"
+            )
         if self.published and not columns:
-            raise ValueError("paper: no data set names the paper's column that it stands for; add column to one")
+            raise ValueError(
+                "paper: no data set names the paper's column that it stands for; add column to one"
+            )
         return self
 
     @property
     def published(self) -> tuple[str, ...]:
         """The methods whose published rows are shown."""
-        return paper_tables().methods(TABLE_2) if self.paper == "all" else tuple(dict.fromkeys(self.paper))
+        return (
+            paper_tables().methods(TABLE_2)
+            if self.paper == "all"
+            else tuple(dict.fromkeys(self.paper))
+        )
 
 
 def read_suite(path: Path) -> Suite:
@@ -121,7 +129,9 @@ def read_suite(path: Path) -> Suite:
     try:
         suite = Suite.model_validate(tree)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg']}" for e in error.errors()
+        )
         raise UserError(f"{path}: {faults}") from error
     base = path.resolve().parent
     groups = {column.name: column.group for column in paper_tables().columns}
@@ -134,7 +144,9 @@ def read_suite(path: Path) -> Suite:
         )
         for data in suite.datasets
     )
-    return suite.model_copy(update={"methods": tuple(_located(m, base) for m in suite.methods), "datasets": datasets})
+    return suite.model_copy(
+        update={"methods": tuple(_located(m, base) for m in suite.methods), "datasets": datasets}
+    )
 
 
 def _located(method: Method, base: Path) -> Method:
@@ -150,4 +162,6 @@ def _located(method: Method, base: Path) -> Method:
 
 def _refuse_twice(what: str, names: Sequence[str]) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{what}: {', '.join(twice)} is there more than once; give each a name of its own")
+        raise ValueError(
+            f"{what}: {', '.join(twice)} is there more than once; give each a name of its own"
+        )

@@ -29,14 +29,18 @@ def encode_prompt(
     """
     pictures: list[Any] = [{"type": "image"} for _ in images]
     words: list[Any] = [{"type": "text", "text": question}]
-    messages: Any = [{"role": "user", "content": words + pictures if image_last else pictures + words}]
+    messages: Any = [
+        {"role": "user", "content": words + pictures if image_last else pictures + words}
+    ]
     if system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     encoded = dict(processor(images=list(images), text=[text], return_tensors="pt"))
     del encoded["attention_mask"]
     length = encoded["input_ids"].shape[1]
-    return {k: v[0] if v.shape[:2] == (1, length) and v.ndim == 2 else v for k, v in encoded.items()}
+    return {
+        k: v[0] if v.shape[:2] == (1, length) and v.ndim == 2 else v for k, v in encoded.items()
+    }
 
 
 def collate(prompts: Sequence[Encoded], pad_token_id: int) -> Encoded:
@@ -74,8 +78,12 @@ def prompt_positions(model: PreTrainedModel, batch: Encoded) -> tuple[Tensor, Te
     core = bare.model
     mask = batch["attention_mask"]
     if not hasattr(core, "get_rope_index"):
-        if "mrope_section" in (getattr(bare.config.get_text_config(), "rope_parameters", None) or {}):
-            raise TypeError(f"{type(bare).__name__} has M-RoPE, but {type(core).__name__} cannot tell positions")
+        if "mrope_section" in (
+            getattr(bare.config.get_text_config(), "rope_parameters", None) or {}
+        ):
+            raise TypeError(
+                f"{type(bare).__name__} has M-RoPE, but {type(core).__name__} cannot tell positions"
+            )
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         return positions, mask.sum(1)
     kwargs = {k: batch[k] for k in ("mm_token_type_ids",) if k in batch}

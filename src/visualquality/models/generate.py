@@ -28,24 +28,30 @@ class Completion:
     truncated: bool
 
 
-def random_streams(seed: int, keys: Sequence[str], k: int, length: int) -> Float[np.ndarray, "b k length"]:
+def random_streams(
+    seed: int, keys: Sequence[str], k: int, length: int
+) -> Float[np.ndarray, "b k length"]:
     """Uniform numbers in [0, 1): row (image, k) depends on (seed, key, k) only."""
 
     def stream(key: str, index: int) -> np.ndarray:
         digest = blake2b(f"{seed}/{index}/{key}".encode(), digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(length)
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(
+            length
+        )
 
     return np.stack([np.stack([stream(key, index) for index in range(k)]) for key in keys])
 
 
-def draw(logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"], temperature: float) -> Int[Tensor, " n"]:
+def draw(
+    logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"], temperature: float
+) -> Int[Tensor, " n"]:
     """One token a row by inverting the cumulative distribution, in float64; temperature 0 takes the likeliest."""
     if temperature == 0:
         return logits.argmax(-1)
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    return torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0].clamp(
-        max=logits.shape[-1] - 1
-    )
+    return torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[
+        :, 0
+    ].clamp(max=logits.shape[-1] - 1)
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,17 @@ class Prefilled:
         """Some of the prompts."""
         past = self.cache()
         past.batch_select_indices(rows)
-        return Prefilled(self.model, past, self.logits[rows], self.mask[rows], self.positions, self.start[rows])
+        return Prefilled(
+            self.model, past, self.logits[rows], self.mask[rows], self.positions, self.start[rows]
+        )
 
     def step(
-        self, tokens: Int[Tensor, "n k"], step: int, seen: Tensor, past: Cache, start: Int[Tensor, " n"]
+        self,
+        tokens: Int[Tensor, "n k"],
+        step: int,
+        seen: Tensor,
+        past: Cache,
+        start: Int[Tensor, " n"],
     ) -> Float[Tensor, "n k v"]:
         """Append `k` tokens to each row, all at place `step` after their prompt; `seen` (n, k, cached + k) is what each
         may look at."""
@@ -96,7 +109,14 @@ def prefill(model: PreTrainedModel, prompts: Encoded) -> Prefilled:
     """Send B prompts (`collate`d), pixels and all, through the model."""
     positions, start = prompt_positions(model, prompts)
     output = model(**prompts, position_ids=positions, use_cache=True, logits_to_keep=1)
-    return Prefilled(model, output.past_key_values, output.logits[:, -1], prompts["attention_mask"], positions, start)
+    return Prefilled(
+        model,
+        output.past_key_values,
+        output.logits[:, -1],
+        prompts["attention_mask"],
+        positions,
+        start,
+    )
 
 
 @torch.no_grad()
@@ -127,8 +147,12 @@ def sample_completions(
     for step in range(length):
         logits = logits.clone()
         logits[..., placeholders] = -torch.inf
-        token = draw(logits.flatten(0, 1), uniform[rows, :, step].flatten(), temperature).view(-1, k)
-        for row, values, over in zip(rows.tolist(), token.tolist(), ended[rows].tolist(), strict=True):
+        token = draw(logits.flatten(0, 1), uniform[rows, :, step].flatten(), temperature).view(
+            -1, k
+        )
+        for row, values, over in zip(
+            rows.tolist(), token.tolist(), ended[rows].tolist(), strict=True
+        ):
             for index in range(k):
                 if not over[index]:
                     tokens[row][index].append(values[index])

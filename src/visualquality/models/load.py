@@ -78,11 +78,15 @@ def load(
     processor.tokenizer.padding_side = "left"
     if max_pixels is not None:
         if max_pixels < 28 * 28:
-            raise UserError(f"max_pixels is {max_pixels}; give at least {28 * 28}, which is one token of a Qwen-VL")
+            raise UserError(
+                f"max_pixels is {max_pixels}; give at least {28 * 28}, which is one token of a Qwen-VL"
+            )
         _bound_pixels(processor, max_pixels)
     _move(model, device=device)
     temperature = NANO_TEMPERATURE if name == "nano" else 1.0
-    return VisionLanguageModel(name, model.eval(), processor, temperature=temperature, **_trained_with(Path(name)))
+    return VisionLanguageModel(
+        name, model.eval(), processor, temperature=temperature, **_trained_with(Path(name))
+    )
 
 
 def _move(model: Any, **where: Any) -> None:
@@ -102,16 +106,26 @@ def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Two models of one vocabulary, each with a tower of its own; `nano-base` does not read pixels themselves."""
     weights = EMBEDDED / f"{name}.safetensors"
     if not weights.is_file():  # the wheel leaves nano-base out
-        raise UserError(f"{name} comes with the repository, not with the installed package: train from nano instead")
-    config, processor = NanoConfig.from_pretrained(EMBEDDED), NanoProcessor.from_pretrained(EMBEDDED)
+        raise UserError(
+            f"{name} comes with the repository, not with the installed package: train from nano instead"
+        )
+    config, processor = (
+        NanoConfig.from_pretrained(EMBEDDED),
+        NanoProcessor.from_pretrained(EMBEDDED),
+    )
     if name == "nano-base":
         config.pixels = config.linear_quality = False
         processor.image_processor = NanoImageProcessor()
     model = NanoForConditionalGeneration(config)
     state = load_file(weights)
     if name == "nano-base":
-        state |= {f"model.vision.tower.{k}": v for k, v in load_file(EMBEDDED / "tower.safetensors").items()}
-    model.load_state_dict(state | {"lm_head.weight": state["model.language_model.embed_tokens.weight"]})
+        state |= {
+            f"model.vision.tower.{k}": v
+            for k, v in load_file(EMBEDDED / "tower.safetensors").items()
+        }
+    model.load_state_dict(
+        state | {"lm_head.weight": state["model.language_model.embed_tokens.weight"]}
+    )
     _move(model, dtype=torch.float32)
     return model, processor
 
@@ -129,7 +143,11 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
         if config.model_type == NanoConfig.model_type:
             dtype = torch.float32
         model = load_strictly(
-            AutoModelForImageTextToText, name, subfolder=subfolder, dtype=dtype, attn_implementation="sdpa"
+            AutoModelForImageTextToText,
+            name,
+            subfolder=subfolder,
+            dtype=dtype,
+            attn_implementation="sdpa",
         )
     except UserError:
         raise
@@ -149,10 +167,16 @@ def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
     transformers gives missing weights random values and says so in a log line only.
     """
     model, info = kind.from_pretrained(name, output_loading_info=True, **kwargs)
-    wrong = [str(key) for group in ("missing_keys", "mismatched_keys", "unexpected_keys") for key in info[group]]
+    wrong = [
+        str(key)
+        for group in ("missing_keys", "mismatched_keys", "unexpected_keys")
+        for key in info[group]
+    ]
     if wrong:
         others = f" and {len(wrong) - 1} more" * (len(wrong) > 1)
-        raise UserError(f"{name}: its weights do not fit its configuration ({wrong[0]}{others}): get the folder again")
+        raise UserError(
+            f"{name}: its weights do not fit its configuration ({wrong[0]}{others}): get the folder again"
+        )
     return model
 
 
@@ -175,11 +199,15 @@ def _processor(name: str, model_type: str, subfolder: str = "") -> ProcessorMixi
         processor = ImageOnlyQwenVLProcessor.from_pretrained(name, subfolder=subfolder)
         processor.family = model_type
         # Whatever else is installed.
-        processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(name, subfolder=subfolder)
+        processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(
+            name, subfolder=subfolder
+        )
         return processor
     processor = AutoProcessor.from_pretrained(name, subfolder=subfolder)
     if not isinstance(processor, ProcessorMixin):
-        raise UserError(f"{name!r} ({model_type}) has no processor for images here; its processor may need torchvision")
+        raise UserError(
+            f"{name!r} ({model_type}) has no processor for images here; its processor may need torchvision"
+        )
     return processor
 
 
@@ -188,13 +216,17 @@ def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
 
     base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
     if not base:
-        raise UserError(f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)")
+        raise UserError(
+            f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)"
+        )
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
         processor = _processor(str(folder), model.config.model_type)
     trained_on = _record(folder).get("base")
     others = trained_on is not None and trained_on != weights_digest(model.state_dict())
-    if others or getattr(model.config, "pixels", False) != getattr(processor.image_processor, "pixels", False):
+    if others or getattr(model.config, "pixels", False) != getattr(
+        processor.image_processor, "pixels", False
+    ):
         raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")
     return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
 

@@ -12,7 +12,11 @@ from transformers import Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
 # The class that other software knows the processor of a family by.
-QWEN_VL = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+QWEN_VL = {
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+}
 
 
 class ImageOnlyQwenVLProcessor(Qwen2_5_VLProcessor):
@@ -34,8 +38,12 @@ class ImageOnlyQwenVLProcessor(Qwen2_5_VLProcessor):
         for name in ("processor_config.json", "tokenizer_config.json"):
             settings = json.loads((folder / name).read_text(encoding="utf-8"))
             _write(folder / name, settings | {"processor_class": QWEN_VL[self.family]})
-        images = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))["image_processor"]
-        _write(folder / "preprocessor_config.json", images | {"processor_class": QWEN_VL[self.family]})
+        images = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))[
+            "image_processor"
+        ]
+        _write(
+            folder / "preprocessor_config.json", images | {"processor_class": QWEN_VL[self.family]}
+        )
         return saved
 
 

@@ -15,7 +15,9 @@ class PolicyLoss(NamedTuple):
 
     loss: Float[Tensor, ""]
     kl: Float[Tensor, ""]  # nats, mean over all tokens; 0 without a reference
-    clip_fraction: Float[Tensor, ""]  # share of all tokens whose gradient the clip cuts off, in [0, 1]
+    clip_fraction: Float[
+        Tensor, ""
+    ]  # share of all tokens whose gradient the clip cuts off, in [0, 1]
 
 
 def advantage(rewards: Float[Tensor, "B K"], eps: float = 1e-4) -> Float[Tensor, "B K"]:
@@ -35,7 +37,9 @@ def advantage(rewards: Float[Tensor, "B K"], eps: float = 1e-4) -> Float[Tensor,
     return torch.where(equal, torch.zeros_like(centred), centred / (deviation + eps))
 
 
-def kl_k3(logp: Float[Tensor, "*shape"], ref_logp: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def kl_k3(
+    logp: Float[Tensor, "*shape"], ref_logp: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
     """Eq. 6 for each token: r − log r − 1 with r = π_ref / π_θ, in nats, never negative but for rounding.
 
     An unbiased estimate of KL(π_θ ‖ π_ref) for tokens drawn from π_θ (the estimator known as k3).

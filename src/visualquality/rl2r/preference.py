@@ -64,7 +64,9 @@ def predicted_preference(
     tensor([0.9332, 0.9938])
     """
     if gamma <= 0:
-        raise ValueError(f"gamma must be positive, not {gamma}: images without any spread divide by its root.")
+        raise ValueError(
+            f"gamma must be positive, not {gamma}: images without any spread divide by its root."
+        )
     scores = _at_least_float32(scores)
     mean, sigma2 = sample_moments(scores)
     if variance == "fixed":
@@ -90,7 +92,9 @@ def true_preference(mos: Shaped[Tensor, "B"]) -> Float[Tensor, "B B"]:
             [0.0000, 0.5000, 0.5000]])
     """
     if mos.isnan().any():
-        raise ValueError("mos holds NaN: every image of a training batch needs a mean opinion score.")
+        raise ValueError(
+            "mos holds NaN: every image of a training batch needs a mean opinion score."
+        )
     precise = torch.float64 if mos.dtype == torch.float64 else torch.float32
     higher, equal = mos[:, None] > mos[None, :], mos[:, None] == mos[None, :]
     return higher.to(precise) + 0.5 * equal.to(precise)

@@ -121,7 +121,9 @@ def absolute_reward(
     """
     _check_shapes(scores, mos_on_1_to_5, None)
     if not ((mos_on_1_to_5 >= 1) & (mos_on_1_to_5 <= 5)).all():
-        raise ValueError("the absolute reward needs mos from 1 to 5: rescale each data set linearly first.")
+        raise ValueError(
+            "the absolute reward needs mos from 1 to 5: rescale each data set linearly first."
+        )
     near = (scores - mos_on_1_to_5[:, None]).abs() < threshold
     return near.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
 
@@ -135,7 +137,9 @@ def format_reward(well_formed: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     return well_formed.to(torch.float32)
 
 
-def _mean_over_partners(values: Float[Tensor, "B B K"], datasets: Int[Tensor, "B"] | None) -> Float[Tensor, "B K"]:
+def _mean_over_partners(
+    values: Float[Tensor, "B B K"], datasets: Int[Tensor, "B"] | None
+) -> Float[Tensor, "B K"]:
     """Mean of values[i, j, k] over the j ≠ i of the same data set where it is not NaN; 0 without such a j."""
     partner = ~torch.eye(len(values), dtype=torch.bool, device=values.device)
     if datasets is not None:
@@ -147,6 +151,16 @@ def _mean_over_partners(values: Float[Tensor, "B B K"], datasets: Int[Tensor, "B
 def _check_shapes(scores: Tensor, mos: Tensor, datasets: Tensor | None) -> None:
     """Broadcasting would turn a single MOS into a batch of ties without a word."""
     wanted = scores.shape[:1]
-    if scores.ndim != 2 or mos.shape != wanted or (datasets is not None and datasets.shape != wanted):
-        given = [tuple(scores.shape), tuple(mos.shape), None if datasets is None else tuple(datasets.shape)]
-        raise ValueError(f"scores, mos and datasets must have the shapes (B, K), (B,), (B,), not {given}.")
+    if (
+        scores.ndim != 2
+        or mos.shape != wanted
+        or (datasets is not None and datasets.shape != wanted)
+    ):
+        given = [
+            tuple(scores.shape),
+            tuple(mos.shape),
+            None if datasets is None else tuple(datasets.shape),
+        ]
+        raise ValueError(
+            f"scores, mos and datasets must have the shapes (B, K), (B,), (B,), not {given}."
+        )

@@ -50,29 +50,54 @@ class Asking:
         reference: bool,
     ):
         if mode not in MAX_NEW_TOKENS:
-            raise UserError(f"mode is {mode!r}; with the engine {engine} choose one of {', '.join(MAX_NEW_TOKENS)}")
-        for name, value in {"samples": samples, "max_new_tokens": max_new_tokens, "max_pixels": max_pixels}.items():
+            raise UserError(
+                f"mode is {mode!r}; with the engine {engine} choose one of {', '.join(MAX_NEW_TOKENS)}"
+            )
+        for name, value in {
+            "samples": samples,
+            "max_new_tokens": max_new_tokens,
+            "max_pixels": max_pixels,
+        }.items():
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
         if not (math.isfinite(temperature) and temperature >= 0):
             raise UserError(f"temperature is {temperature}; it must be 0 or more")
-        self.engine, self.model, self.mode, self.samples, self.seed = engine, model, mode, samples, seed
+        self.engine, self.model, self.mode, self.samples, self.seed = (
+            engine,
+            model,
+            mode,
+            samples,
+            seed,
+        )
         self.temperature, self.max_pixels, self.reference = temperature, max_pixels, reference
         self.prompt: response.PromptName = prompt or trained_prompt(model) or "paper"
         self.text = response.prompt_text(self.prompt, mode == "reason", reference=reference)
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS[mode]
-        self.made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed, "prompt": self.prompt}
+        self.made_by: dict[str, Any] = {
+            "model": model,
+            "mode": mode,
+            "seed": seed,
+            "prompt": self.prompt,
+        }
 
     def settings(self) -> dict[str, Any]:
         names = ("prompt", "mode", "samples", "seed", "temperature", "max_new_tokens", "max_pixels")
         asked = {name: getattr(self, name) for name in names}
         asked |= {"reference": True} if self.reference else {}
-        return {"model": self.model, "engine": self.engine, **asked, "version": version("visualquality")}
+        return {
+            "model": self.model,
+            "engine": self.engine,
+            **asked,
+            "version": version("visualquality"),
+        }
 
     def messages(self, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The chat, in OpenAI's form, with `images` as the parts of its content that are the images."""
         words = [{"type": "text", "text": self.text}]
-        user = {"role": "user", "content": words + images if self.prompt in response.IMAGE_LAST else images + words}
+        user = {
+            "role": "user",
+            "content": words + images if self.prompt in response.IMAGE_LAST else images + words,
+        }
         system = response.SYSTEM.get(self.prompt)
         return [user] if system is None else [{"role": "system", "content": system}, user]
 

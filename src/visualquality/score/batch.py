@@ -37,7 +37,11 @@ def score_all(
     store = nullcontext() if journal is None else ResultStore(journal, header)
     with store as opened, progress_bar(console) as progress:
         wanted = set(map(name_of, images))
-        before = {} if journal is None else {r.image: r for r in read_ratings(journal) if r.asked and r.image in wanted}
+        before = (
+            {}
+            if journal is None
+            else {r.image: r for r in read_ratings(journal) if r.asked and r.image in wanted}
+        )
         todo = [image for image in images if name_of(image) not in before]
         if before:
             console.print(f"{len(before)} of {len(images)} images are in {journal} already")

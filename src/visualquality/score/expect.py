@@ -44,7 +44,9 @@ class Expectation:
     @property
     def std(self) -> float:
         mean = self.mean
-        variance = math.fsum(p * (v - mean) ** 2 for v, p in zip(self.values, self.probabilities, strict=True))
+        variance = math.fsum(
+            p * (v - mean) ** 2 for v, p in zip(self.values, self.probabilities, strict=True)
+        )
         return math.sqrt(variance)
 
 
@@ -58,11 +60,17 @@ class ScoreVocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: Sequence[int]):
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self.opening: list[int] = tokenizer(OPENING, add_special_tokens=False).input_ids
-        self._numbers = {i: t for i, t in enumerate(tokens) if t and re.fullmatch(r"[0-9.]{1,4}", t)}
-        self._ends = sorted({*eos, *(i for i, t in enumerate(tokens) if t and CLOSING.startswith(t))})
+        self._numbers = {
+            i: t for i, t in enumerate(tokens) if t and re.fullmatch(r"[0-9.]{1,4}", t)
+        }
+        self._ends = sorted(
+            {*eos, *(i for i, t in enumerate(tokens) if t and CLOSING.startswith(t))}
+        )
         self._known: dict[str, tuple[list[int], list[str | None]]] = {}
         if not {"1", "2", "3", "4", "5"} <= {text[0] for text in self._numbers.values()}:
-            raise UserError("this model's tokenizer has no tokens for the digits 1 to 5; use mode reason or direct")
+            raise UserError(
+                "this model's tokenizer has no tokens for the digits 1 to 5; use mode reason or direct"
+            )
 
     def following(self, text: str) -> tuple[list[int], list[str | None]]:
         """Token ids that may follow `text`, and what the score then reads: None is an end."""
@@ -86,7 +94,9 @@ def begun(prompt: Encoded, opening: Sequence[int]) -> Encoded:
     """The prompt with the answer begun: per-token tensors grow by the tokens of `<answer>`."""
     length = len(prompt["input_ids"])
     ids = torch.tensor(list(opening), dtype=prompt["input_ids"].dtype)
-    longer = {k: torch.cat([v, v.new_zeros(len(ids))]) for k, v in prompt.items() if v.shape == (length,)}
+    longer = {
+        k: torch.cat([v, v.new_zeros(len(ids))]) for k, v in prompt.items() if v.shape == (length,)
+    }
     return {**prompt, **longer, "input_ids": torch.cat([prompt["input_ids"], ids])}
 
 
@@ -117,10 +127,15 @@ def expected_scores(prefilled: Prefilled, vocabulary: ScoreVocabulary) -> list[E
             child
             for row, members in enumerate(by_row)
             for place, b in enumerate(members)
-            for child in _grow(row, b.text, b.probability, place, logits[row, place], vocabulary, found[row])
+            for child in _grow(
+                row, b.text, b.probability, place, logits[row, place], vocabulary, found[row]
+            )
         ]
         step += 1
-    return [Expectation(tuple(sorted(scores)), tuple(scores[v] for v in sorted(scores))) for scores in found]
+    return [
+        Expectation(tuple(sorted(scores)), tuple(scores[v] for v in sorted(scores)))
+        for scores in found
+    ]
 
 
 def _grow(

@@ -73,19 +73,36 @@ class OpenAIRater:
         environment's OPENAI_API_KEY; sent as a bearer token unless `url` has a user. Raises UserError.
         """
         self.asking = Asking(
-            "openai", model, mode, samples, seed, prompt, temperature, max_new_tokens, max_pixels, reference
+            "openai",
+            model,
+            mode,
+            samples,
+            seed,
+            prompt,
+            temperature,
+            max_new_tokens,
+            max_pixels,
+            reference,
         )
         if concurrency < 1 or not timeout > 0:
-            raise UserError(f"concurrency is {concurrency} and timeout {timeout}; both must be above 0")
+            raise UserError(
+                f"concurrency is {concurrency} and timeout {timeout}; both must be above 0"
+            )
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"the URL {url!r} must be like http://localhost:8000/v1")
         key = os.environ.get("OPENAI_API_KEY") if key is None else key
         if key and not (key.isascii() and key.isprintable()):
-            raise UserError("the key (OPENAI_API_KEY) holds a line break or a letter that no key has; copy it again")
-        self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")  # safe to show
+            raise UserError(
+                "the key (OPENAI_API_KEY) holds a line break or a letter that no key has; copy it again"
+            )
+        self.url = (
+            parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        )  # safe to show
         self.concurrency, self.timeout, self._key = concurrency, timeout, key
-        self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        self._auth = (
+            (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        )
         # Enough to keep every request slot filled, and two images for those that finish early.
         self._ahead = -(-concurrency // samples) + 2
 
@@ -102,7 +119,9 @@ class OpenAIRater:
             auth=self._auth,
             headers=headers,
             limits=httpx2.Limits(max_connections=None),  # `_Run.slots` bounds them
-            timeout=httpx2.Timeout(self.timeout, connect=min(self.timeout, CONNECT_SECONDS), pool=None),
+            timeout=httpx2.Timeout(
+                self.timeout, connect=min(self.timeout, CONNECT_SECONDS), pool=None
+            ),
         )
         waiting: deque[Future[Rating]] = deque()
         with _Run(client, self.concurrency) as run:
@@ -129,10 +148,14 @@ class OpenAIRater:
             if not isinstance(first, _Lost):
                 raise first from None
             run.count_lost(first, self.url)
-            return Rating.failed(name, str(first), **made_by, seconds=round(time.perf_counter() - started, 4))
+            return Rating.failed(
+                name, str(first), **made_by, seconds=round(time.perf_counter() - started, 4)
+            )
         run.scored, run.lost = True, 0
         responses = [task.result() for task in tasks]
-        return Rating.from_samples(name, responses, **made_by, seconds=round(time.perf_counter() - started, 4))
+        return Rating.from_samples(
+            name, responses, **made_by, seconds=round(time.perf_counter() - started, 4)
+        )
 
     def _body(self, source: Source) -> tuple[bytes, str]:
         """The request of a source but for its end, the seed; and the digest of its images."""
@@ -171,27 +194,37 @@ class OpenAIRater:
             run.reached = True
             silent = isinstance(error, httpx2.TimeoutException)
             broken = f"the connection broke ({str(error) or type(error).__name__})"
-            raise _Passing(f"the server was silent for {self.timeout:g} s" if silent else broken) from error
+            raise _Passing(
+                f"the server was silent for {self.timeout:g} s" if silent else broken
+            ) from error
         run.reached = True
         said = f"the server answered {answer.status_code}: {self._message(answer)}"
         if answer.status_code in (408, 429) or answer.status_code >= 500:
             retry_after = _retry_after(answer.headers.get("Retry-After"))
             if retry_after > LONGEST_RETRY_AFTER:
-                raise UserError(f"{said}, and asks to wait {retry_after:.0f} s; run again then ({self.url})")
+                raise UserError(
+                    f"{said}, and asks to wait {retry_after:.0f} s; run again then ({self.url})"
+                )
             raise _Passing(said, retry_after)
         if answer.status_code in (400, 413, 422):
             raise _Lost(said, by_server=False)
         if not answer.is_success:
-            raise UserError(f"{said}; check the model {self.asking.model!r}, the key and the URL {self.url}")
+            raise UserError(
+                f"{said}; check the model {self.asking.model!r}, the key and the URL {self.url}"
+            )
         try:
             text, truncated = read_completion(answer.json())
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _Passing(f"the server's answer is no chat completion: {self._message(answer)}") from error
+            raise _Passing(
+                f"the server's answer is no chat completion: {self._message(answer)}"
+            ) from error
         return response.read(text, truncated=truncated, prompt=self.asking.prompt)
 
     def _no_server(self, error: Exception) -> UserError:
         model = self.asking.model
-        return UserError(f"no server answers at {self.url} ({error}): start one, for example `vllm serve {model}`")
+        return UserError(
+            f"no server answers at {self.url} ({error}): start one, for example `vllm serve {model}`"
+        )
 
     def _message(self, answer: httpx2.Response) -> str:
         """What a server says is wrong, in one short line, without the key."""
@@ -223,7 +256,10 @@ def read_completion(completion: Any) -> tuple[str, bool]:
     """
     choice = completion["choices"][0]
     message = choice["message"]
-    thinking, content = message.get("reasoning_content") or message.get("reasoning"), message.get("content") or ""
+    thinking, content = (
+        message.get("reasoning_content") or message.get("reasoning"),
+        message.get("content") or "",
+    )
     if not isinstance(content, str):
         raise TypeError(f"content is {type(content).__name__}")
     text = f"<think>{thinking}</think>{content}" if thinking else content
@@ -284,14 +320,18 @@ class _Run:
         """A refused image counts only while no other has been scored: then the request itself may be at fault."""
         self.lost += fault.by_server or not self.scored
         if self.lost >= LOST_IN_A_ROW:
-            raise UserError(f"{self.lost} images in a row are lost ({fault}): mend the server at {url}, then go on")
+            raise UserError(
+                f"{self.lost} images in a row are lost ({fault}): mend the server at {url}, then go on"
+            )
 
     def __enter__(self) -> "_Run":
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if sys.is_finalizing():  # a generator left unfinished, dropped as the process ends: the thread is gone already
+        if (
+            sys.is_finalizing()
+        ):  # a generator left unfinished, dropped as the process ends: the thread is gone already
             return
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)

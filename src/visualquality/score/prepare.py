@@ -22,7 +22,9 @@ from ..models.encode import Encoded, encode_prompt
 from .expect import begun
 from .source import Source, name_of, open_source
 
-WORKERS = min(4, os.cpu_count() or 1)  # they start where reading is slow: then the model waits for them
+WORKERS = min(
+    4, os.cpu_count() or 1
+)  # they start where reading is slow: then the model waits for them
 AHEAD = 2  # images a worker may be ahead of the model, so that memory stays flat
 QUICK = 0.02  # seconds
 
@@ -66,12 +68,18 @@ class Preparation:
         try:
             prompts = tuple(self._prompt(images, question) for question in self.questions)
         except ValueError as error:  # of a shape that the model's processor refuses, for instance
-            return Prepared(name_of(source), "", (), f"{name_of(source)}: the model cannot take it ({error})")
+            return Prepared(
+                name_of(source), "", (), f"{name_of(source)}: the model cannot take it ({error})"
+            )
         return Prepared(name_of(source), digest, prompts)
 
     def _prompt(self, images: Sequence[Image.Image], question: Question) -> Encoded:
         prompt = encode_prompt(
-            self.processor, images, question.text, system=question.system, image_last=question.image_last
+            self.processor,
+            images,
+            question.text,
+            system=question.system,
+            image_last=question.image_last,
         )
         return begun(prompt, question.opening)
 
@@ -99,7 +107,9 @@ def prepare_all(
         return
     # A fork has the processor without pickling it, and no second import of PyTorch.
     context = get_context("fork")
-    with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_start, initargs=(preparation,)) as pool:
+    with ProcessPoolExecutor(
+        WORKERS, mp_context=context, initializer=_start, initargs=(preparation,)
+    ) as pool:
         waiting: deque[Future[tuple[Prepared, Arrays]]] = deque()
         try:
             for source in chain([following], iterator):
@@ -109,7 +119,9 @@ def prepare_all(
             while waiting:
                 yield _with_prompts(*waiting.popleft().result())
         except BrokenProcessPool as error:
-            raise UserError("a process that reads images was killed, perhaps for want of memory: run again") from error
+            raise UserError(
+                "a process that reads images was killed, perhaps for want of memory: run again"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -138,8 +150,12 @@ Arrays = tuple[dict[str, np.ndarray], ...]
 def _prepare(source: Source) -> tuple[Prepared, Arrays]:
     """The prompts as arrays: tensors would travel through shared memory, of which containers have little."""
     prepared = _preparation(source)
-    return replace(prepared, prompts=()), tuple({k: v.numpy() for k, v in p.items()} for p in prepared.prompts)
+    return replace(prepared, prompts=()), tuple(
+        {k: v.numpy() for k, v in p.items()} for p in prepared.prompts
+    )
 
 
 def _with_prompts(prepared: Prepared, arrays: Arrays) -> Prepared:
-    return replace(prepared, prompts=tuple({k: torch.from_numpy(v) for k, v in p.items()} for p in arrays))
+    return replace(
+        prepared, prompts=tuple({k: torch.from_numpy(v) for k, v in p.items()} for p in arrays)
+    )

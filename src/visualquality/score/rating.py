@@ -50,7 +50,9 @@ class Rating:
         if not all(number is None or math.isfinite(number) for number in numbers):
             raise ValueError(f"{self.image}: a rating holds finite numbers or None, not {numbers}")
         if (self.score is None) == (self.problem is None):
-            raise ValueError(f"{self.image}: a rating has a score or a problem, not {self.score} and {self.problem}")
+            raise ValueError(
+                f"{self.image}: a rating has a score or a problem, not {self.score} and {self.problem}"
+            )
 
     @classmethod
     def from_samples(
@@ -66,8 +68,16 @@ class Rating:
     ) -> "Rating":
         """The rating that K `responses` (score or None, reasoning, problem) make together."""
         samples = tuple(response.score for response in responses)
-        readable = [(response.score, response) for response in responses if response.score is not None]
-        made_by: dict[str, Any] = {"model": model, "mode": mode, "seed": seed, "seconds": seconds, "prompt": prompt}
+        readable = [
+            (response.score, response) for response in responses if response.score is not None
+        ]
+        made_by: dict[str, Any] = {
+            "model": model,
+            "mode": mode,
+            "seed": seed,
+            "seconds": seconds,
+            "prompt": prompt,
+        }
         if not readable:
             common = Counter(str(response.problem) for response in responses).most_common(1)
             problem = f"no readable answer in {len(samples)} samples"
@@ -78,7 +88,9 @@ class Rating:
         # Rounded, so that equal distances tie in spite of binary fractions: min then takes the first.
         _, nearest = min(readable, key=lambda pair: round(abs(pair[0] - mean), 9))
         std = stdev(scores) if len(scores) > 1 else None
-        return cls(image, round(mean, 4), std, samples, _printable(nearest.reasoning), None, **made_by)
+        return cls(
+            image, round(mean, 4), std, samples, _printable(nearest.reasoning), None, **made_by
+        )
 
     @classmethod
     def failed(cls, image: str, problem: str, **made_by: Any) -> "Rating":
@@ -103,14 +115,18 @@ class Rating:
     def from_dict(cls, row: dict[str, Any]) -> "Rating":
         """The inverse of `to_dict`. Raises `UserError` naming an absent or unknown field, or wrong value."""
         names = {field.name for field in fields(cls)}
-        if wrong := sorted((names ^ row.keys()) - {"prompt"}):  # files of version 0.1 have no prompt
+        if wrong := sorted(
+            (names ^ row.keys()) - {"prompt"}
+        ):  # files of version 0.1 have no prompt
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
             )
         try:
             return cls(**{**row, "samples": tuple(row["samples"])})
         except (TypeError, ValueError) as fault:
-            raise UserError(f"the rating of {row['image']!r} holds a wrong value: {fault}") from fault
+            raise UserError(
+                f"the rating of {row['image']!r} holds a wrong value: {fault}"
+            ) from fault
 
 
 def _printable(text: str | None) -> str | None:

@@ -15,7 +15,14 @@ from torch import Tensor
 from .. import response
 from ..errors import UserError
 from ..models.encode import Encoded, collate
-from ..models.generate import Prefilled, decode, eos_token_ids, prefill, random_streams, sample_completions
+from ..models.generate import (
+    Prefilled,
+    decode,
+    eos_token_ids,
+    prefill,
+    random_streams,
+    sample_completions,
+)
 from ..models.known import trained_prompt
 from ..models.load import VisionLanguageModel, load
 from .expect import ScoreVocabulary, expected_scores
@@ -84,26 +91,46 @@ class Scorer:
         if mode not in get_args(Mode):
             raise UserError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
         if (samples != "auto" and (isinstance(samples, str) or samples < 1)) or batch < 1:
-            raise UserError(f"samples is {samples!r} and batch {batch}; give numbers of at least 1, or samples='auto'")
+            raise UserError(
+                f"samples is {samples!r} and batch {batch}; give numbers of at least 1, or samples='auto'"
+            )
         if max_new_tokens is not None and max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
         if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
             raise UserError(f"temperature is {temperature}; it must be 0 or more")
         if not (tolerance > 0 and doubt >= 0):
-            raise UserError(f"tolerance is {tolerance} and doubt {doubt}; they must be above 0, and 0 or more")
-        self.vlm = load(model, device=device, dtype=dtype, max_pixels=max_pixels) if isinstance(model, str) else model
+            raise UserError(
+                f"tolerance is {tolerance} and doubt {doubt}; they must be above 0, and 0 or more"
+            )
+        self.vlm = (
+            load(model, device=device, dtype=dtype, max_pixels=max_pixels)
+            if isinstance(model, str)
+            else model
+        )
         if self.vlm.with_reference and not reference:
-            raise UserError(f"{self.vlm.name} was trained with references: give --reference (Scorer: reference=True)")
-        self.mode, self.samples, self.seed, self.batch, self.reference = mode, samples, seed, batch, reference
+            raise UserError(
+                f"{self.vlm.name} was trained with references: give --reference (Scorer: reference=True)"
+            )
+        self.mode, self.samples, self.seed, self.batch, self.reference = (
+            mode,
+            samples,
+            seed,
+            batch,
+            reference,
+        )
         self.temperature = self.vlm.temperature if temperature is None else temperature
         self.tolerance, self.doubt, self.max_pixels = tolerance, doubt, max_pixels
         self.prompt = prompt or self.vlm.prompt or trained_prompt(self.vlm.name) or "paper"
-        self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS["direct" if mode == "direct" else "reason"]
+        self.max_new_tokens = (
+            max_new_tokens or MAX_NEW_TOKENS["direct" if mode == "direct" else "reason"]
+        )
         self.eos = eos_token_ids(self.vlm.model, self.vlm.processor)
         self.vocabulary: ScoreVocabulary | None = None
         if mode in ("expect", "auto"):
             if self.prompt == "q-insight":
-                raise UserError(f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason")
+                raise UserError(
+                    f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason"
+                )
             self.vocabulary = ScoreVocabulary(self.vlm.processor.tokenizer, self.eos)
         self.preparation = Preparation(self.vlm.processor, self._questions(), reference=reference)
 
@@ -119,7 +146,9 @@ class Scorer:
         Images are read in worker processes, and those of a window that are of like size make a batch.
         """
         quick = QUICK if self.vlm.model.device.type == "cpu" else 0.0
-        return self.rate_prepared(prepare_all(self.preparation, images, inline=self.batch, quick=quick))
+        return self.rate_prepared(
+            prepare_all(self.preparation, images, inline=self.batch, quick=quick)
+        )
 
     def rate_prepared(self, images: Iterable[Prepared]) -> Iterator[Rating]:
         """Ratings in order of images that were prepared elsewhere, for this scorer's `preparation.questions`."""
@@ -152,7 +181,9 @@ class Scorer:
     def _questions(self) -> tuple[Question, ...]:
         """What is asked in this mode; in "auto" first what "expect" asks, then what "reason" does."""
         opening = () if self.vocabulary is None else tuple(self.vocabulary.opening)
-        kinds = {"reason": [True], "direct": [False], "expect": [False], "auto": [False, True]}[self.mode]
+        kinds = {"reason": [True], "direct": [False], "expect": [False], "auto": [False, True]}[
+            self.mode
+        ]
         return tuple(
             Question(
                 response.prompt_text(self.prompt, reasoning, reference=self.reference),
@@ -171,12 +202,18 @@ class Scorer:
             if image.problem is None:
                 good.append(index)
             else:
-                ratings[index] = Rating.failed(image.name, image.problem, **self._made_by(self.mode))
-        good.sort(key=lambda index: len(window[index].prompts[-1]["input_ids"]))  # stable: equal sizes keep their order
+                ratings[index] = Rating.failed(
+                    image.name, image.problem, **self._made_by(self.mode)
+                )
+        good.sort(
+            key=lambda index: len(window[index].prompts[-1]["input_ids"])
+        )  # stable: equal sizes keep their order
         told = 0
         for at in range(0, len(good), self.batch):
             members = good[at : at + self.batch]
-            ratings |= zip(members, self._rate_batch([window[index] for index in members]), strict=True)
+            ratings |= zip(
+                members, self._rate_batch([window[index] for index in members]), strict=True
+            )
             while told in ratings:
                 yield ratings.pop(told)
                 told += 1
@@ -188,8 +225,12 @@ class Scorer:
         if self.vocabulary is None:
             return self._drawn(batch, self.mode)
         started = time.perf_counter()
-        expectations = expected_scores(self._prefill([image.prompts[0] for image in batch]), self.vocabulary)
-        made_by = self._made_by("expect", seconds=round((time.perf_counter() - started) / len(batch), 4))
+        expectations = expected_scores(
+            self._prefill([image.prompts[0] for image in batch]), self.vocabulary
+        )
+        made_by = self._made_by(
+            "expect", seconds=round((time.perf_counter() - started) / len(batch), 4)
+        )
         ratings = [
             Rating(image.name, round(e.mean, 4), e.std, (), None, None, **made_by)
             for image, e in zip(batch, expectations, strict=True)
@@ -216,23 +257,34 @@ class Scorer:
         """The responses of each image; of samples="auto" as many as it takes. The prompt is encoded once for all."""
         prefilled = self._prefill([image.prompts[-1] for image in batch])
         most = MOST_SAMPLES if self.samples == "auto" else self.samples
-        streams = random_streams(self.seed, [image.digest for image in batch], most, self.max_new_tokens)
+        streams = random_streams(
+            self.seed, [image.digest for image in batch], most, self.max_new_tokens
+        )
         if self.samples != "auto":
             return self._read(prefilled, streams)
         groups: list[list[response.Response]] = [[] for _ in batch]
         going, drawn, following = list(range(len(batch))), 0, 2
         while going and drawn < most:
             part = prefilled.take(torch.tensor(going, device=prefilled.start.device))
-            for index, more in zip(going, self._read(part, streams[going, drawn:following]), strict=True):
+            for index, more in zip(
+                going, self._read(part, streams[going, drawn:following]), strict=True
+            ):
                 groups[index] += more
             going = [index for index in going if not settled(groups[index], self.tolerance)]
             drawn, following = following, min(2 * following, most)
         return groups
 
     def _read(self, prefilled: Prefilled, uniforms: np.ndarray) -> list[list[response.Response]]:
-        groups = sample_completions(prefilled, uniforms=uniforms, temperature=self.temperature, eos_token_ids=self.eos)
+        groups = sample_completions(
+            prefilled, uniforms=uniforms, temperature=self.temperature, eos_token_ids=self.eos
+        )
         return [
-            [response.read(decode(self.vlm.processor, c), truncated=c.truncated, prompt=self.prompt) for c in group]
+            [
+                response.read(
+                    decode(self.vlm.processor, c), truncated=c.truncated, prompt=self.prompt
+                )
+                for c in group
+            ]
             for group in groups
         ]
 
@@ -241,7 +293,13 @@ class Scorer:
         return prefill(self.vlm.model, {k: v.to(self.vlm.model.device) for k, v in batch.items()})
 
     def _made_by(self, mode: str, **more: Any) -> dict[str, Any]:
-        return {"model": self.vlm.name, "mode": mode, "seed": self.seed, "prompt": self.prompt, **more}
+        return {
+            "model": self.vlm.name,
+            "mode": mode,
+            "seed": self.seed,
+            "prompt": self.prompt,
+            **more,
+        }
 
 
 def settled(responses: Sequence[response.Response], tolerance: float) -> bool:

@@ -44,10 +44,14 @@ def read_scores(path: Path) -> dict[str, float | None]:
             raise UserError(f"{path}, row {row}: image is {image!r}; it must be a file name")
         tried_again = path.suffix == ".jsonl" and scores.get(image, 0.0) is None
         if image in rows and not tried_again:
-            raise UserError(f"{path}, row {row}: {image} is already in row {rows[image]}; remove one of the two")
+            raise UserError(
+                f"{path}, row {row}: {image} is already in row {rows[image]}; remove one of the two"
+            )
         number = score is None or (isinstance(score, int | float) and not isinstance(score, bool))
         if not number or (score is not None and math.isinf(score)):
-            raise UserError(f"{path}, row {row}: the score {score!r} of {image} must be a number, or empty for none")
+            raise UserError(
+                f"{path}, row {row}: the score {score!r} of {image} must be a number, or empty for none"
+            )
         scores[image] = None if score is None or math.isnan(score) else float(score)
         rows[image] = row
     if not scores:
@@ -57,7 +61,9 @@ def read_scores(path: Path) -> dict[str, float | None]:
 
 def _need_columns(path: Path, where: str, columns: list[str]) -> None:
     if missing := [name for name in ("image", "score") if name not in columns]:
-        raise UserError(f"{path}{where} has no {' and no '.join(missing)}, only {', '.join(columns) or 'nothing'}")
+        raise UserError(
+            f"{path}{where} has no {' and no '.join(missing)}, only {', '.join(columns) or 'nothing'}"
+        )
 
 
 def _jsonl_scores(path: Path) -> Iterator[tuple[int, Any, Any]]:
@@ -78,13 +84,17 @@ def _csv_scores(path: Path) -> Iterator[tuple[int, Any, Any]]:
             _need_columns(path, "", list(reader.fieldnames or []))
             for row, cells in enumerate(reader, start=2):
                 if None in cells or None in cells.values():
-                    raise UserError(f"{path}, row {row}: it has more or fewer cells than the header")
+                    raise UserError(
+                        f"{path}, row {row}: it has more or fewer cells than the header"
+                    )
                 score: float | str | None = cells["score"].strip() or None
                 with suppress(TypeError, ValueError):
                     score = float(score)  # type: ignore[arg-type]
                 yield row, cells["image"], score
         except csv.Error as fault:
-            raise UserError(f"{path}, after row {row}: not CSV ({fault}); mend the quotes there") from fault
+            raise UserError(
+                f"{path}, after row {row}: not CSV ({fault}); mend the quotes there"
+            ) from fault
 
 
 def _parquet_scores(path: Path) -> Iterator[tuple[int, Any, Any]]:

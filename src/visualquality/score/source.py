@@ -39,7 +39,9 @@ def open_source(source: Source, *, reference: bool) -> tuple[tuple[Image.Image, 
     """
     if isinstance(source, Referenced) is not reference:
         mend = "Referenced(image, reference) has one" if reference else "ask for reference=True"
-        raise UserError(f"{name_of(source)} is given {'without' if reference else 'with'} a reference image: {mend}")
+        raise UserError(
+            f"{name_of(source)} is given {'without' if reference else 'with'} a reference image: {mend}"
+        )
     pictures = (source.reference, source.image) if isinstance(source, Referenced) else (source,)
     images = tuple(map(open_image, pictures))
     return images, "/".join(map(image_digest, images))

@@ -78,9 +78,13 @@ class ResultStore:
     def __enter__(self) -> "ResultStore":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
+            )
         except OSError as fault:
-            raise UserError(f"{self.path} cannot be opened for results: {fault.strerror}; give another -o") from fault
+            raise UserError(
+                f"{self.path} cannot be opened for results: {fault.strerror}; give another -o"
+            ) from fault
         try:
             self._lock()
             self._load()
@@ -93,7 +97,9 @@ class ResultStore:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as fault:
-            raise UserError(f"another run is writing {self.path}; wait for its end or give another -o") from fault
+            raise UserError(
+                f"another run is writing {self.path}; wait for its end or give another -o"
+            ) from fault
         except OSError as fault:
             raise UserError(
                 f"{self.path} cannot be locked ({fault.strerror}); give -o a file on a local disk"
@@ -102,7 +108,9 @@ class ResultStore:
     def _load(self) -> None:
         with open(self.path, "rb") as file:
             first = file.readline()
-            if self._line.startswith(first) and first != self._line:  # new, or killed in the middle of the header
+            if (
+                self._line.startswith(first) and first != self._line
+            ):  # new, or killed in the middle of the header
                 os.ftruncate(self._fd, 0)
                 self._write(self._line)
                 self._sync()
@@ -137,10 +145,14 @@ class ResultStore:
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
-        except BaseException as fault:  # a full disk or an interrupt must not leave half a line for others to follow
+        except (
+            BaseException
+        ) as fault:  # a full disk or an interrupt must not leave half a line for others to follow
             os.ftruncate(self._fd, self._size)
             if isinstance(fault, OSError):
-                raise UserError(f"{self.path} cannot be written: {fault.strerror}; mend that and run again") from fault
+                raise UserError(
+                    f"{self.path} cannot be written: {fault.strerror}; mend that and run again"
+                ) from fault
             raise
         self._size += len(line)
 
@@ -163,12 +175,17 @@ class ResultStore:
             self._sync()
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             self._sync()
         finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # by name, since a forked worker may hold a copy of the descriptor
+            fcntl.flock(
+                self._fd, fcntl.LOCK_UN
+            )  # by name, since a forked worker may hold a copy of the descriptor
             os.close(self._fd)
 
 
@@ -214,7 +231,9 @@ def export(journal: Path, output: Path) -> None:
     list in CSV. Raises `UserError` for another ending, or for an image name that Parquet cannot hold.
     """
     if output.suffix not in (".csv", ".parquet"):
-        raise UserError(f"results are exported to .csv or .parquet, not to {output}; give another name")
+        raise UserError(
+            f"results are exported to .csv or .parquet, not to {output}; give another name"
+        )
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         (_write_csv if output.suffix == ".csv" else _write_parquet)(read_ratings(journal), part)
@@ -241,4 +260,6 @@ def _write_parquet(ratings: Iterator[Rating], path: Path) -> None:
             try:
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
             except UnicodeEncodeError as fault:
-                raise UserError(f"Parquet cannot hold {fault.object!r}, not UTF-8; rename it or use .csv") from fault
+                raise UserError(
+                    f"Parquet cannot hold {fault.object!r}, not UTF-8; rename it or use .csv"
+                ) from fault

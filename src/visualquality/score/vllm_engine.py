@@ -49,7 +49,16 @@ class VllmRater:
         Raises UserError where vLLM is not installed, cannot load the model, or a setting cannot be.
         """
         self.asking = Asking(
-            "vllm", model, mode, samples, seed, prompt, temperature, max_new_tokens, max_pixels, reference
+            "vllm",
+            model,
+            mode,
+            samples,
+            seed,
+            prompt,
+            temperature,
+            max_new_tokens,
+            max_pixels,
+            reference,
         )
         if batch < 1:
             raise UserError(f"batch is {batch}; it must be at least 1")
@@ -58,7 +67,9 @@ class VllmRater:
             from vllm import LLM, SamplingParams
             from vllm.exceptions import VLLMClientError
         except ImportError as fault:
-            raise UserError(f"the engine vllm needs vLLM 0.31 or newer ({fault}): pip install 'vllm>=0.31'") from fault
+            raise UserError(
+                f"the engine vllm needs vLLM 0.31 or newer ({fault}): pip install 'vllm>=0.31'"
+            ) from fault
         self._params, self._refusals = SamplingParams, (ValueError, VLLMClientError)
         try:
             self._llm = LLM(
@@ -71,7 +82,11 @@ class VllmRater:
             reason = str(fault).strip().partition("\n")[0]
             raise UserError(f"vLLM cannot load {model!r}: {reason}; see its log above") from fault
         config = self._llm.model_config.hf_config
-        self._banned = {int(i): -100.0 for name in PLACEHOLDERS if (i := getattr(config, name, None)) is not None}
+        self._banned = {
+            int(i): -100.0
+            for name in PLACEHOLDERS
+            if (i := getattr(config, name, None)) is not None
+        }
 
     def settings(self) -> dict[str, Any]:
         """Everything that a score depends on besides the image, but for vLLM's own version and kernels."""
@@ -82,10 +97,15 @@ class VllmRater:
         iterator = iter(images)
         pool = ThreadPoolExecutor(READERS)
         try:
-            coming = [(name_of(s), pool.submit(self.asking.open, s)) for s in islice(iterator, self.batch)]
+            coming = [
+                (name_of(s), pool.submit(self.asking.open, s)) for s in islice(iterator, self.batch)
+            ]
             while coming:
                 batch = coming
-                coming = [(name_of(s), pool.submit(self.asking.open, s)) for s in islice(iterator, self.batch)]
+                coming = [
+                    (name_of(s), pool.submit(self.asking.open, s))
+                    for s in islice(iterator, self.batch)
+                ]
                 yield from self._rate_batch(batch)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -100,7 +120,10 @@ class VllmRater:
             except UserError as fault:
                 ratings[index] = Rating.failed(name, str(fault), **self.asking.made_by)
         for index, said in zip(opened, self._responses(list(opened.values())), strict=True):
-            made_by = {**self.asking.made_by, "seconds": round((time.perf_counter() - started) / len(opened), 4)}
+            made_by = {
+                **self.asking.made_by,
+                "seconds": round((time.perf_counter() - started) / len(opened), 4),
+            }
             if isinstance(said, str):
                 ratings[index] = Rating.failed(batch[index][0], said, **made_by)
             else:
@@ -116,10 +139,16 @@ class VllmRater:
             for images, _ in opened
         ]
         try:
-            outputs = self._llm.chat(chats, [self._sampling(digest) for _, digest in opened], use_tqdm=False)
-        except self._refusals as fault:  # of one image, for all: those on its other side are scored together again
+            outputs = self._llm.chat(
+                chats, [self._sampling(digest) for _, digest in opened], use_tqdm=False
+            )
+        except (
+            self._refusals
+        ) as fault:  # of one image, for all: those on its other side are scored together again
             if len(opened) == 1:
-                return [f"vLLM refuses it: {fault.__cause__ or fault}"]  # the cause is what the model's processor says
+                return [
+                    f"vLLM refuses it: {fault.__cause__ or fault}"
+                ]  # the cause is what the model's processor says
             half = len(opened) // 2
             return self._responses(opened[:half]) + self._responses(opened[half:])
         return [self._read(request.outputs) for request in outputs]
@@ -128,7 +157,9 @@ class VllmRater:
         """Every field that changes the distribution is set here, whatever the model's generation_config says."""
         asking = self.asking
         return self._params(
-            n=asking.samples if asking.temperature else 1,  # vLLM refuses more where all would be the same
+            n=asking.samples
+            if asking.temperature
+            else 1,  # vLLM refuses more where all would be the same
             seed=asking.sample_seed(digest, 0),  # vLLM adds k for sample k
             temperature=asking.temperature,
             **SAMPLING,

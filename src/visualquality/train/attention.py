@@ -31,7 +31,9 @@ def shared_prefix_attention(
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "b l h d"], None]:
     """`attention_mask`, added to the scores, is that of the prompt with one response: s = P + C where l = P + K C."""
-    if packed_responses == 1 or attention_mask is None:  # no mask: the vision tower, which gets the keyword too
+    if (
+        packed_responses == 1 or attention_mask is None
+    ):  # no mask: the vision tower, which gets the keyword too
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )

@@ -47,14 +47,20 @@ def read_examples(recipe: Recipe) -> tuple[list[Example], list[str]]:
     names: list[str] = []
     examples: list[Example] = []
     for source in recipe.data:
-        examples += read_source(source, names, on_1_to_5=recipe.on_1_to_5, reference=recipe.reference)
+        examples += read_source(
+            source, names, on_1_to_5=recipe.on_1_to_5, reference=recipe.reference
+        )
     twice = [path for path, count in Counter(e.path for e in examples).items() if count > 1]
     if twice:
-        raise UserError(f"{twice[0]} is in two manifests of the recipe ({len(twice)} such images): leave one out")
+        raise UserError(
+            f"{twice[0]} is in two manifests of the recipe ({len(twice)} such images): leave one out"
+        )
     return examples, names
 
 
-def read_source(source: DataSource, names: list[str], *, on_1_to_5: bool, reference: bool) -> list[Example]:
+def read_source(
+    source: DataSource, names: list[str], *, on_1_to_5: bool, reference: bool
+) -> list[Example]:
     """The examples of one manifest, with their references if so; data sets that `names` has not are added to it."""
     rows, examples = _rows(source, reference), []
     mos = _mos(source, rows, on_1_to_5=on_1_to_5)
@@ -64,17 +70,23 @@ def read_source(source: DataSource, names: list[str], *, on_1_to_5: bool, refere
         # The same wherever the files are, and different for any two images of a data set.
         key = f"{row.dataset}/{number}/{row.image.name}"
         anchor = row.reference_image if reference else None
-        examples.append(Example(row.image, key, value, names.index(row.dataset), row.reasoning, anchor))
+        examples.append(
+            Example(row.image, key, value, names.index(row.dataset), row.reasoning, anchor)
+        )
     return examples
 
 
 def _rows(source: DataSource, reference: bool) -> tuple[Row, ...]:
-    manifest = Manifest.read(source.manifest, columns=source.columns, images=source.images, references=reference)
+    manifest = Manifest.read(
+        source.manifest, columns=source.columns, images=source.images, references=reference
+    )
     if source.split is None:
         return manifest.rows
     if all(row.split is None for row in manifest.rows):
         if source.split_seed is None:
-            raise UserError(f"{source.manifest} names no splits: add a column split, or give split_seed in the recipe")
+            raise UserError(
+                f"{source.manifest} names no splits: add a column split, or give split_seed in the recipe"
+            )
         manifest = split(manifest, seed=source.split_seed)
     part = manifest.subset(source.split).rows
     if not part:
@@ -97,7 +109,14 @@ def _mos(source: DataSource, rows: Sequence[Row], *, on_1_to_5: bool) -> list[fl
 
 
 def run_order(
-    examples: Sequence[Example], names: Sequence[str], *, compares: bool, batch: int, repeat: int, steps: int, seed: int
+    examples: Sequence[Example],
+    names: Sequence[str],
+    *,
+    compares: bool,
+    batch: int,
+    repeat: int,
+    steps: int,
+    seed: int,
 ) -> list[tuple[int, int]]:
     """(example, visit) in the order of the whole run, `steps` batches long, each `repeat` times in a row.
 
@@ -136,7 +155,9 @@ class PromptEncoder:
         self.vlm = vlm
         self.remember = remember and hasattr(vlm.model, "frozen_vision_features")
         if self.remember:
-            tower = weights_digest({k: v for k, v in vlm.model.state_dict().items() if ".tower." in k})
+            tower = weights_digest(
+                {k: v for k, v in vlm.model.state_dict().items() if ".tower." in k}
+            )
             if PromptEncoder._memory.tower != (tower := f"{tower} {vlm.processor.image_processor}"):
                 PromptEncoder._memory = Memory(tower)
             self.memory = PromptEncoder._memory
@@ -153,7 +174,9 @@ class PromptEncoder:
             if pair[0] not in memory.features:
                 memory.features[pair[0]] = self._features(encoded)
             memory.prompts[pair] = {k: v for k, v in encoded.items() if k != "pixel_values"}
-        return [memory.prompts[pair] | {"vision_features": memory.features[pair[0]]} for pair in asked]
+        return [
+            memory.prompts[pair] | {"vision_features": memory.features[pair[0]]} for pair in asked
+        ]
 
     def _encode(self, asked: Asked) -> Encoded:
         paths, question = asked
@@ -167,7 +190,9 @@ class PromptEncoder:
     def _features(self, encoded: Encoded) -> Tensor:
         device = next(self.vlm.model.parameters()).device
         remember: Any = self.vlm.model.frozen_vision_features
-        return torch.cat(remember(encoded["pixel_values"].to(device), encoded["image_grid_thw"])).cpu()
+        return torch.cat(
+            remember(encoded["pixel_values"].to(device), encoded["image_grid_thw"])
+        ).cpu()
 
 
 def map_threads(function: Callable, items: Sequence) -> list:

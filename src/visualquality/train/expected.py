@@ -97,7 +97,9 @@ class Distribution:
         return mean, (shares @ self.values.square() - mean.square()).clamp(min=0)
 
 
-def score_distribution(model: Any, core: PreTrainedModel, prompts: Encoded, tree: Tree) -> Distribution:
+def score_distribution(
+    model: Any, core: PreTrainedModel, prompts: Encoded, tree: Tree
+) -> Distribution:
     """The distribution over the score of each of B prompts that end in `<answer>`; it can be differentiated.
 
     All nodes of the tree are in one row behind the prompt, each seeing the prompt, its ancestors and itself.
@@ -111,17 +113,22 @@ def score_distribution(model: Any, core: PreTrainedModel, prompts: Encoded, tree
             sees[node - 1] |= sees[tree.parents[node] - 1]
     whole = torch.zeros(batch, length + nodes, length + nodes, dtype=torch.bool, device=ids.device)
     whole[:, :length, :length] = (
-        torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & mask.bool()[:, None]
+        torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        & mask.bool()[:, None]
     )
     whole[:, length:, :length] = mask.bool()[:, None]
     whole[:, length:, length:] = sees
-    whole |= torch.eye(length + nodes, dtype=torch.bool, device=ids.device)  # padding sees itself: a row must see one
+    whole |= torch.eye(
+        length + nodes, dtype=torch.bool, device=ids.device
+    )  # padding sees itself: a row must see one
     positions, start = prompt_positions(core, prompts)
     depths = torch.tensor(tree.depths[1:], device=ids.device) - 1
     after = start[:, None] + depths
     after = after if positions.ndim == 2 else after.expand(positions.shape[0], -1, -1)
     inputs = dict(prompts)
-    inputs["input_ids"] = torch.cat([ids, torch.tensor(tree.tokens[1:], device=ids.device).expand(batch, -1)], 1)
+    inputs["input_ids"] = torch.cat(
+        [ids, torch.tensor(tree.tokens[1:], device=ids.device).expand(batch, -1)], 1
+    )
     inputs["attention_mask"] = whole[:, None]
     if "mm_token_type_ids" in prompts:
         kinds = prompts["mm_token_type_ids"]
@@ -132,7 +139,9 @@ def score_distribution(model: Any, core: PreTrainedModel, prompts: Encoded, tree
         use_cache=False,
         logits_to_keep=torch.arange(length - 1, length + nodes, device=ids.device),
     ).logits.float()
-    reached: list[Tensor] = [logits.new_zeros(batch)] * (nodes + 1)  # log-probability of getting to each node
+    reached: list[Tensor] = [logits.new_zeros(batch)] * (
+        nodes + 1
+    )  # log-probability of getting to each node
     values, found, bare = list[float](), list[Tensor](), list[bool]()
     for node, (following, places) in enumerate(tree.following):
         joint = logits[:, node, following].log_softmax(-1) + reached[node][:, None]
@@ -145,12 +154,17 @@ def score_distribution(model: Any, core: PreTrainedModel, prompts: Encoded, tree
         bare += [(node, index) in tree.bare for index in ends]
     device = logits.device
     return Distribution(
-        torch.tensor(values, device=device), torch.cat(found, 1), torch.tensor(bare, dtype=torch.bool, device=device)
+        torch.tensor(values, device=device),
+        torch.cat(found, 1),
+        torch.tensor(bare, dtype=torch.bool, device=device),
     )
 
 
 def fidelity_loss(
-    mean: Float[Tensor, " b"], variance: Float[Tensor, " b"], mos: Tensor, datasets: Int[Tensor, " b"]
+    mean: Float[Tensor, " b"],
+    variance: Float[Tensor, " b"],
+    mos: Tensor,
+    datasets: Int[Tensor, " b"],
 ) -> Tensor:
     """1 minus Eq. 3 on Eq. 1, with one mean and variance an image, over all pairs of a data set; 0 without a pair."""
     z = (mean[:, None] - mean[None]) / (variance[:, None] + variance[None] + GAMMA).sqrt()
@@ -158,7 +172,9 @@ def fidelity_loss(
     # exp(log Φ / 2) is the root of Φ, with a gradient where Φ itself would round to 0.
     better, worse = (torch.exp(torch.special.log_ndtr(x) / 2) for x in (z, -z))
     fidelity = truth.sqrt() * better + (1 - truth).sqrt() * worse
-    pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(len(mos), dtype=torch.bool, device=mos.device)
+    pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(
+        len(mos), dtype=torch.bool, device=mos.device
+    )
     return 1 - fidelity[pairs].mean() if pairs.any() else (mean * 0).sum()
 
 
@@ -184,7 +200,11 @@ def objective_loss(
             return F.mse_loss(mean, mos.to(mean.dtype))
         case "levels" | "soft_levels":
             levels = found.levels()
-            return -(level_shares(mos.to(levels.dtype), soft=objective == "soft_levels") * levels).sum(1).mean()
+            return (
+                -(level_shares(mos.to(levels.dtype), soft=objective == "soft_levels") * levels)
+                .sum(1)
+                .mean()
+            )
 
 
 class ExpectedScoreTrainer(ExactResume, SFTTrainer):
@@ -201,24 +221,34 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
         self.recipe = recipe
         self.mos = torch.tensor([e.mos for e in examples], dtype=torch.float64)
         self.datasets = torch.tensor([e.dataset for e in examples])
-        vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
+        vocabulary = ScoreVocabulary(
+            vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor)
+        )
         self.tree = score_tree(vocabulary)
         super().__init__(
             model=vlm.model,
             data_collator=BegunAnswers(vlm, examples, recipe, vocabulary.opening),
-            train_dataset=Dataset.from_dict({"row": [r for r, _ in order], "visit": [v for _, v in order]}),
+            train_dataset=Dataset.from_dict(
+                {"row": [r for r, _ in order], "visit": [v for _, v in order]}
+            ),
             processing_class=vlm.processor,
             **kwargs,
         )
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Tensor:
         prompts: dict[str, Any] = dict(inputs)
         # MOS do not travel with the batch: DeepSpeed would round them to bfloat16, and make ties of near ones.
         rows, rehearsed = prompts.pop("rows").cpu(), prompts.pop("rehearsed", None)
         mos, datasets = (x[rows].to(self.accelerator.device) for x in (self.mos, self.datasets))
-        found = score_distribution(model, self.accelerator.unwrap_model(self.model), prompts, self.tree)
+        found = score_distribution(
+            model, self.accelerator.unwrap_model(self.model), prompts, self.tree
+        )
         loss = objective_loss(self.recipe.expect.objective, found, mos, datasets)
         mean, variance = found.moments()
         if rehearsed is not None:
@@ -235,16 +265,26 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
 class BegunAnswers:
     """Rows -> prompts that end in `<answer>`, with the rows' numbers; and as many targets to rehearse."""
 
-    def __init__(self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe, opening: list[int]):
+    def __init__(
+        self, vlm: VisionLanguageModel, examples: list[Example], recipe: Recipe, opening: list[int]
+    ):
         self.examples, self.opening, self.seed = examples, opening, recipe.seed
-        self.question = response.prompt_text(recipe.prompt, reasoning=False, reference=recipe.reference)
+        self.question = response.prompt_text(
+            recipe.prompt, reasoning=False, reference=recipe.reference
+        )
         self.pad = vlm.processor.tokenizer.pad_token_id
         self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
         self.targets = TargetCollator(vlm, examples, recipe) if recipe.expect.rehearsal else None
         self.reasoned = [index for index, example in enumerate(examples) if example.reasoning]
         if self.targets and not self.reasoned:
-            raise UserError("expect.rehearsal learns reasonings, and no manifest has any: add a column reasoning")
-        wrong = [examples[i] for i in self.reasoned if not response.LOWEST <= examples[i].mos <= response.HIGHEST]
+            raise UserError(
+                "expect.rehearsal learns reasonings, and no manifest has any: add a column reasoning"
+            )
+        wrong = [
+            examples[i]
+            for i in self.reasoned
+            if not response.LOWEST <= examples[i].mos <= response.HIGHEST
+        ]
         if self.targets and wrong:
             raise UserError(
                 f"expect.rehearsal learns the answer with the reasoning, and {wrong[0].path} has the MOS "
@@ -254,7 +294,9 @@ class BegunAnswers:
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         examples = [self.examples[row["row"]] for row in rows]
         encoded = self.encode([(e.images, self.question) for e in examples])
-        batch: dict[str, Any] = collate([begun(prompt, self.opening) for prompt in encoded], self.pad)
+        batch: dict[str, Any] = collate(
+            [begun(prompt, self.opening) for prompt in encoded], self.pad
+        )
         batch["rows"] = torch.tensor([row["row"] for row in rows])
         if self.targets:
             batch["rehearsed"] = self.targets([self._to_rehearse(row) for row in rows])

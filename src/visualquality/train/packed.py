@@ -26,7 +26,10 @@ from ..models.qwen import QWEN_VL
 from . import attention  # noqa: F401  # what "sdpa" is from here on: it knows `packed_responses`
 
 MASK_BYTES = 256 * 2**20
-PACKABLE = (NanoConfig.model_type, *QWEN_VL)  # those whose positions and masks are known, and tested
+PACKABLE = (
+    NanoConfig.model_type,
+    *QWEN_VL,
+)  # those whose positions and masks are known, and tested
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,9 @@ def why_not(core: PreTrainedModel) -> str | None:
     return None
 
 
-def row_mask(prompt_mask: Int[Tensor, "b p"], length: int, dtype: torch.dtype) -> Float[Tensor, "b 1 s s"]:
+def row_mask(
+    prompt_mask: Int[Tensor, "b p"], length: int, dtype: torch.dtype
+) -> Float[Tensor, "b 1 s s"]:
     """The mask of the prompt with one response, s = P + C: 0 where a token may look, -inf elsewhere.
 
     It is added to the scores: PyTorch would turn booleans into this in each layer anew, and keep it for the backward
@@ -85,10 +90,14 @@ def row_mask(prompt_mask: Int[Tensor, "b p"], length: int, dtype: torch.dtype) -
     """
     batch, prompt = prompt_mask.shape
     side = prompt + length
-    seen = torch.cat([prompt_mask.bool(), prompt_mask.new_ones(batch, length).bool()], 1)[:, None, None]
+    seen = torch.cat([prompt_mask.bool(), prompt_mask.new_ones(batch, length).bool()], 1)[
+        :, None, None
+    ]
     whole = torch.ones(side, side, dtype=torch.bool, device=prompt_mask.device)
     allowed = (seen & whole.tril()) | torch.eye(side, dtype=torch.bool, device=prompt_mask.device)
-    return torch.zeros(allowed.shape, dtype=dtype, device=prompt_mask.device).masked_fill_(~allowed, -torch.inf)
+    return torch.zeros(allowed.shape, dtype=dtype, device=prompt_mask.device).masked_fill_(
+        ~allowed, -torch.inf
+    )
 
 
 def _pack(
@@ -120,12 +129,18 @@ def _pack(
     logits = logits / temperature
     normaliser = logits.logsumexp(-1)
     first = logits[:, 0].gather(1, completion_ids[:, :, 0]) - normaliser[:, :1]
-    rest = logits[:, 1:].gather(2, completion_ids[:, :, 1:].flatten(1)[..., None])[..., 0] - normaliser[:, 1:]
+    rest = (
+        logits[:, 1:].gather(2, completion_ids[:, :, 1:].flatten(1)[..., None])[..., 0]
+        - normaliser[:, 1:]
+    )
     return torch.cat([first[..., None], rest.view(batch, responses, length - 1)], 2)
 
 
 def repeated_log_probabilities(
-    model: PreTrainedModel, prompts: Encoded, completion_ids: Int[Tensor, "b k c"], temperature: float = 1.0
+    model: PreTrainedModel,
+    prompts: Encoded,
+    completion_ids: Int[Tensor, "b k c"],
+    temperature: float = 1.0,
 ) -> Float[Tensor, "b k c"]:
     """The same from the plain layout: each response in a row of its own, behind its own copy of prompt and pixels.
 
@@ -137,7 +152,10 @@ def repeated_log_probabilities(
     inputs = _append({key: torch.cat([value] * responses) for key, value in prompts.items()}, ids)
     mask = prompts["attention_mask"].repeat(responses, 1)
     inputs["attention_mask"] = torch.cat([mask, mask.new_ones(ids.shape)], 1)
-    logits = model(**inputs, use_cache=False, logits_to_keep=length + 1).logits[:, :-1].float() / temperature
+    logits = (
+        model(**inputs, use_cache=False, logits_to_keep=length + 1).logits[:, :-1].float()
+        / temperature
+    )
     log_p = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
     return log_p.view(responses, batch, length).transpose(0, 1)
 
@@ -147,14 +165,18 @@ def _append(prompts: Encoded, ids: Int[Tensor, "n t"]) -> dict[str, Any]:
     inputs = dict(prompts)
     inputs["input_ids"] = torch.cat([prompts["input_ids"], ids], 1)
     if "mm_token_type_ids" in prompts:
-        inputs["mm_token_type_ids"] = torch.cat([prompts["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+        inputs["mm_token_type_ids"] = torch.cat(
+            [prompts["mm_token_type_ids"], torch.zeros_like(ids)], 1
+        )
     return inputs
 
 
 def _take(core: PreTrainedModel, prompts: Encoded, rows: slice) -> Encoded:
     """Some rows of a batch of prompts with their images, without the padding that all of them have."""
     grid = prompts["image_grid_thw"]
-    each = len(grid) // len(prompts["input_ids"])  # images a row: the prompts of a batch are of one form
+    each = len(grid) // len(
+        prompts["input_ids"]
+    )  # images a row: the prompts of a batch are of one form
     images = slice(each * rows.start, each * rows.stop)
     bare: Any = core.get_base_model() if hasattr(core, "get_base_model") else core  # type: ignore[operator]
     padding = int(prompts["attention_mask"][rows].any(0).int().argmax())

@@ -73,7 +73,9 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
         size.prompt_tokens(recipe.max_pixels, 1 + recipe.reference)
         + (recipe.rl2r.responses if rl2r else 1) * recipe.rl2r.max_new_tokens
     )
-    kept = 2 if recipe.gradient_checkpointing else 34  # hidden-sized vectors kept a layer and token (Korthikanti 2022)
+    kept = (
+        2 if recipe.gradient_checkpointing else 34
+    )  # hidden-sized vectors kept a layer and token (Korthikanti 2022)
     activations = tokens * (size.layers * size.hidden * kept * 2 + size.vocabulary * 8)
     return Plan(
         images=counts,
@@ -134,11 +136,19 @@ def model_size(name: str) -> ModelSize:
     except (OSError, ValueError) as error:
         billions = re.search(r"(\d+(?:\.\d+)?)B\b", name)
         if billions is None:
-            raise UserError(f"the size of {name!r} is unknown: its configuration cannot be read here") from error
+            raise UserError(
+                f"the size of {name!r} is unknown: its configuration cannot be read here"
+            ) from error
         number = float(billions[1])
         # Typical of dense models of this size: 12 layers' width squared makes a layer.
         hidden = 3584 if number > 5 else 2048
-        return ModelSize(int(number * 1e9), 28 if number > 5 else 36, hidden, 152_064, f"the {billions[0]} in its name")
+        return ModelSize(
+            int(number * 1e9),
+            28 if number > 5 else 36,
+            hidden,
+            152_064,
+            f"the {billions[0]} in its name",
+        )
 
 
 def _measured(model: PreTrainedModel, source: str) -> ModelSize:
@@ -154,7 +164,8 @@ def plan_table(recipe: Recipe, cost: Plan) -> Table:
     rows = [
         (
             "method",
-            f"{recipe.method}, {recipe.model}" + (f", LoRA rank {recipe.lora.rank}" if recipe.lora else ""),
+            f"{recipe.method}, {recipe.model}"
+            + (f", LoRA rank {recipe.lora.rank}" if recipe.lora else ""),
         ),
         ("images", ", ".join(f"{name} {count}" for name, count in cost.images.items())),
         ("batch", f"{cost.batch} images on {devices} device{'s' * (devices > 1)}"),
@@ -169,7 +180,12 @@ def plan_table(recipe: Recipe, cost: Plan) -> Table:
     ]
     if devices > 1:
         states = cost.weights + cost.reference + cost.optimizer
-        rows.append(("memory, ZeRO-3 sharded", f"{(states / devices + cost.activations) / giga:.1f} GiB a device"))
+        rows.append(
+            (
+                "memory, ZeRO-3 sharded",
+                f"{(states / devices + cost.activations) / giga:.1f} GiB a device",
+            )
+        )
     table = Table(show_header=False, title="plan")
     for name, value in rows:
         table.add_row(name, value)

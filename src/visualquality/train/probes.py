@@ -41,4 +41,6 @@ def read_probes(recipe: Recipe, file: Path) -> Probes | None:
     if recipe.probes is None:
         return None
     names: list[str] = []
-    return Probes(read_source(recipe.probes, names, on_1_to_5=False, reference=recipe.reference), names, file)
+    return Probes(
+        read_source(recipe.probes, names, on_1_to_5=False, reference=recipe.reference), names, file
+    )

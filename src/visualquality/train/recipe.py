@@ -44,9 +44,15 @@ class RL2R(Section):
 
     responses: int = Field(6, ge=2, description="K")
     reward: Variant = "fidelity"
-    format_weight: float = Field(1.0, ge=0, description="weight of the format reward, added to the ranking reward")
-    length_weight: float = Field(0.0, ge=0, description="what a response of max_new_tokens loses, a shorter one less")
-    compare_within: int | None = Field(None, ge=2, description="compare images in groups of so many, not all with all")
+    format_weight: float = Field(
+        1.0, ge=0, description="weight of the format reward, added to the ranking reward"
+    )
+    length_weight: float = Field(
+        0.0, ge=0, description="what a response of max_new_tokens loses, a shorter one less"
+    )
+    compare_within: int | None = Field(
+        None, ge=2, description="compare images in groups of so many, not all with all"
+    )
     kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5")
     clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5")
     temperature: float = Field(1.0, gt=0)
@@ -56,15 +62,21 @@ class RL2R(Section):
 class SFT(Section):
     """Supervised warm-up: the target is the manifest's `reasoning`, where it has one, and its MOS."""
 
-    score_noise: float = Field(0.0, ge=0, description="standard deviation, in MOS units, added anew at each visit")
-    every_prompt: bool = Field(False, description="learn both prompts in both forms: each image has one, by its name")
+    score_noise: float = Field(
+        0.0, ge=0, description="standard deviation, in MOS units, added anew at each visit"
+    )
+    every_prompt: bool = Field(
+        False, description="learn both prompts in both forms: each image has one, by its name"
+    )
 
 
 class Expect(Section):
     """Training of the expected score, nothing drawn: see `train/expected.py` for the objectives."""
 
     objective: Objective = "fidelity"
-    rehearsal: float = Field(0.0, ge=0, description="weight of the manifests' reasonings, learnt beside as in sft")
+    rehearsal: float = Field(
+        0.0, ge=0, description="weight of the manifests' reasonings, learnt beside as in sft"
+    )
 
 
 class Optimizer(Section):
@@ -74,7 +86,9 @@ class Optimizer(Section):
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
     images_per_device: int = Field(8, ge=1)
-    accumulation: int = Field(1, ge=1, description="batches of `images_per_device` per update; RL2R compares all")
+    accumulation: int = Field(
+        1, ge=1, description="batches of `images_per_device` per update; RL2R compares all"
+    )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -90,7 +104,8 @@ class LoRA(Section):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     targets: str = Field(
-        r".*language_model.*\.(q|k|v|o|gate|up|down)_proj", description="regular expression of module names"
+        r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+        description="regular expression of module names",
     )
 
 
@@ -103,7 +118,9 @@ class Recipe(Section):
     output: Path
     prompt: PromptName = "paper"
     reasoning: bool = True
-    reference: bool = Field(False, description="rate each image against its reference, a second image in the prompt")
+    reference: bool = Field(
+        False, description="rate each image against its reference, a second image in the prompt"
+    )
     seed: int = 0
     rl2r: RL2R = RL2R()
     sft: SFT = SFT()
@@ -114,26 +131,36 @@ class Recipe(Section):
     max_pixels: int | None = Field(None, ge=28 * 28)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
-    devices: int = Field(1, ge=1, description="processes that the run is meant for; --dry-run plans with it")
+    devices: int = Field(
+        1, ge=1, description="processes that the run is meant for; --dry-run plans with it"
+    )
     checkpoint_every: int = Field(50, ge=1, description="steps")
     keep_checkpoints: int = Field(2, ge=1)
     tensorboard: bool = False
-    probes: DataSource | None = Field(None, description="images asked along the way and never learnt from (RL2R)")
+    probes: DataSource | None = Field(
+        None, description="images asked along the way and never learnt from (RL2R)"
+    )
     probe_every: int = Field(10, ge=1, description="steps")
 
     @model_validator(mode="after")
     def _own_prompt(self) -> "Recipe":
         if self.prompt == "q-insight":
-            raise ValueError("the prompt q-insight is for the weights of its authors: train with another")
+            raise ValueError(
+                "the prompt q-insight is for the weights of its authors: train with another"
+            )
         return self
 
     @model_validator(mode="after")
     def _something_to_compare(self) -> "Recipe":
         if self.compares and self.compared < 2:
-            raise ValueError("images are compared with one another: raise optimizer.images_per_device to 2 or more")
+            raise ValueError(
+                "images are compared with one another: raise optimizer.images_per_device to 2 or more"
+            )
         within = self.rl2r.compare_within
         if self.method == "rl2r" and within is not None and self.compared % within == 1:
-            raise ValueError(f"groups of {within} leave one of {self.compared} images alone: choose another size")
+            raise ValueError(
+                f"groups of {within} leave one of {self.compared} images alone: choose another size"
+            )
         return self
 
     @property
@@ -149,7 +176,9 @@ class Recipe(Section):
     @property
     def compares(self) -> bool:
         """Whether images are compared within a data set, so that a batch is of one and scales do not matter."""
-        return self.method == "rl2r" or (self.method == "expect" and self.expect.objective == "fidelity")
+        return self.method == "rl2r" or (
+            self.method == "expect" and self.expect.objective == "fidelity"
+        )
 
     @property
     def on_1_to_5(self) -> bool:
@@ -180,15 +209,22 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()
+        )
         raise UserError(f"{path}: {faults}") from error
     base = path.resolve().parent
 
     def placed(source: DataSource) -> DataSource:
         images = None if source.images is None else base / source.images.expanduser()
-        return source.model_copy(update={"manifest": base / source.manifest.expanduser(), "images": images})
+        return source.model_copy(
+            update={"manifest": base / source.manifest.expanduser(), "images": images}
+        )
 
-    places = {"data": tuple(map(placed, recipe.data)), "probes": recipe.probes and placed(recipe.probes)}
+    places = {
+        "data": tuple(map(placed, recipe.data)),
+        "probes": recipe.probes and placed(recipe.probes),
+    }
     model = str(base / recipe.model) if (base / recipe.model).is_dir() else recipe.model
     return recipe.model_copy(update={**places, "model": model})
 
@@ -196,7 +232,9 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
 def _override(tree: dict[str, Any], override: str) -> None:
     name, equals, value = override.partition("=")
     if not equals:
-        raise UserError(f"--set {override}: write it as field=value, for instance optimizer.steps=100")
+        raise UserError(
+            f"--set {override}: write it as field=value, for instance optimizer.steps=100"
+        )
     *parents, leaf = name.split(".")
     node: Any = tree
     try:
@@ -207,6 +245,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
             node = node[int(parent)] if isinstance(node, list) else node[parent]
         node[int(leaf) if isinstance(node, list) else leaf] = parsed
     except (yaml.YAMLError, ValueError, IndexError, KeyError, TypeError) as error:
-        raise UserError(f"--set {override}: there is no such field, or the value is not YAML") from error
-    if leaf in ("epochs", "steps") and parents == ["optimizer"]:  # they exclude each other: the override wins
+        raise UserError(
+            f"--set {override}: there is no such field, or the value is not YAML"
+        ) from error
+    if leaf in ("epochs", "steps") and parents == [
+        "optimizer"
+    ]:  # they exclude each other: the override wins
         node.pop({"epochs": "steps", "steps": "epochs"}[leaf], None)

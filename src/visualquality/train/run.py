@@ -45,7 +45,9 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
             f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
         )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise UserError("FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun")
+        raise UserError(
+            "FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun"
+        )
     checkpoint = _claim(recipe, output, resume)
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -56,13 +58,19 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         names,
         compares=recipe.compares,
         batch=recipe.global_batch,
-        repeat=recipe.optimizer.accumulation if recipe.method == "rl2r" else 1,  # TRL's GRPO takes a batch so often
+        repeat=recipe.optimizer.accumulation
+        if recipe.method == "rl2r"
+        else 1,  # TRL's GRPO takes a batch so often
         steps=total,
         seed=recipe.seed,
     )
     vlm = load_policy(recipe)
-    base = vlm.digest if recipe.lora and recipe.model in EMBEDDED_NAMES else None  # those change with the package
-    metrics, samples, asked = (output / name for name in ("metrics.jsonl", "samples.jsonl", "probes.jsonl"))
+    base = (
+        vlm.digest if recipe.lora and recipe.model in EMBEDDED_NAMES else None
+    )  # those change with the package
+    metrics, samples, asked = (
+        output / name for name in ("metrics.jsonl", "samples.jsonl", "probes.jsonl")
+    )
     probes = read_probes(recipe, asked)
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
@@ -71,14 +79,19 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
         rewind(samples, done)
         rewind(asked, done - 1)  # they are asked before a step, under the number of steps done
     live = LiveProgress(console or Console(stderr=True))
-    kwargs: dict[str, Any] = {"callbacks": [MetricsFile(metrics), live], "peft_config": _lora(recipe)}
+    kwargs: dict[str, Any] = {
+        "callbacks": [MetricsFile(metrics), live],
+        "peft_config": _lora(recipe),
+    }
     common = _arguments(recipe, total)
     trainer: RL2RTrainer | SupervisedTrainer | ExpectedScoreTrainer
     if recipe.method == "rl2r":
         args = _grpo_config(recipe, common)
         trainer = RL2RTrainer(vlm, examples, names, recipe, order, args, samples, probes, **kwargs)
     else:
-        sft = SFTConfig(**common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
+        sft = SFTConfig(
+            **common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False
+        )
         kind = SupervisedTrainer if recipe.method == "sft" else ExpectedScoreTrainer
         trainer = kind(vlm, examples, recipe, order, args=sft, **kwargs)
     trainer.remove_callback(PrinterCallback)
@@ -114,16 +127,24 @@ def load_policy(recipe: Recipe) -> VisionLanguageModel:
 def freeze_vision(vlm: VisionLanguageModel) -> None:
     """No gradient for the tower: nano's EfficientNet, or the whole vision transformer of a Qwen-VL."""
     core = vlm.model.model
-    tower = core.vision.tower if isinstance(vlm.model, NanoForConditionalGeneration) else getattr(core, "visual", None)
+    tower = (
+        core.vision.tower
+        if isinstance(vlm.model, NanoForConditionalGeneration)
+        else getattr(core, "visual", None)
+    )
     if tower is None:
-        raise UserError(f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false")
+        raise UserError(
+            f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false"
+        )
     tower.requires_grad_(False)
 
 
 def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
     """The checkpoint to go on from; makes sure that `output` is this run's."""
     # What does not change the weights may change between a run and its resumption.
-    resolved = recipe.model_dump(mode="json", exclude={"output", "checkpoint_every", "keep_checkpoints", "tensorboard"})
+    resolved = recipe.model_dump(
+        mode="json", exclude={"output", "checkpoint_every", "keep_checkpoints", "tensorboard"}
+    )
     record = output / "recipe.yaml"
     if resume:
         if not record.is_file():
@@ -137,7 +158,9 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
             )
         return last_checkpoint(output)
     if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
-        raise UserError(f"{output} already holds a run: go on with --resume, or give another --output")
+        raise UserError(
+            f"{output} already holds a run: go on with --resume, or give another --output"
+        )
     output.mkdir(parents=True, exist_ok=True)
     record.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     return None
@@ -147,7 +170,9 @@ def _lora(recipe: Recipe) -> LoraConfig | None:
     if recipe.lora is None:
         return None
     lora = recipe.lora
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
+    )
 
 
 def _arguments(recipe: Recipe, steps: int) -> dict[str, Any]:

@@ -32,7 +32,9 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
         super().__init__(
             model=vlm.model,
             data_collator=TargetCollator(vlm, examples, recipe),
-            train_dataset=Dataset.from_dict({"row": [r for r, _ in order], "visit": [v for _, v in order]}),
+            train_dataset=Dataset.from_dict(
+                {"row": [r for r, _ in order], "visit": [v for _, v in order]}
+            ),
             processing_class=vlm.processor,
             **kwargs,
         )
@@ -50,14 +52,18 @@ class TargetCollator:
         examples = [self.examples[row["row"]] for row in rows]
         forms = [self._form(e) for e in examples]
         questions = [response.prompt_text(*form, reference=self.recipe.reference) for form in forms]
-        prompts = self.encode([(e.images, question) for e, question in zip(examples, questions, strict=True)])
+        prompts = self.encode(
+            [(e.images, question) for e, question in zip(examples, questions, strict=True)]
+        )
         targets = [
             torch.tensor(self._target_ids(e, row["visit"], form[1]))
             for e, row, form in zip(examples, rows, forms, strict=True)
         ]
         lengths = [len(p["input_ids"]) for p in prompts]
         ids = [torch.cat([p["input_ids"], t]) for p, t in zip(prompts, targets, strict=True)]
-        labels = [torch.cat([torch.full((n,), -100), t]) for n, t in zip(lengths, targets, strict=True)]
+        labels = [
+            torch.cat([torch.full((n,), -100), t]) for n, t in zip(lengths, targets, strict=True)
+        ]
         batch = {
             "input_ids": pad_right(ids, self.tokenizer.pad_token_id),
             "attention_mask": pad_right([torch.ones(len(row), dtype=torch.long) for row in ids], 0),
@@ -65,7 +71,10 @@ class TargetCollator:
         }
         for key in prompts[0].keys() - batch.keys():
             if key.endswith("_ids"):  # one a token, such as mm_token_type_ids: the target is text
-                padded = [torch.cat([p[key], torch.zeros_like(t)]) for p, t in zip(prompts, targets, strict=True)]
+                padded = [
+                    torch.cat([p[key], torch.zeros_like(t)])
+                    for p, t in zip(prompts, targets, strict=True)
+                ]
                 batch[key] = pad_right(padded, 0)
             else:
                 batch[key] = torch.cat([p[key] for p in prompts])
@@ -76,8 +85,15 @@ class TargetCollator:
         own = (self.recipe.prompt, self.recipe.reasoning)
         if not self.recipe.sft.every_prompt:
             return own
-        others = [(name, form) for name in response.PROMPTS for form in (True, False) if (name, form) != own]
-        return ([own] * 3 + others)[int(blake2b(example.key.encode(), digest_size=4).hexdigest(), 16) % 6]
+        others = [
+            (name, form)
+            for name in response.PROMPTS
+            for form in (True, False)
+            if (name, form) != own
+        ]
+        return ([own] * 3 + others)[
+            int(blake2b(example.key.encode(), digest_size=4).hexdigest(), 16) % 6
+        ]
 
     def _target_ids(self, example: Example, visit: int, reasoning: bool) -> list[int]:
         # A function of seed, visit and image: batches are read ahead, so a generator's state would not resume exactly.

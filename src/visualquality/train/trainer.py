@@ -30,7 +30,14 @@ from trl.models.utils import prepare_deepspeed
 
 from .. import response, rl2r
 from ..models.encode import collate, pad_right
-from ..models.generate import Completion, decode, eos_token_ids, prefill, random_streams, sample_completions
+from ..models.generate import (
+    Completion,
+    decode,
+    eos_token_ids,
+    prefill,
+    random_streams,
+    sample_completions,
+)
 from ..models.load import VisionLanguageModel
 from .examples import Example, PromptEncoder
 from .packed import packed_log_probabilities
@@ -63,7 +70,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
     ):
         self.settings, self.recipe, self.samples, self.probes = recipe.rl2r, recipe, samples, probes
         self.examples, self.dataset_names = examples, names
-        self.question = response.prompt_text(recipe.prompt, recipe.reasoning, reference=recipe.reference)
+        self.question = response.prompt_text(
+            recipe.prompt, recipe.reasoning, reference=recipe.reference
+        )
         self.encode = PromptEncoder(vlm, remember=recipe.freeze_vision)
         self.vlm = vlm
         self._unreadable_steps = 0  # in a row
@@ -106,7 +115,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         turn = self._step % self.args.gradient_accumulation_steps
         if turn == 0:
-            self._micro_batches = self._roll_out([self.examples[row["row"]] for row in generation_batch])
+            self._micro_batches = self._roll_out(
+                [self.examples[row["row"]] for row in generation_batch]
+            )
         return self._micro_batches[turn]
 
     # A step.
@@ -120,7 +131,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         module.eval()  # without dropout, and with a cache, which gradient checkpointing forbids in training mode
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
             self._ask_probes(policy)
-            batches = [self._sample(policy, examples[i : i + size]) for i in range(0, len(examples), size)]
+            batches = [
+                self._sample(policy, examples[i : i + size]) for i in range(0, len(examples), size)
+            ]
         generated = time.perf_counter()
         for batch in batches:
             batch["reference"] = self._reference_log_probabilities(batch)
@@ -146,7 +159,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
             if self.accelerator.is_main_process:
                 self.probes.write(step, part, texts)
 
-    def _sample(self, policy: PreTrainedModel, examples: list[Example], draw: str | None = None) -> dict[str, Any]:
+    def _sample(
+        self, policy: PreTrainedModel, examples: list[Example], draw: str | None = None
+    ) -> dict[str, Any]:
         """K responses for each image, and what the update needs of them. Probes are always asked with one `draw`."""
         pad = self._tokenizer.pad_token_id
         prompts = collate(self.encode([(e.images, self.question) for e in examples]), pad)
@@ -189,17 +204,25 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         if self.reference is not None:
             return self._log_probabilities(self.reference, batch)
         policy = self.accelerator.unwrap_model(self.model)
-        with policy.disable_adapter():  # LoRA: without its adapter the policy is the one it started from
+        with (
+            policy.disable_adapter()
+        ):  # LoRA: without its adapter the policy is the one it started from
             return self._log_probabilities(policy, batch)
 
     def _advantages(
-        self, examples: list[Example], texts: list[str], truncated: list[bool], lengths: Int[Tensor, "images k"]
+        self,
+        examples: list[Example],
+        texts: list[str],
+        truncated: list[bool],
+        lengths: Int[Tensor, "images k"],
     ) -> Float[Tensor, "images k"]:
         """Eq. 1-4 on the responses of all processes; the part of this process is returned."""
         k = self.settings.responses
         read = [response.read(t, truncated=c) for t, c in zip(texts, truncated, strict=True)]
         nan = float("nan")
-        scores = torch.tensor([nan if r.score is None else r.score for r in read], dtype=torch.float64).view(-1, k)
+        scores = torch.tensor(
+            [nan if r.score is None else r.score for r in read], dtype=torch.float64
+        ).view(-1, k)
         if self.recipe.reasoning:
             formed = torch.tensor([response.well_formed(t) for t in texts]).view(-1, k)
         else:
@@ -213,7 +236,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         tokens = torch.tensor([row[3] for row in rows], dtype=torch.float64)
         mos = torch.tensor([e.mos for e in everyone], dtype=torch.float64)
         datasets = torch.tensor([e.dataset for e in everyone])
-        if self.settings.compare_within is not None:  # every batch is of one data set: groups take its place
+        if (
+            self.settings.compare_within is not None
+        ):  # every batch is of one data set: groups take its place
             datasets = torch.arange(len(everyone)) // self.settings.compare_within
         ranking = rl2r.reward(scores, mos, datasets, self.settings.reward)
         rewards = ranking + self.settings.format_weight * rl2r.format_reward(formed)
@@ -247,7 +272,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         lengths = inputs["completion_mask"].sum(-1).float()
         self._watch("completion_tokens", self.accelerator.gather(lengths.mean()).mean().item())
         if not result.loss.isfinite():
-            raise FloatingPointError(f"the loss is {result.loss.item()} at step {self.state.global_step}")
+            raise FloatingPointError(
+                f"the loss is {result.loss.item()} at step {self.state.global_step}"
+            )
         return result.loss / self.current_gradient_accumulation_steps
 
     # What a person watches.
@@ -255,7 +282,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
     def _watch(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
 
-    def _watch_rewards(self, scores: Tensor, ranking: Tensor, formed: Tensor, rewards: Tensor) -> None:
+    def _watch_rewards(
+        self, scores: Tensor, ranking: Tensor, formed: Tensor, rewards: Tensor
+    ) -> None:
         self._unreadable_steps = self._unreadable_steps + 1 if scores.isnan().all() else 0
         if self._unreadable_steps == UNREADABLE_STEPS:
             log.warning(
@@ -273,7 +302,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         self._watch("score_mean", mean.nanmean().item())
         self._watch("score_std", variance[several].sqrt().mean().item())
 
-    def _write_samples(self, examples: list[Example], scores: Tensor, rewards: Tensor, texts: list[str]) -> None:
+    def _write_samples(
+        self, examples: list[Example], scores: Tensor, rewards: Tensor, texts: list[str]
+    ) -> None:
         """One line a step: every score and reward, and the words of the first image's responses."""
         if not self.accelerator.is_main_process:
             return

@@ -72,7 +72,9 @@ class LiveProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started, self.first = time.monotonic(), state.global_step
-        self.task = self.progress.add_task("train", total=state.max_steps, completed=state.global_step, metrics="")
+        self.task = self.progress.add_task(
+            "train", total=state.max_steps, completed=state.global_step, metrics=""
+        )
         if state.is_world_process_zero:
             self.progress.start()
 
@@ -86,14 +88,22 @@ class LiveProgress(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        metrics = "  ".join(f"{label} {logs[name]:{form}}" for name, label, form in SHOWN if logs.get(name) is not None)
+        metrics = "  ".join(
+            f"{label} {logs[name]:{form}}"
+            for name, label, form in SHOWN
+            if logs.get(name) is not None
+        )
         self.progress.update(self.task, completed=state.global_step, metrics=metrics)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.printed > EVERY or state.global_step == state.max_steps):
+        if not self.console.is_terminal and (
+            now - self.printed > EVERY or state.global_step == state.max_steps
+        ):
             self.printed = now
             done = state.global_step - self.first
             left = (now - self.started) / max(done, 1) * (state.max_steps - state.global_step)
-            line = f"step {state.global_step}/{state.max_steps}  {metrics}  {left / 60:.1f} min left"
+            line = (
+                f"step {state.global_step}/{state.max_steps}  {metrics}  {left / 60:.1f} min left"
+            )
             self.console.print(line, soft_wrap=True)
 
     def on_train_end(

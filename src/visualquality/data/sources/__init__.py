@@ -90,10 +90,16 @@ def import_dataset(
         raise UserError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
     choices = _SPLITS.get(name, ())
     if split is not None and split not in choices and name != "pyiqa-csv":
-        offer = f"choose {' or '.join(choices)}" if choices else "it has none of its own: leave it out, and split later"
+        offer = (
+            f"choose {' or '.join(choices)}"
+            if choices
+            else "it has none of its own: leave it out, and split later"
+        )
         raise UserError(f"unknown split {split!r} of {name}: {offer}")
     if columns and name not in _WITH_COLUMNS:
-        raise UserError(f"columns are for {' and '.join(_WITH_COLUMNS)}: {name} has columns of its own, leave them out")
+        raise UserError(
+            f"columns are for {' and '.join(_WITH_COLUMNS)}: {name} has columns of its own, leave them out"
+        )
     if images is not None and not Path(images).is_dir():
         raise UserError(f"{images} is not a folder: name the one that holds the images")
     if missing not in ("error", "skip"):

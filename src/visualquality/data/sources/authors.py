@@ -27,8 +27,12 @@ def authors_txt(request: Request) -> list[Row]:
     first = next((line for line in _lines(path, request) if line), None)
     shape = None if first is None else _parsed(first)
     if shape is None:
-        raise UserError(f"{path}: the first line is not `[reference] image mos [std]`: give {request.source}")
-    return labelled(path, folder, request, reference=len(shape.names) == 2, std=len(shape.numbers) == 2)
+        raise UserError(
+            f"{path}: the first line is not `[reference] image mos [std]`: give {request.source}"
+        )
+    return labelled(
+        path, folder, request, reference=len(shape.names) == 2, std=len(shape.numbers) == 2
+    )
 
 
 def labelled(
@@ -56,10 +60,16 @@ def labelled(
             continue
         fields = _parsed(line)
         if fields is None or (len(fields.names), len(fields.numbers)) != (1 + reference, 1 + std):
-            raise UserError(f"{path}: row {number}, {line!r}, is not `{wanted}`: correct it, or get {request.source}")
+            raise UserError(
+                f"{path}: row {number}, {line!r}, is not `{wanted}`: correct it, or get {request.source}"
+            )
         mos, deviation = fields.numbers[0], fields.numbers[1] if std else None
-        if not bounds[0] - 1e-6 <= mos <= bounds[1] + 1e-6 or (deviation is not None and deviation < 0):
-            raise UserError(f"{path}: row {number}, {line!r}, has a number out of range: get {request.source}")
+        if not bounds[0] - 1e-6 <= mos <= bounds[1] + 1e-6 or (
+            deviation is not None and deviation < 0
+        ):
+            raise UserError(
+                f"{path}: row {number}, {line!r}, has a number out of range: get {request.source}"
+            )
         image, scene = folder / fields.names[-1], fields.names[0] if reference else None
         rows.append(Row(image, mos, dataset, deviation, scene, split))
     return rows
@@ -83,7 +93,11 @@ def _parsed(line: str) -> _Fields | None:
             names.append(line[start : word.end()].strip())
             start = word.end()
     ended = bool(words) and start == words[-1].end()
-    return _Fields(names, numbers) if ended and len(names) in (1, 2) and len(numbers) in (1, 2) else None
+    return (
+        _Fields(names, numbers)
+        if ended and len(names) in (1, 2) and len(numbers) in (1, 2)
+        else None
+    )
 
 
 def _finite(word: str) -> float | None:
@@ -116,8 +130,12 @@ def authors_jsonl(request: Request) -> list[Row]:
             mos, dataset = float(said), entry["dataset_name"]
         except (ValueError, KeyError, TypeError) as error:
             wanted = "an object with dataset_name, one image, and one answer of gpt that is the mos"
-            raise UserError(f"{path}: row {number} is not {wanted} ({error}): give {request.source}") from error
+            raise UserError(
+                f"{path}: row {number} is not {wanted} ({error}): give {request.source}"
+            ) from error
         if not math.isfinite(mos) or not isinstance(image, str) or not isinstance(dataset, str):
-            raise UserError(f"{path}: row {number} has an image, dataset_name or mos of the wrong kind: correct it")
+            raise UserError(
+                f"{path}: row {number} has an image, dataset_name or mos of the wrong kind: correct it"
+            )
         rows.append(Row(folder / image, mos, dataset))
     return rows

@@ -33,9 +33,13 @@ def pyiqa_csv(request: Request) -> list[Row]:
         raise UserError(f"{path} has the columns {', '.join(header)}: give {request.source}")
     image, mos = header[has_reference : has_reference + 2]
     if mos.lower() not in _MOS and request.columns.get("mos") != mos:
-        raise UserError(f"{path}: is higher better in column {mos!r}? If so, import with columns mos={mos}")
+        raise UserError(
+            f"{path}: is higher better in column {mos!r}? If so, import with columns mos={mos}"
+        )
     if set(request.columns) - {"mos"} or request.columns.get("mos", mos) != mos:
-        raise UserError(f"columns of pyiqa-csv go by their place: give mos={mos}, or leave columns out")
+        raise UserError(
+            f"columns of pyiqa-csv go by their place: give mos={mos}, or leave columns out"
+        )
     split = _split_column(request, header)
     folder = request.images or path.parent
     dataset = path.stem.removeprefix("meta_info_").removesuffix("Dataset")
@@ -57,7 +61,9 @@ def _split_column(request: Request, header: list[str]) -> str | None:
     if request.split is None:
         return _OFFICIAL if _OFFICIAL in there else None
     if request.split not in there:
-        choices = f"choose one of {', '.join(there)}" if there else "it has no split column: leave it out"
+        choices = (
+            f"choose one of {', '.join(there)}" if there else "it has no split column: leave it out"
+        )
         raise UserError(f"unknown split {request.split!r} of {request.root}: {choices}")
     return request.split
 
@@ -94,17 +100,30 @@ def _deqa_row(entry: object, number: int, path: Path, folder: Path) -> Row:
         raise UserError(f"{path}: entry {number} has no `image` that is one name: correct it")
     std = entry.get("std")
     for key, value in (("gt_score", entry.get("gt_score")), ("std", 0 if std is None else std)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{path}: entry {number}: {key} is {value!r}, not a finite number: correct it")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            raise UserError(
+                f"{path}: entry {number}: {key} is {value!r}, not a finite number: correct it"
+            )
     if std is not None and std < 0:
         raise UserError(f"{path}: entry {number}: std is {std}, below 0: correct it")
     parts = PurePosixPath(entry["image"]).parts
     dataset = parts[0] if len(parts) > 2 and parts[0] != "/" else path.stem
-    return Row(folder / entry["image"], float(entry["gt_score"]), dataset, None if std is None else float(std))
+    return Row(
+        folder / entry["image"],
+        float(entry["gt_score"]),
+        dataset,
+        None if std is None else float(std),
+    )
 
 
 def any_csv(request: Request) -> list[Row]:
     """Any CSV or Parquet file, read and checked as a manifest with `columns`: our names -> the file's."""
     path = request.single_file()
-    manifest = Manifest.read(path, columns=request.columns, images=request.images, check_images=False)
+    manifest = Manifest.read(
+        path, columns=request.columns, images=request.images, check_images=False
+    )
     return list(manifest.rows)

@@ -58,7 +58,9 @@ def kadid10k(request: Request) -> list[Row]:
     for record in read_table(table, ("dist_img", "ref_img", "dmos", "var"), request.source):
         name = record.text("dist_img")
         if not (parts := _NAME.fullmatch(name)):
-            raise record.fault("dist_img", f"{name!r} is not of the form I01_01_01.png: get {request.source}")
+            raise record.fault(
+                "dist_img", f"{name!r} is not of the form I01_01_01.png: get {request.source}"
+            )
         row = Row(
             image=folder / name,
             mos=record.number("dmos", 1, 5),
@@ -78,5 +80,13 @@ def authors_split() -> dict[str, str]:
 
     From the label files that its authors published with their code (Apache-2.0).
     """
-    text = resources.files(__package__).joinpath("kadid10k_authors_split.json").read_text(encoding="utf-8")
-    return {reference: split for split, references in json.loads(text).items() for reference in references}
+    text = (
+        resources.files(__package__)
+        .joinpath("kadid10k_authors_split.json")
+        .read_text(encoding="utf-8")
+    )
+    return {
+        reference: split
+        for split, references in json.loads(text).items()
+        for reference in references
+    }

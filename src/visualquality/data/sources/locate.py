@@ -29,7 +29,9 @@ class Request:
         found = self.find(*names)
         if found is None:
             wanted = " or ".join(map(repr, names))
-            raise UserError(f"{wanted} is neither in {self.root} nor in a folder right in it: get {self.source}")
+            raise UserError(
+                f"{wanted} is neither in {self.root} nor in a folder right in it: get {self.source}"
+            )
         return found
 
     def find(self, *names: str, beside: Path | None = None, folder: bool = False) -> Path | None:
@@ -45,7 +47,9 @@ class Request:
         for name in names:
             found = [child / name for child in children if is_right(child / name)]
             if len(found) > 1:
-                raise UserError(f"{' and '.join(map(str, found))} are both there: name the folder of one data set")
+                raise UserError(
+                    f"{' and '.join(map(str, found))} are both there: name the folder of one data set"
+                )
             if found:
                 return found[0]
         return None
@@ -60,7 +64,9 @@ class Request:
         found = self.find(*names, beside=beside, folder=True)
         if found is None and not or_beside:
             wanted = " or ".join(map(repr, names))
-            raise UserError(f"the image folder {wanted} is neither in {beside} nor beside it: get {self.source}")
+            raise UserError(
+                f"the image folder {wanted} is neither in {beside} nor beside it: get {self.source}"
+            )
         return found or beside
 
     def single_file(self) -> Path:
@@ -71,7 +77,9 @@ class Request:
         return self.root
 
 
-def on_disk(rows: Sequence[Row], request: Request, *, skip: bool) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+def on_disk(
+    rows: Sequence[Row], request: Request, *, skip: bool
+) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """The rows whose images are there, with their real paths, and the paths of those that are not.
 
     Rows that are the same count once. UserError for an image with different rows, for no row at all, and for
@@ -87,14 +95,22 @@ def on_disk(rows: Sequence[Row], request: Request, *, skip: bool) -> tuple[tuple
             continue
         row = replace(row, image=image)
         if (before := kept.setdefault(image, row)) != row:
-            raise UserError(f"{image.name} is listed twice, with {_said(before)} and with {_said(row)}: delete one row")
+            raise UserError(
+                f"{image.name} is listed twice, with {_said(before)} and with {_said(row)}: delete one row"
+            )
     if not rows:
         raise UserError(f"{request.root} lists no image: get {request.source}")
     if absent and not (skip and kept):
         total = len(kept) + len(absent)
         first = ", ".join([*list(absent)[:_NAMED], *(["…"] if len(absent) > _NAMED else [])])
-        mend = "complete the set, or leave them out with --skip-missing" if kept else "give their folder with --images"
-        mend += f"; get {request.source}" if request.root.is_dir() else ""  # a single file is the user's own
+        mend = (
+            "complete the set, or leave them out with --skip-missing"
+            if kept
+            else "give their folder with --images"
+        )
+        mend += (
+            f"; get {request.source}" if request.root.is_dir() else ""
+        )  # a single file is the user's own
         raise UserError(f"{len(absent)} of {total} images are not there ({first}): {mend}")
     return tuple(kept.values()), tuple(absent)
 

@@ -31,7 +31,9 @@ def koniq10k(request: Request) -> list[Row]:
     for record in read_table(table, ("image_name", "MOS", "SD"), request.source):
         name = record.text("image_name")
         if split_of and name not in split_of:
-            raise record.fault("image_name", f"{name!r} is not in {_KONIQ_SETS}: get {request.source}")
+            raise record.fault(
+                "image_name", f"{name!r} is not in {_KONIQ_SETS}: get {request.source}"
+            )
         mos, std = record.number("MOS", 1, 5), record.number("SD", 0)
         rows.append(Row(folder / name, mos, request.name, std, split=split_of.get(name)))
     return rows
@@ -41,12 +43,16 @@ def _koniq_split(request: Request, beside: Path) -> dict[str, str]:
     sets = request.find(_KONIQ_SETS, beside=beside)
     if sets is None:
         if request.split == "official":
-            raise UserError(f"{_KONIQ_SETS!r}, which has the official split, is not there: get {request.source}")
+            raise UserError(
+                f"{_KONIQ_SETS!r}, which has the official split, is not there: get {request.source}"
+            )
         return {}
     split_of = {}
     for record in read_table(sets, ("image_name", "set"), request.source):
         if (name := record.text("set")) not in _KONIQ_SPLITS:
-            raise record.fault("set", f"{name!r} is none of {', '.join(_KONIQ_SPLITS)}: get {request.source}")
+            raise record.fault(
+                "set", f"{name!r} is none of {', '.join(_KONIQ_SPLITS)}: get {request.source}"
+            )
         split_of[record.text("image_name")] = _KONIQ_SPLITS[name]
     return split_of
 
@@ -60,7 +66,9 @@ def spaq(request: Request) -> list[Row]:
     table = request.file("Annotations/MOS and Image attribute scores.xlsx")
     folder = request.image_folder("TestImage", beside=table.parents[1])
     records = read_table(table, ("Image name", "MOS"), request.source)
-    return [Row(folder / r.text("Image name"), r.number("MOS", 0, 100), request.name) for r in records]
+    return [
+        Row(folder / r.text("Image name"), r.number("MOS", 0, 100), request.name) for r in records
+    ]
 
 
 def clive(request: Request) -> list[Row]:
@@ -110,7 +118,9 @@ def bid(request: Request) -> list[Row]:
     for record in read_table(table, ("Image Number", "Average Subjective Grade"), request.source):
         number = record.number("Image Number", 0)  # Excel stores a float
         if number != int(number):
-            raise record.fault("Image Number", f"{number} is not a whole number: get {request.source}")
+            raise record.fault(
+                "Image Number", f"{number} is not a whole number: get {request.source}"
+            )
         image = folder / f"DatabaseImage{int(number):04d}.JPG"
         rows.append(Row(image, record.number("Average Subjective Grade", 0, 5), request.name))
     return rows

@@ -19,9 +19,14 @@ def agiqa3k(request: Request) -> list[Row]:
     table = request.file("data.csv")
     folder = request.image_folder("images", "Images", beside=table.parent, or_beside=True)
     rows = []
-    for record in read_table(table, ("name", "prompt", "mos_quality", "std_quality"), request.source):
+    for record in read_table(
+        table, ("name", "prompt", "mos_quality", "std_quality"), request.source
+    ):
         name = record.text("name")
-        extra: dict[str, object] = {"prompt": record.values["prompt"], "generator": name.split("_")[0]}
+        extra: dict[str, object] = {
+            "prompt": record.values["prompt"],
+            "generator": name.split("_")[0],
+        }
         mos, std = record.number("mos_quality", 0, 5), record.number("std_quality", 0)
         rows.append(Row(folder / name, mos, request.name, std, extra=extra))
     return rows
@@ -65,5 +70,7 @@ def _labelled(request: Request, file: str, low: float, high: float) -> list[Row]
 def _with_method(row: Row, request: Request, ending: str = "") -> Row:
     scene = PurePosixPath(row.reference or "").stem.removesuffix(ending) + "_"
     if not row.image.stem.startswith(scene) or row.image.stem == scene:
-        raise UserError(f"{row.image.name} is not named after its reference {row.reference}: get {request.source}")
+        raise UserError(
+            f"{row.image.name} is not named after its reference {row.reference}: get {request.source}"
+        )
     return replace(row, distortion=row.image.stem.removeprefix(scene))

@@ -32,10 +32,16 @@ class Record(NamedTuple):
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise self.fault(column, f"{text!r} is not a finite number: correct it, or delete the row")
-        if not low - 1e-6 <= value <= high + 1e-6:  # normalised scores pass their bounds by rounding
+            raise self.fault(
+                column, f"{text!r} is not a finite number: correct it, or delete the row"
+            )
+        if (
+            not low - 1e-6 <= value <= high + 1e-6
+        ):  # normalised scores pass their bounds by rounding
             wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-            raise self.fault(column, f"{text} is not {wanted}, as in the published file: is this another column?")
+            raise self.fault(
+                column, f"{text} is not {wanted}, as in the published file: is this another column?"
+            )
         return value
 
     def fault(self, column: str, text: str) -> UserError:
@@ -55,15 +61,21 @@ def read_table(path: Path, columns: Sequence[str], source: str) -> list[Record]:
     for column in columns:
         if column not in header:
             there = ", ".join(repr(name) for name in header if name) or "none"
-            raise UserError(f"{path}: column {column!r} is missing, there are {there}: get {source}")
+            raise UserError(
+                f"{path}: column {column!r} is missing, there are {there}: get {source}"
+            )
     records = []
     for number, line in lines:
         cells = dict(enumerate(map(_cell, line)))
         if not any(cell.strip() for cell in cells.values()):
             continue
         if any(cell.strip() for i, cell in cells.items() if i >= len(header) or not header[i]):
-            raise UserError(f"{path}: row {number} has a cell beyond the named columns: quote texts that hold a comma")
-        records.append(Record(path, number, {name: cells.get(i, "") for i, name in enumerate(header) if name}))
+            raise UserError(
+                f"{path}: row {number} has a cell beyond the named columns: quote texts that hold a comma"
+            )
+        records.append(
+            Record(path, number, {name: cells.get(i, "") for i, name in enumerate(header) if name})
+        )
     if not records:
         raise UserError(f"{path} has no rows: get {source}")
     return records
@@ -84,7 +96,9 @@ def read_mat(path: Path, variable: str, source: str) -> list[Any]:
         raise unreadable(path, error, source) from error
     if variable not in content:
         there = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "none"
-        raise UserError(f"{path}: variable {variable!r} is missing, there are {there}: get {source}")
+        raise UserError(
+            f"{path}: variable {variable!r} is missing, there are {there}: get {source}"
+        )
     try:
         return [np.asarray(value).item() for value in content[variable].ravel()]
     except ValueError as error:  # a cell that is not one text or number

@@ -4,4 +4,10 @@ from .configuration import NanoConfig
 from .modeling import NanoForConditionalGeneration, NanoModel
 from .processor import NanoImageProcessor, NanoProcessor
 
-__all__ = ["NanoConfig", "NanoForConditionalGeneration", "NanoImageProcessor", "NanoModel", "NanoProcessor"]
+__all__ = [
+    "NanoConfig",
+    "NanoForConditionalGeneration",
+    "NanoImageProcessor",
+    "NanoModel",
+    "NanoProcessor",
+]

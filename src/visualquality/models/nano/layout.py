@@ -1,6 +1,8 @@
 """How many tokens an image of a given size becomes, and where they look."""
 
-GLOBAL_TOKENS = 5  # one for each stage of the tower: mean and standard deviation over the whole image
+GLOBAL_TOKENS = (
+    5  # one for each stage of the tower: mean and standard deviation over the whole image
+)
 
 
 def cells(height: int, width: int, cell: int, max_cells: int) -> tuple[int, int]:

@@ -15,7 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageTextToText, Cache, GenerationMixin, LlamaModel, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    Cache,
+    GenerationMixin,
+    LlamaModel,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .configuration import NanoConfig
@@ -110,9 +116,13 @@ class Vision(nn.Module):
         self.cell, self.max_cells = config.cell, config.max_cells
         self.tower = Tower()
         self.pixels = config.pixels
-        self.widths = STAGE_WIDTHS + ((PIXEL_WIDTH,) if config.pixels else ())  # a token each, of the image as a whole
+        self.widths = STAGE_WIDTHS + (
+            (PIXEL_WIDTH,) if config.pixels else ()
+        )  # a token each, of the image as a whole
         self.whole_width = sum(self.widths)
-        limit = LIMIT if config.pixels else math.inf  # nano-base, which reads no pixels, was trained without one
+        limit = (
+            LIMIT if config.pixels else math.inf
+        )  # nano-base, which reads no pixels, was trained without one
         self.stages = nn.ModuleList(Projector(width, hidden, limit) for width in self.widths)
         self.cells = Projector(CELL_WIDTH, hidden, limit)
         self.quality = LinearQuality(hidden) if config.linear_quality else None
@@ -123,7 +133,9 @@ class Vision(nn.Module):
         whole = [torch.cat(moments(m, lambda x: x.mean((2, 3))), 1)[0] for m in maps]
         if self.pixels:
             whole.append(pixel_statistics((image * SPREAD + MIDDLE).float()))
-        rows, columns = cells(image.shape[1] // STRIDE, image.shape[2] // STRIDE, self.cell, self.max_cells)
+        rows, columns = cells(
+            image.shape[1] // STRIDE, image.shape[2] // STRIDE, self.cell, self.max_cells
+        )
         local = []
         for m in maps[:-1]:
             local += moments(m, lambda x: F.adaptive_avg_pool2d(x, (rows, columns)))
@@ -136,9 +148,13 @@ class Vision(nn.Module):
         """Each image's statistics. One image at a time: batches of large maps are slower on a CPU."""
         sizes = image_grid_thw.prod(1).tolist()
         result = []
-        for patches, (_, rows, columns) in zip(pixel_values.split(sizes), image_grid_thw.tolist(), strict=True):
+        for patches, (_, rows, columns) in zip(
+            pixel_values.split(sizes), image_grid_thw.tolist(), strict=True
+        ):
             image = patches.view(rows, columns, 3, STRIDE, STRIDE).permute(2, 0, 3, 1, 4)
-            image = image.reshape(3, rows * STRIDE, columns * STRIDE).to(self.tower.stem.weight.dtype)
+            image = image.reshape(3, rows * STRIDE, columns * STRIDE).to(
+                self.tower.stem.weight.dtype
+            )
             result.append(self.statistics(image))
         return result
 
@@ -150,7 +166,9 @@ class Vision(nn.Module):
             tokens[-1] = tokens[-1] + self.quality(parts)
         by_cell = [f[self.whole_width :].view(-1, CELL_WIDTH) for f in features]
         local = self.cells(torch.cat(by_cell)).split([len(x) for x in by_cell])
-        return torch.cat([x for pair in zip(torch.stack(tokens, 1), local, strict=True) for x in pair])
+        return torch.cat(
+            [x for pair in zip(torch.stack(tokens, 1), local, strict=True) for x in pair]
+        )
 
 
 class NanoPreTrainedModel(PreTrainedModel):
@@ -201,7 +219,9 @@ class NanoModel(NanoPreTrainedModel):
             tokens = self.vision(features).to(inputs_embeds.dtype)
             where = input_ids == self.config.image_token_id
             if int(where.sum()) != len(tokens):
-                raise ValueError(f"the prompt has {int(where.sum())} image tokens and the images give {len(tokens)}")
+                raise ValueError(
+                    f"the prompt has {int(where.sum())} image tokens and the images give {len(tokens)}"
+                )
             inputs_embeds = inputs_embeds.masked_scatter(where[..., None], tokens)
         return self.language_model(
             attention_mask=attention_mask,
@@ -214,7 +234,10 @@ class NanoModel(NanoPreTrainedModel):
 
     def feature_sizes(self, image_grid_thw: Int[Tensor, "images 3"]) -> list[int]:
         """Number of statistics of each image."""
-        grids = [cells(h, w, self.config.cell, self.config.max_cells) for _, h, w in image_grid_thw.tolist()]
+        grids = [
+            cells(h, w, self.config.cell, self.config.max_cells)
+            for _, h, w in image_grid_thw.tolist()
+        ]
         return [self.vision.whole_width + rows * columns * CELL_WIDTH for rows, columns in grids]
 
 
@@ -224,7 +247,9 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
     def __init__(self, config: NanoConfig):
         super().__init__(config)
         self.model = NanoModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -275,7 +300,9 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **loss_kwargs)
+            loss = self.loss_function(
+                logits, labels, vocab_size=self.config.text_config.vocab_size, **loss_kwargs
+            )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -284,9 +311,15 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs):
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
-        if not is_first_iteration and kwargs.get("use_cache", True):  # the images are in the cache by then
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs
+    ):
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and kwargs.get(
+            "use_cache", True
+        ):  # the images are in the cache by then
             inputs["pixel_values"] = inputs["vision_features"] = None
         return inputs
 

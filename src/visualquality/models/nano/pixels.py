@@ -41,13 +41,22 @@ def pixel_statistics(image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
     luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
     planes = torch.stack([luma, image[2] - luma, image[0] - luma]) / 255
     parts = [*tones(torch.cat([levels, luma.round().to(torch.uint8)[None]])), palette(levels)]
-    parts += [*texture(planes), *directions(planes[0]), *grid(planes[0]), *spectrum(planes[0]), *flat(levels)]
+    parts += [
+        *texture(planes),
+        *directions(planes[0]),
+        *grid(planes[0]),
+        *spectrum(planes[0]),
+        *flat(levels),
+    ]
     return torch.cat([part.flatten() for part in parts])
 
 
 def tones(levels: Int[Tensor, "planes h w"]) -> list[Tensor]:
     """Of each plane's histogram: coarse shares, its two ends, and gaps and teeth by zone."""
-    shares = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in levels]) / levels[0].numel()
+    shares = (
+        torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in levels])
+        / levels[0].numel()
+    )
     edges = torch.tensor(EDGES, device=levels.device)
     ends = [log(part.cumsum(1)[:, edges], 1e-4) for part in (shares, shares.flip(1))]
     filled = (shares > RARE).float()
@@ -133,7 +142,10 @@ def grid(luma: Float[Tensor, "h w"]) -> list[Tensor]:
 def spectrum(luma: Float[Tensor, "h w"]) -> list[Tensor]:
     """Log power by frequency, from 0 to half a cycle a pixel and on into the corners; how it differs by direction."""
     windows = [torch.hann_window(side, device=luma.device) for side in luma.shape]
-    power = torch.fft.rfft2((luma - luma.mean()) * windows[0][:, None] * windows[1]).abs().square() / luma.numel()
+    power = (
+        torch.fft.rfft2((luma - luma.mean()) * windows[0][:, None] * windows[1]).abs().square()
+        / luma.numel()
+    )
     ring, middle, ray = (places.to(luma.device) for places in frequencies(*luma.shape))
     by_ring = means(ring, power, RINGS + 1)
     by_ray = means(ray, log(power.flatten()[middle], 1e-12), RAYS)
@@ -150,7 +162,9 @@ def frequencies(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     down, across = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
     radius = (down.square() + across.square()).sqrt()
     middle = ((radius > BAND[0]) & (radius < BAND[1])).flatten().nonzero()[:, 0]
-    angle = torch.atan2(down.expand_as(radius), across.expand_as(radius)) / math.pi + 0.5  # 0 to 1 for half a turn
+    angle = (
+        torch.atan2(down.expand_as(radius), across.expand_as(radius)) / math.pi + 0.5
+    )  # 0 to 1 for half a turn
     ray = (angle * RAYS).long().clamp(0, RAYS - 1).flatten()[middle]
     return (radius * (2 * RINGS)).long().clamp(max=RINGS), middle, ray
 
@@ -187,7 +201,9 @@ def eroded(x: Bool[Tensor, "h w"], count: int, axis: int) -> Bool[Tensor, "_ _"]
     return result
 
 
-def means(groups: Int[Tensor, "*shape"], values: Float[Tensor, "*shape"], count: int) -> Float[Tensor, " count"]:
+def means(
+    groups: Int[Tensor, "*shape"], values: Float[Tensor, "*shape"], count: int
+) -> Float[Tensor, " count"]:
     """The mean of each group's values; 0 for one that is empty."""
     total = torch.bincount(groups.flatten(), weights=values.flatten(), minlength=count)
     return (total / torch.bincount(groups.flatten(), minlength=count).clamp(min=1)).to(values.dtype)

@@ -28,7 +28,9 @@ def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     """
     scale = min(1.0, math.sqrt(max_pixels / (width * height)))
     sides = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height)]
-    longest = max(STRIDE, max_pixels // STRIDE**2 * STRIDE)  # a strip one stride high may not grow without bound
+    longest = max(
+        STRIDE, max_pixels // STRIDE**2 * STRIDE
+    )  # a strip one stride high may not grow without bound
     return min(sides[0], longest), min(sides[1], longest)
 
 
@@ -51,10 +53,20 @@ class NanoImageProcessor(BaseImageProcessor):
     model_input_names: ClassVar = ["pixel_values", "image_grid_thw"]
 
     def __init__(
-        self, max_pixels: int = 512 * 512, cell: int = 4, max_cells: int = 59, pixels: bool = False, **kwargs: Any
+        self,
+        max_pixels: int = 512 * 512,
+        cell: int = 4,
+        max_cells: int = 59,
+        pixels: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.max_pixels, self.cell, self.max_cells, self.pixels = max_pixels, cell, max_cells, pixels
+        self.max_pixels, self.cell, self.max_cells, self.pixels = (
+            max_pixels,
+            cell,
+            max_cells,
+            pixels,
+        )
 
     def tokens(self, height: int, width: int) -> int:
         """Of an image of so many strides."""
@@ -72,10 +84,14 @@ class NanoImageProcessor(BaseImageProcessor):
         pixels = pixels.reshape(rows, STRIDE, columns, STRIDE, 3).transpose(0, 2, 4, 1, 3)
         return pixels.reshape(rows * columns, 3 * STRIDE * STRIDE), (1, rows, columns)
 
-    def __call__(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self, images: Any, return_tensors: str | None = "pt", **kwargs: Any
+    ) -> BatchFeature:
         return self.preprocess(images, return_tensors=return_tensors, **kwargs)
 
-    def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
+    def preprocess(
+        self, images: Any, return_tensors: str | None = "pt", **kwargs: Any
+    ) -> BatchFeature:
         pixels, grids = zip(*[self.patches(image) for image in flatten(images)], strict=True)
         data = {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.array(grids)}
         return BatchFeature(data, tensor_type=return_tensors)
@@ -84,18 +100,24 @@ class NanoImageProcessor(BaseImageProcessor):
 class NanoProcessor(ProcessorMixin):
     """The image processor and the tokenizer under one roof, as Hugging Face has it."""
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template: str | None = None, **kwargs: Any):
+    def __init__(
+        self, image_processor=None, tokenizer=None, chat_template: str | None = None, **kwargs: Any
+    ):
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
-    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any
+    ) -> BatchFeature:
         texts = [text] if isinstance(text, str) else list(text or [])
         return_tensors = kwargs.pop("return_tensors", None)
         vision = BatchFeature()
         if images is not None:
             vision = self.image_processor(images, return_tensors=return_tensors or "np")
-            counts = iter([self.image_processor.tokens(h, w) for _, h, w in vision["image_grid_thw"].tolist()])
+            counts = iter(
+                [self.image_processor.tokens(h, w) for _, h, w in vision["image_grid_thw"].tolist()]
+            )
             texts = [self._expand(one, counts) for one in texts]
         encoded = self.tokenizer(texts, return_tensors=return_tensors, **kwargs)
         return BatchFeature({**encoded, **vision}, tensor_type=return_tensors)

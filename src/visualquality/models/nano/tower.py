@@ -34,11 +34,15 @@ class Conv(nn.Conv2d):
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=True)
+        super().__init__(
+            inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=True
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         weight = F.pad(self.weight, (1, 0, 1, 0)) if self.stride[0] > 1 else self.weight
-        return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 def relu6(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -70,7 +74,11 @@ class Tower(nn.Module):
         blocks, inputs = [], 32
         for repeats, kernel, stride, expansion, outputs in STAGES:
             for repeat in range(repeats):
-                blocks.append(InvertedBottleneck(inputs, outputs, kernel, stride if repeat == 0 else 1, expansion))
+                blocks.append(
+                    InvertedBottleneck(
+                        inputs, outputs, kernel, stride if repeat == 0 else 1, expansion
+                    )
+                )
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
         self.head = Conv(inputs, HEAD_CHANNELS, 1)
