@@ -1,0 +1,225 @@
+"""Files and long work, each done in one way: whole files, JSON Lines, strict YAML, progress, bounded threads.
+
+write_whole    a file that is there whole or not at all
+read_jsonl     the objects of a JSON Lines file, with one rule for a line that a kill tore
+read_settings  a YAML file as a pydantic model that refuses what it does not know
+progress_bar   one bar for all commands, and `tracked` to move it
+map_ahead      `map` in threads, in order, a bounded number of items ahead
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .errors import UserError
+
+T = TypeVar("T")
+U = TypeVar("U")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+# Whole files
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends without an error; its folder is made.
+
+    Whoever reads `path` meanwhile sees the old file or the whole new one, also after a power cut.
+    Raises UserError where the file cannot be written (no permission, a full disk).
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        # Without this a power cut could leave the new name on an empty file.
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): give another name or make room"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all (`write_whole`).
+
+    Half a character, as a response that was cut off or an odd file name may hold, becomes a question mark.
+    """
+    with write_whole(path) as part:
+        part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+
+
+# JSON Lines
+
+
+class JsonLine(NamedTuple):
+    """A line of a JSON Lines file: its number (from 1), its object, its bytes, and the offset where it ends."""
+
+    number: int
+    record: dict[str, Any]
+    raw: bytes
+    end: int
+
+
+def read_jsonl(path: Path) -> Iterator[JsonLine]:
+    """The objects of a JSON Lines file in order; blank lines are skipped.
+
+    A kill may tear the last line. Without its newline, and not a whole JSON object, it is left out: no beginning
+    of an object is an object. Raises UserError, with file and line, for any other line that is not an object,
+    and where the file cannot be read.
+    """
+    end = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                end += len(line)
+                if not line.strip():
+                    continue
+                record = _json_object(line)
+                if record is not None:
+                    yield JsonLine(number, record, line, end)
+                elif line.endswith(b"\n"):
+                    raise UserError(f"{path}, line {number}: not a JSON object; remove that line")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): give a JSON Lines file that exists"
+        ) from error
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:  # of JSON and of UTF-8
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Append one object as one line of UTF-8. For logs: a journal of results, which is locked, writes its own."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the objects that `keep` refuses, and a torn last line; without the file, nothing is done."""
+    if path.is_file():
+        kept = [line.raw.removesuffix(b"\n") for line in read_jsonl(path) if keep(line.record)]
+        with write_whole(path) as part:
+            part.write_bytes(b"".join(raw + b"\n" for raw in kept))
+
+
+# Strict YAML
+
+
+class Settings(BaseModel):
+    """Typed settings that refuse unknown keys and cannot be changed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file; `what` names it in errors, such as "recipe". Raises UserError."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no {what} {path}: give a YAML file that exists") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"{path} is empty or not a mapping: a {what} has lines of the form `key: value`"
+        )
+    return tree
+
+
+def validated(model: type[Model], tree: dict[str, Any], path: Path, what: str) -> Model:
+    """`tree` as `model`. Raises one UserError that names the file and each wrong field."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']}" for e in error.errors()]
+        raise UserError(f"{path}: {'; '.join(faults)}") from error
+
+
+# Progress
+
+
+def progress_bar(console: Console, *, transient: bool = True) -> Progress:
+    """A bar with count, rate and the time left; nothing where `console` is not a terminal.
+
+    `transient`: it is wiped when it ends. A task needs the field `note`, the text after its count.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=transient,
+    )
+
+
+def tracked(
+    bar: Progress, items: Iterable[T], what: str, total: int, unit: str = "images"
+) -> Iterator[T]:
+    """`items` as they come, under a line of `bar` that shows how many of `total` are done and their rate."""
+    task = bar.add_task(what, total=total, note="")
+    try:
+        for item in items:
+            bar.advance(task)
+            speed = bar.tasks[bar.task_ids.index(task)].speed
+            bar.update(task, note=f"{speed:.1f} {unit}/s" if speed else "")
+            yield item
+    finally:
+        bar.remove_task(task)
+
+
+# Threads
+
+
+def map_ahead(
+    function: Callable[[T], U], items: Iterable[T], workers: int | None = None
+) -> Iterator[U]:
+    """`map` in threads (by default one a processor, 8 at most), in the order of `items`, which may be endless.
+
+    No more than twice as many items as threads are taken ahead of the consumer, so that memory stays bounded.
+    For work that leaves the interpreter free, such as decoders, NumPy and waiting for disks.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[U]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # After Ctrl-C, only what is under way is waited for.
+        pool.shutdown(cancel_futures=True)

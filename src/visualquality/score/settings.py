@@ -1,0 +1,99 @@
+"""All scoring options, listed once: the command line, Python, benchmark suites, engines and servers read them here."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from ..errors import UserError
+from ..io import Settings
+from ..response import PromptName
+
+Mode = Literal["reason", "expect", "direct", "auto"]
+Engine = Literal["here", "vllm", "openai"]
+
+MAX_NEW_TOKENS: dict[str, int] = {"reason": 512, "direct": 24, "expect": 24, "auto": 512}
+
+
+class ScoreSettings(Settings):
+    """How a vision-language model scores images. A field's description is its help on the command line."""
+
+    mode: Mode = Field(
+        "reason",
+        description="reason: in words first. expect: no words, the expected score at once. direct: answers drawn "
+        "without words. auto: expect, and reason where that is unsure.",
+    )
+    samples: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        6, description="Answers drawn for each image; the score is their mean. Or auto."
+    )
+    tolerance: float = Field(
+        0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="With --samples auto: draw until the mean's standard error is below this.",
+    )
+    doubt: float = Field(
+        0.5,
+        ge=0,
+        allow_inf_nan=False,
+        description="With --mode auto: reason where the standard deviation of the expected score is above this.",
+    )
+    seed: int = Field(0, description="The same image and seed give the same score.")
+    prompt: PromptName | None = Field(
+        None,
+        description="By default the one that the model was trained with. paper, released; for large models also "
+        "super-resolution, dehazing, deblurring, generated, aesthetics.",
+    )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Of drawing; by default 1, for nano 0.4. 0 takes the likeliest.",
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Longest answer; by default 512 tokens with words, 24 without."
+    )
+    max_pixels: int | None = Field(
+        None, ge=1, description="Bound on the pixels that the model sees of an image."
+    )
+    reference: bool = Field(False, description="Rate each image against a reference image.")
+    batch: int = Field(8, ge=1, description="Images at a time.")
+    device: str | None = Field(None, description="cpu or cuda; by default cuda where there is one.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number format of the weights; by default bfloat16 on CUDA, else float32.",
+    )
+    engine: Engine = Field(
+        "here",
+        description="here: PyTorch. vllm: vLLM in this process. openai: a server, see --url.",
+    )
+    url: str | None = Field(None, description="Address of an OpenAI-compatible server.")
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """The command line and YAML may give a number as text."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @property
+    def token_limit(self) -> int:
+        """`max_new_tokens`, or the default of the mode."""
+        return self.max_new_tokens or MAX_NEW_TOKENS[self.mode]
+
+
+def score_settings(**options: Any) -> ScoreSettings:
+    """The settings of these options. Raises one UserError that names each wrong option and what it may be."""
+    try:
+        return ScoreSettings(**options)
+    except ValidationError as error:
+        if unknown := [e["loc"][0] for e in error.errors() if e["type"] == "extra_forbidden"]:
+            known = ", ".join(ScoreSettings.model_fields)
+            raise UserError(
+                f"there is no scoring option {unknown[0]!r}: there are {known}"
+            ) from error
+        faults: dict[str, list[str]] = {}
+        for e in error.errors():  # several of one option that may be of several kinds
+            message = e["msg"][:1].lower() + e["msg"][1:]
+            faults.setdefault(f"{e['loc'][0]} is {e['input']!r}", []).append(message)
+        raise UserError(
+            "; ".join(f"{what}: {' or '.join(said)}" for what, said in faults.items())
+        ) from error
