@@ -10,8 +10,8 @@ import torch
 
 from visualquality import response
 from visualquality.data.images import open_image
-from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.load import VisionLanguageModel
+from visualquality.models.prompt import collate, encode_prompt
 
 BATCH = 32
 

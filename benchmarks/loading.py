@@ -9,14 +9,14 @@ from pathlib import Path
 from common import finish, interleaved, parser, row
 from photos import tiles
 from PIL import Image
+from visualquality.score.expect import ScoreVocabulary, expected_scores
 
-from visualquality.models.encode import collate
 from visualquality.models.generate import eos_token_ids, prefill
 from visualquality.models.load import load
+from visualquality.models.prompt import collate
 from visualquality.quiet import quiet_libraries
 from visualquality.response import prompt_text
-from visualquality.score.expect import ScoreVocabulary, expected_scores
-from visualquality.score.prepare import Preparation, Question, prepare_all
+from visualquality.score.reading import Preparation, Question, prepare_all
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rl2r_biq2021 import test_sets
 from scipy.stats import trim_mean
+from visualquality.train.sft import target_text
 
 from visualquality import Scorer
 from visualquality.evaluate.correlation import agreement, logistic4, srcc
@@ -26,7 +27,6 @@ from visualquality.response import Response
 from visualquality.score.batch import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import settled
-from visualquality.train.sft import target_text
 
 MOST = 16
 COUNTS = (1, 2, 3, 4, 6, 8, 12)

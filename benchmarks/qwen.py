@@ -12,7 +12,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from visualquality.models.qwen import ImageOnlyQwenVLProcessor
+from visualquality.models.families import ImageOnlyQwenVLProcessor
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from small_models import QWEN_SPECIAL, byte_bpe

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from visualquality.data.manifest import Row
 from visualquality.score.expect import begun
-from visualquality.score.prepare import Prepared
+
+from visualquality.data.manifest import Row
 from visualquality.score.rating import Rating
+from visualquality.score.reading import Prepared
 from visualquality.score.scorer import Scorer
 from visualquality.train.examples import PromptEncoder
 

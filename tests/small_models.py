@@ -17,13 +17,13 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from visualquality.models.families import ImageOnlyQwenVLProcessor
 from visualquality.models.nano import (
     NanoConfig,
     NanoForConditionalGeneration,
     NanoImageProcessor,
     NanoProcessor,
 )
-from visualquality.models.qwen import ImageOnlyQwenVLProcessor
 from visualquality.response import prompt_text
 
 TEXTS = [

@@ -38,12 +38,12 @@ from safetensors.torch import save_file
 from tokenizer import TEMPLATE, train_tokenizer
 from tower import fine_tune, half_way, hold_out, level_of, published_weights
 from transformers import PreTrainedTokenizerFast
+from visualquality.train.sft import target_text
 from words import fault, reasoning
 
 from visualquality.data.distort import build_set
 from visualquality.data.images import find_images, open_image
 from visualquality.data.manifest import Manifest, Row
-from visualquality.models.encode import encode_prompt
 from visualquality.models.load import EMBEDDED, load
 from visualquality.models.nano import (
     NanoConfig,
@@ -53,10 +53,10 @@ from visualquality.models.nano import (
 )
 from visualquality.models.nano.modeling import CELL_WIDTH
 from visualquality.models.nano.tower import fold_batch_norms
+from visualquality.models.prompt import encode_prompt
 from visualquality.response import prompt_text
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
-from visualquality.train.sft import target_text
 
 HERE = Path(__file__).parent
 MAX_PIXELS = 640 * 640  # of one image that nano looks at

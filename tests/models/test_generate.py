@@ -6,23 +6,23 @@ import pytest
 import torch
 
 from conftest import FAMILIES
-from visualquality.models.encode import collate, encode_prompt
+from visualquality.models.families import placeholder_ids
 from visualquality.models.generate import (
     decode,
     draw,
     eos_token_ids,
-    image_placeholders,
     prefill,
-    random_streams,
     sample_completions,
 )
 from visualquality.models.load import load
+from visualquality.models.prompt import collate, encode_prompt
+from visualquality.seeds import uniform_streams
 
 
 def sample(vlm, prompts, keys, k, length=12, temperature=1.0, eos=None):
     return sample_completions(
         prefill(vlm.model, collate(prompts, vlm.processor.tokenizer.pad_token_id)),
-        uniforms=random_streams(0, keys, k, length),
+        uniforms=uniform_streams(0, keys, k, length),
         temperature=temperature,
         eos_token_ids=eos or eos_token_ids(vlm.model, vlm.processor),
     )
@@ -37,15 +37,15 @@ def test_greedy_is_what_hugging_face_generates(vlm, pictures):
     """Unequal prompts, padded, and each family's own positions."""
     prompts = [encode_prompt(vlm.processor, [image], "Rate the picture.") for image in pictures[:3]]
     batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
-    assert len({len(p["input_ids"]) for p in prompts}) > 1
+    assert len({len(p) for p in prompts}) > 1
     ours = sample(vlm, prompts, ["a", "b", "c"], 1, temperature=0.0)
     theirs = vlm.model.generate(
-        **batch,
+        **batch.inputs(),
         max_new_tokens=12,
         do_sample=False,
         pad_token_id=vlm.processor.tokenizer.pad_token_id,
-        suppress_tokens=image_placeholders(vlm.model),
-    )[:, batch["input_ids"].shape[1] :]
+        suppress_tokens=placeholder_ids(vlm.model.config),
+    )[:, batch.length :]
     for (completion,), row in zip(ours, theirs.tolist(), strict=True):
         assert list(completion.ids) == row[: len(completion.ids)]
 
@@ -60,9 +60,11 @@ def test_positions_are_those_of_hugging_face(vlm, pictures):
     )
     sample(vlm, prompts, ["a", "b", "c"], 2, length=4, eos=[0])
     ours, seen[:] = list(seen), []
-    vlm.model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=0)
+    vlm.model.generate(
+        **batch.inputs(), max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=0
+    )
     hook.remove()
-    real = batch["attention_mask"].bool()
+    real = batch.mask.bool()
     for step, (mine, theirs) in enumerate(zip(ours, seen, strict=True)):
         theirs = theirs[-3:] if theirs.ndim == 3 else theirs  # Qwen's first row counts text
         if step == 0:  # padding has no position that matters
@@ -104,10 +106,10 @@ def test_responses_end_at_their_own_end_and_say_when_cut_off(model_folder, pictu
 def test_placeholders_of_images_are_never_drawn(model_folder, pictures):
     vlm = load(str(model_folder("qwen2_5_vl")), device="cpu")
     with torch.no_grad():
-        vlm.model.lm_head.weight[image_placeholders(vlm.model)] *= 50
+        vlm.model.lm_head.weight[placeholder_ids(vlm.model.config)] *= 50
     prompts = [encode_prompt(vlm.processor, [image], "Rate.") for image in pictures]
     drawn = {t for group in sample(vlm, prompts, list("abcd"), 6) for c in group for t in c.ids}
-    assert not drawn & set(image_placeholders(vlm.model))
+    assert not drawn & set(placeholder_ids(vlm.model.config))
 
 
 def test_draw_follows_the_distribution():
@@ -121,10 +123,10 @@ def test_draw_follows_the_distribution():
 
 
 def test_streams_depend_on_seed_key_and_number_alone():
-    code = "from visualquality.models.generate import random_streams as r; print(r(3, ['x', 'y'], 2, 2)[1, 1].tolist())"
+    code = "from visualquality.seeds import uniform_streams as r; print(r(3, ['x', 'y'], 2, 2)[1, 1].tolist())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = random_streams(3, ["x", "y"], 2, 2)
+    here = uniform_streams(3, ["x", "y"], 2, 2)
     assert other.stdout.strip() == str(here[1, 1].tolist())
-    np.testing.assert_array_equal(random_streams(3, ["y"], 5, 2)[0, :2], here[1])
-    rows = [random_streams(s, [key], 2, 3) for s in (0, 1) for key in ("x", "y")]
+    np.testing.assert_array_equal(uniform_streams(3, ["y"], 5, 2)[0, :2], here[1])
+    rows = [uniform_streams(s, [key], 2, 3) for s in (0, 1) for key in ("x", "y")]
     assert len({row.tobytes() for block in rows for row in block[0]}) == 8

@@ -7,8 +7,9 @@ from peft import LoraConfig, get_peft_model
 
 from conftest import FAMILIES
 from visualquality.errors import UserError
-from visualquality.models.encode import encode_prompt
-from visualquality.models.load import TRAINED_WITH, _processor, load
+from visualquality.models.families import FAMILIES as FAMILIES_OF_MODELS
+from visualquality.models.load import TRAINED_WITH, load
+from visualquality.models.prompt import encode_prompt
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -18,8 +19,8 @@ def test_every_family_loads_and_looks_at_the_image(family, model_folder, picture
     assert vlm.model.dtype == torch.float32
     assert not vlm.model.training
     tall, wide = (encode_prompt(vlm.processor, [image], "Rate.") for image in pictures[:2])
-    assert tall["input_ids"].ndim == 1
-    assert tall["image_grid_thw"].tolist() != wide["image_grid_thw"].tolist()
+    assert tall.tokens["input_ids"].ndim == 1
+    assert tall.images["image_grid_thw"].tolist() != wide.images["image_grid_thw"].tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -28,7 +29,8 @@ def test_pixels_can_be_bounded(family, model_folder, pictures):
     free = load(str(model_folder(family)), device="cpu")
     image = pictures[0].resize((112, 84))
     lengths = [
-        len(encode_prompt(v.processor, [image], "Rate.")["pixel_values"]) for v in (bounded, free)
+        len(encode_prompt(v.processor, [image], "Rate.").images["pixel_values"])
+        for v in (bounded, free)
     ]
     assert lengths[0] < lengths[1]
 
@@ -124,6 +126,8 @@ def test_a_saved_processor_is_what_other_software_looks_for(
     processor.save_pretrained(tmp_path)
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         assert json.loads((tmp_path / name).read_text())["processor_class"] == known_as
-    again = _processor(str(tmp_path), family)
+    again = FAMILIES_OF_MODELS[family].load_processor(str(tmp_path), "")
     before, after = (encode_prompt(p, [pictures[0]], "Rate.") for p in (processor, again))
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    for one, other in ((before.tokens, after.tokens), (before.images, after.images)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)

@@ -7,9 +7,8 @@ from PIL import Image
 from torch import nn
 
 from conftest import picture
-from visualquality.models.encode import collate, encode_prompt
 from visualquality.models.load import load
-from visualquality.models.nano.layout import image_tokens
+from visualquality.models.nano.configuration import image_tokens
 from visualquality.models.nano.modeling import (
     CELL_WIDTH,
     LIMIT,
@@ -19,6 +18,7 @@ from visualquality.models.nano.modeling import (
 )
 from visualquality.models.nano.processor import NanoImageProcessor, target_size
 from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
+from visualquality.models.prompt import collate, encode_prompt
 
 
 @pytest.fixture(scope="module", params=["a small one that reads pixels too", "nano-base"])
@@ -56,44 +56,49 @@ def test_patches_hold_the_pixels_in_place():
 def test_prompt_has_one_token_for_each_that_vision_gives(nano):
     for size in ((96, 96), (96, 32), (500, 20)):
         encoded = encode_prompt(nano.processor, [picture(0, size)], "Rate it.")
-        placed = int((encoded["input_ids"] == nano.model.config.image_token_id).sum())
+        placed = int((encoded.tokens["input_ids"] == nano.model.config.image_token_id).sum())
         features = nano.model.frozen_vision_features(
-            encoded["pixel_values"], encoded["image_grid_thw"]
+            encoded.images["pixel_values"], encoded.images["image_grid_thw"]
         )
         assert placed == len(nano.model.model.vision(features))
 
 
 def test_wrong_number_of_image_tokens_is_an_error(nano):
     encoded = encode_prompt(nano.processor, [picture(0)], "Rate it.")
-    encoded["input_ids"] = encoded["input_ids"][2:]
-    encoded["input_ids"][encoded["input_ids"] == nano.model.config.image_token_id] = 5
+    encoded.tokens["input_ids"] = encoded.tokens["input_ids"][2:]
+    encoded.tokens["input_ids"][encoded.tokens["input_ids"] == nano.model.config.image_token_id] = 5
     with pytest.raises(ValueError, match="image tokens"):
-        nano.model(**collate([encoded], 0))
+        nano.model(**collate([encoded], 0).inputs())
 
 
 def test_remembered_features_give_the_same_logits(nano, pictures):
     prompts = [encode_prompt(nano.processor, [image], "Rate it.") for image in pictures]
     batch = collate(prompts, 0)
-    remembered = dict(batch)
+    remembered = batch.inputs()
     features = nano.model.frozen_vision_features(
-        remembered.pop("pixel_values"), batch["image_grid_thw"]
+        remembered.pop("pixel_values"), batch.images["image_grid_thw"]
     )
-    assert [len(f) for f in features] == nano.model.model.feature_sizes(batch["image_grid_thw"])
+    assert [len(f) for f in features] == nano.model.model.feature_sizes(
+        batch.images["image_grid_thw"]
+    )
     assert (len(features[0]) - nano.model.model.vision.whole_width) % CELL_WIDTH == 0
     with torch.no_grad():
         torch.testing.assert_close(
             nano.model(**remembered, vision_features=torch.cat(features)).logits,
-            nano.model(**batch).logits,
+            nano.model(**batch.inputs()).logits,
         )
 
 
 def test_the_image_matters_and_its_neighbours_in_the_batch_do_not(nano, pictures):
     prompts = [encode_prompt(nano.processor, [image], "Rate it.") for image in pictures]
     with torch.no_grad():
-        together = nano.model(**collate(prompts, 0)).logits[:, -1]
+        together = nano.model(**collate(prompts, 0).inputs()).logits[:, -1]
         for prompt, logits in zip(prompts, together, strict=True):
             torch.testing.assert_close(
-                nano.model(**collate([prompt], 0)).logits[0, -1], logits, atol=1e-5, rtol=1e-4
+                nano.model(**collate([prompt], 0).inputs()).logits[0, -1],
+                logits,
+                atol=1e-5,
+                rtol=1e-4,
             )
     assert (together[0] - together[1]).abs().max() > 1e-3
 
@@ -193,7 +198,9 @@ def test_linear_quality_changes_what_the_decoder_sees_of_the_image(model_folder)
     nano = load(str(model_folder("nano")), device="cpu")
     vision = nano.model.model.vision
     encoded = encode_prompt(nano.processor, [picture(0)], "Rate it.")
-    features = nano.model.frozen_vision_features(encoded["pixel_values"], encoded["image_grid_thw"])
+    features = nano.model.frozen_vision_features(
+        encoded.images["pixel_values"], encoded.images["image_grid_thw"]
+    )
     with torch.no_grad():
         before = vision(features)
         vision.quality.weights[0] += 1

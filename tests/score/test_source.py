@@ -80,7 +80,7 @@ def test_what_is_drawn_depends_on_both_images_and_not_on_the_batch(scorer):
     assert alone.samples == together[-1].samples
     assert len(alone.samples) == 3
     other = Referenced(PAIR.image, picture(2, (64, 96)))
-    streams = [drawing.preparation(source).digest for source in (PAIR, other)]
+    streams = [drawing.reader(source).digest for source in (PAIR, other)]
     assert streams[0] != streams[1]
 
 
@@ -89,7 +89,7 @@ def test_every_family_is_asked_with_two_images(family, model_folder):
     scorer = Scorer(str(model_folder(family)), mode="expect", reference=True)
     ratings = scorer([PAIR, Referenced(PAIR.reference, picture(2, (150, 40)))])
     assert all(1 <= rating.score <= 5 for rating in ratings)
-    prompt = scorer.preparation(PAIR).prompts[0]
+    prompt = scorer.reader(PAIR).prompts[0]
     assert len(prompt["image_grid_thw"]) == 2
     said = scorer.vlm.processor.tokenizer.decode(prompt["input_ids"])
     assert said.index("first image is the reference") > said.rindex("<|image")

@@ -8,51 +8,17 @@ import torch
 import yaml
 from scipy.stats import spearmanr
 
-from conftest import FAMILIES
 from visualquality.errors import UserError
-from visualquality.models.encode import collate, encode_prompt
-from visualquality.models.generate import eos_token_ids, prefill
-from visualquality.models.load import load
+from visualquality.models.digits import ScoreDistribution
 from visualquality.rl2r import fidelity_reward
-from visualquality.score import expect
-from visualquality.score.expect import ScoreVocabulary, begun, expected_scores
 from visualquality.score.scorer import Scorer
 from visualquality.train.expected import (
-    Distribution,
     fidelity_loss,
     level_shares,
     objective_loss,
-    score_distribution,
-    score_tree,
 )
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_moments_are_those_of_expected_scores_but_for_the_second_decimal(
-    family, model_folder, pictures, monkeypatch
-):
-    vlm = load(str(model_folder(family)), device="cpu")
-    vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
-    prompts = [
-        begun(encode_prompt(vlm.processor, [image], "Rate."), vocabulary.opening)
-        for image in pictures[:3]
-    ]
-    batch = collate(prompts, vlm.processor.tokenizer.pad_token_id)
-    mean, variance = score_distribution(
-        vlm.model, vlm.model, batch, score_tree(vocabulary)
-    ).moments()
-    monkeypatch.setattr(expect, "NEGLIGIBLE", 0.0)
-    whole = expected_scores(prefill(vlm.model, batch), vocabulary)
-    for m, v, e in zip(mean.tolist(), variance.tolist(), whole, strict=True):
-        coarse = [math.floor(value * 10 + 1e-6) / 10 for value in e.values]
-        wanted = sum(p * c for p, c in zip(e.probabilities, coarse, strict=True))
-        spread = sum(p * (c - wanted) ** 2 for p, c in zip(e.probabilities, coarse, strict=True))
-        assert m == pytest.approx(wanted, abs=1e-4)
-        assert v == pytest.approx(spread, abs=1e-3)
-    mean.sum().backward()
-    assert vlm.model.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
 def test_the_loss_is_one_minus_the_reward_of_the_mean():
@@ -87,7 +53,7 @@ def test_levels_share_out_a_mos_and_are_their_cross_entropy():
     # Leaves: 3 by one end and by another, 3.0, and 4; what is not bare is no level.
     shares = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
     shares = torch.cat([shares * 0.7, torch.full((1, 3), 0.1, dtype=torch.float64)], 1)
-    found = Distribution(
+    found = ScoreDistribution(
         torch.tensor([3.0, 3.0, 3.0, 4.0, 1.0, 2.0, 5.0], dtype=torch.float64),
         shares.log(),
         torch.tensor([True, True, False, True, True, True, True]),

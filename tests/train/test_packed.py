@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -6,13 +8,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from conftest import FAMILIES
-from visualquality.models.encode import (
-    collate,
-    completion_positions,
-    encode_prompt,
-    prompt_positions,
-)
 from visualquality.models.load import load
+from visualquality.models.prompt import PromptBatch, collate, encode_prompt, prompt_positions
 from visualquality.train import packed
 from visualquality.train.packed import MASK_BYTES, packed_log_probabilities, row_mask
 
@@ -21,6 +18,13 @@ LENGTHS = torch.tensor([7, 4, 1, 5, 7, 2, 3, 6, 7, 1, 7, 7]).view(
     4, K
 )  # of the completions; the rest is padding
 REAL = torch.arange(C) < LENGTHS[..., None]
+
+
+def packable(folder):
+    """The model in a folder, as training has it."""
+    model = load(str(folder), device="cpu").model
+    packed.allow_packing(model)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def prompts(model_folder, pictures):
         ]
         single = [encode_prompt(processor, images, "Rate the picture.") for images in sources]
         batch = collate(single, processor.tokenizer.pad_token_id)
-        assert (batch["attention_mask"] == 0).any()
+        assert (batch.mask == 0).any()
         return single, batch
 
     return make
@@ -53,20 +57,13 @@ def one_by_one(model, single, ids):
     """The truth: every response alone behind its prompt, with neither padding nor mask."""
     rows = []
     for prompt, group, lengths in zip(single, ids, LENGTHS.tolist(), strict=True):
-        batch = collate([prompt], 0)
-        positions, start = prompt_positions(model, batch)
+        positions = prompt_positions(model, collate([prompt], 0))
         for completion, length in zip(group, lengths, strict=True):
             text = completion[None, :length]
-            inputs = dict(batch) | {"input_ids": torch.cat([batch["input_ids"], text], 1)}
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            if "mm_token_type_ids" in batch:
-                inputs["mm_token_type_ids"] = torch.cat(
-                    [batch["mm_token_type_ids"], torch.zeros_like(text)], 1
-                )
-            after = completion_positions(positions, start, length)
-            logits = model(**inputs, position_ids=torch.cat([positions, after], -1)).logits[
-                0, -length - 1 : -1
-            ]
+            inputs = collate([prompt.followed_by(completion[:length].tolist())], 0).inputs()
+            after = positions.after(torch.arange(length))
+            output = model(**inputs, position_ids=torch.cat([positions.prompt, after], -1))
+            logits = output.logits[0, -length - 1 : -1]
             log_p = logits.log_softmax(-1).gather(-1, text[0, :, None])[:, 0]
             rows.append(torch.nn.functional.pad(log_p, (0, C - length)))
     return torch.stack(rows).view(ids.shape)
@@ -105,7 +102,7 @@ def truth(model_folder, prompts):
 
     @cache
     def find(family, adapted=False, referenced=False):
-        model = load(str(model_folder(family)), device="cpu").model
+        model = packable(model_folder(family))
         model = lora(model) if adapted else model
         single, _ = prompts(family, referenced)
         return with_gradients(model, lambda: one_by_one(model, single, completions()))
@@ -118,7 +115,7 @@ def truth(model_folder, prompts):
     "form", ["plain", "checkpointing", "reentrant", "lora", "lora_checkpointing"]
 )
 def test_packed_is_repeated_with_its_gradients(family, form, model_folder, prompts, truth):
-    model = load(str(model_folder(family)), device="cpu").model
+    model = packable(model_folder(family))
     model = lora(model) if "lora" in form else model
     _, batch = prompts(family)
     if form != "plain":
@@ -147,9 +144,9 @@ def masks_of(model) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("fitting", "forwards"), [(3, 2), (1, 4), (0, 4)])
 def test_a_small_mask_gives_the_same(family, fitting, forwards, model_folder, prompts, truth):
     """`fitting`: for how many images there is room."""
-    model = load(str(model_folder(family)), device="cpu").model
+    model = packable(model_folder(family))
     _, batch = prompts(family)
-    bound = fitting * 4 * (batch["input_ids"].shape[1] + C) ** 2 or 100
+    bound = fitting * 4 * (batch.length + C) ** 2 or 100
     seen = masks_of(model)
     ours = with_gradients(
         model,
@@ -166,10 +163,10 @@ def test_a_small_mask_gives_the_same(family, fitting, forwards, model_folder, pr
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("fitting", "forwards"), [(4, 1), (3, 2), (0, 4)])
 def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder, prompts, truth):
-    model = load(str(model_folder(family)), device="cpu").model
+    model = packable(model_folder(family))
     _, batch = prompts(family, referenced=True)
-    assert len(batch["image_grid_thw"]) == 8
-    bound = fitting * 4 * (batch["input_ids"].shape[1] + C) ** 2 or 100
+    assert len(batch.images["image_grid_thw"]) == 8
+    bound = fitting * 4 * (batch.length + C) ** 2 or 100
     seen = masks_of(model)
     ours = with_gradients(
         model,
@@ -185,14 +182,16 @@ def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder,
 
 @pytest.mark.parametrize("referenced", [False, True])
 def test_remembered_features_are_parted_like_pixels(referenced, model_folder, prompts):
-    model = load(str(model_folder("nano")), device="cpu").model
+    model = packable(model_folder("nano"))
     _, batch = prompts("nano", referenced)
     features = torch.cat(
-        model.frozen_vision_features(batch["pixel_values"], batch["image_grid_thw"])
+        model.frozen_vision_features(batch.images["pixel_values"], batch.images["image_grid_thw"])
     )
-    remembered = {k: v for k, v in batch.items() if k != "pixel_values"} | {
-        "vision_features": features
+    images = {
+        "image_grid_thw": batch.images["image_grid_thw"],
+        "vision_features": features,
     }
+    remembered = PromptBatch(batch.tokens, batch.mask, images)
     adapted = lora(model)
     with torch.no_grad():
         whole, parted = (
@@ -208,15 +207,17 @@ def sliding(folder):
     text = config.text_config
     text.use_sliding_window, text.sliding_window = True, 6
     text.layer_types = ["sliding_attention"] * text.num_hidden_layers
-    return AutoModelForImageTextToText.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         folder, config=config, attn_implementation="sdpa"
     ).eval()
+    packed.allow_packing(model)
+    return model
 
 
 def test_a_model_that_cannot_be_packed_says_so_once_and_gives_its_numbers(
     model_folder, prompts, truth, caplog
 ):
-    packed._say_once.cache_clear()
+    packed._warn_once.cache_clear()
     model = sliding(model_folder("qwen2_5_vl"))
     single, batch = prompts("qwen2_5_vl")
     ids = completions()
@@ -234,20 +235,20 @@ def test_a_model_that_cannot_be_packed_says_so_once_and_gives_its_numbers(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_stands_in_the_way(family, model_folder):
-    model = load(str(model_folder(family)), device="cpu").model
-    assert packed.why_not(model) is None
+    model = packable(model_folder(family))
+    assert packed.why_not_packed(model) is None
     text = model.config.get_text_config()
     text._attn_implementation = "flash_attention_2"
-    assert "flash_attention_2" in packed.why_not(model)
-    text._attn_implementation = "sdpa"
+    assert "flash_attention_2" in packed.why_not_packed(model)
+    text._attn_implementation = packed.PACKED
     model.config.model_type = "gemma3"
-    assert "gemma3" in packed.why_not(model)
+    assert "gemma3" in packed.why_not_packed(model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_repeated_is_one_by_one(family, model_folder, prompts, truth):
     """The fallback itself, in every family, with padding."""
-    model = load(str(model_folder(family)), device="cpu").model
+    model = packable(model_folder(family))
     _, batch = prompts(family)
     with torch.no_grad():
         plain = packed.repeated_log_probabilities(model, batch, completions())
@@ -255,7 +256,7 @@ def test_repeated_is_one_by_one(family, model_folder, prompts, truth):
 
 
 def test_one_response_is_as_among_several(model_folder, prompts, truth):
-    model = load(str(model_folder("qwen3_vl")), device="cpu").model
+    model = packable(model_folder("qwen3_vl"))
     _, batch = prompts("qwen3_vl")
     with torch.no_grad():
         one = packed_log_probabilities(model, model, batch, completions()[:, 1:2])[:, 0]
@@ -265,7 +266,7 @@ def test_one_response_is_as_among_several(model_folder, prompts, truth):
 
 
 def test_autocast(model_folder, prompts):
-    model = load(str(model_folder("qwen2_5_vl")), device="cpu").model
+    model = packable(model_folder("qwen2_5_vl"))
     _, batch = prompts("qwen2_5_vl")
     with torch.no_grad():
         expected = packed_log_probabilities(model, model, batch, completions())
@@ -278,6 +279,7 @@ def test_autocast(model_folder, prompts):
 
 def test_temperature_divides_the_logits(model_folder, pictures):
     vlm = load(str(model_folder("nano")), device="cpu")
+    packed.allow_packing(vlm.model)
     batch = collate([encode_prompt(vlm.processor, [pictures[0]], "Rate.")], 0)
     tokens = torch.arange(10, 60, 5)
     for bound in (MASK_BYTES, 1):  # packed, and one by one
@@ -303,3 +305,18 @@ def test_row_mask_by_hand():
         ]
     )
     assert torch.equal(mask.exp(), expected.float())
+
+
+def test_importing_the_training_leaves_the_attention_of_other_models_alone():
+    """What transformers calls "sdpa" is its own, also after the training was imported."""
+    code = (
+        "from transformers import AttentionInterface as A; before = A()['sdpa'];"
+        "import visualquality.train.run; assert A()['sdpa'] is before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_that_may_be_packed_is_saved_as_any_other(model_folder, tmp_path):
+    model = packable(model_folder("qwen2_5_vl"))
+    model.save_pretrained(tmp_path)
+    assert packed.PACKED not in (tmp_path / "config.json").read_text()

@@ -12,7 +12,7 @@ from conftest import picture
 from visualquality.errors import UserError
 from visualquality.models.load import load
 from visualquality.score.scorer import Scorer
-from visualquality.train.examples import PromptEncoder, read_examples
+from visualquality.train.examples import FeatureCache, PromptEncoder, read_examples
 from visualquality.train.plan import plan
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
@@ -80,25 +80,25 @@ def test_every_method_trains_on_prompts_of_two_images(family, method, recipe, mo
         reference, image = paths
         assert image.name.startswith(reference.parent.name)  # 0_1.png is of clean/0/photo.png
         assert "first image is the reference" in question
-        assert len(encoded["image_grid_thw"]) == 2
+        assert len(encoded.images["image_grid_thw"]) == 2
 
 
 def test_prompts_are_remembered_by_both_images(recipe, monkeypatch):
-    examples, _ = read_examples(recipe())
+    examples = read_examples(recipe())
     vlm = load(str(recipe().model), device="cpu")
-    encode = PromptEncoder(vlm, remember=True)
+    encode = PromptEncoder(vlm, FeatureCache())
     (reference, image), question = examples[0].images, "Rate."
     with_it, with_other = encode(
         [((reference, image), question), ((examples[-1].reference, image), question)]
     )
-    assert not torch.equal(with_it["vision_features"], with_other["vision_features"])
+    assert not torch.equal(with_it.images["vision_features"], with_other.images["vision_features"])
     (alone,) = encode([((image,), question)])
-    own = alone["vision_features"]
-    assert torch.equal(with_it["vision_features"][-len(own) :], own)
+    own = alone.images["vision_features"]
+    assert torch.equal(with_it.images["vision_features"][-len(own) :], own)
     monkeypatch.setattr(encode, "_features", None)  # it is not asked again, whatever the question
     (again,) = encode([((reference, image), "Rate it once more.")])
-    assert again["vision_features"] is with_it["vision_features"]
-    assert len(again["input_ids"]) > len(with_it["input_ids"])
+    assert again.images["vision_features"] is with_it.images["vision_features"]
+    assert len(again) > len(with_it)
 
 
 def test_rows_without_a_reference_are_named_before_any_work(recipe, referenced_set):
@@ -112,9 +112,9 @@ def test_rows_without_a_reference_are_named_before_any_work(recipe, referenced_s
     first, second = str(caught.value).splitlines()[1:]
     assert "row 3, reference: is empty" in first
     assert "row 5, reference: no file 'clean/9/photo.png'" in second
-    assert len(read_examples(recipe(data=[{"manifest": str(faulty)}], reference=False))[0]) == 6
+    assert len(read_examples(recipe(data=[{"manifest": str(faulty)}], reference=False))) == 6
 
 
 def test_the_plan_counts_two_images_a_prompt(recipe):
-    costs = [plan(r, *read_examples(r)).activations for r in (recipe(reference=False), recipe())]
+    costs = [plan(r, read_examples(r)).activations for r in (recipe(reference=False), recipe())]
     assert costs[1] > costs[0]

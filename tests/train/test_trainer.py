@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from visualquality import rl2r
 from visualquality.errors import UserError
+from visualquality.io import filter_jsonl
 from visualquality.models.load import load
 from visualquality.quiet import quiet_libraries
 from visualquality.train.recipe import read_recipe
-from visualquality.train.resume import last_checkpoint, rewind
+from visualquality.train.resume import last_checkpoint
 from visualquality.train.run import train
 
 quiet_libraries()
@@ -104,8 +105,8 @@ def reward_on_a_letter(monkeypatch, letter: str = "e"):
 
     def advantages(self, examples, texts, truncated, lengths):
         counts = torch.tensor([float(t.count(letter)) for t in texts]).view(len(examples), -1)
-        self._watch("letters", counts.mean().item())
-        self._watch("reward", 0.0)
+        self._log_metric("letters", counts.mean().item())
+        self._log_metric("reward", 0.0)
         return rl2r.advantage(counts)
 
     monkeypatch.setattr(RL2RTrainer, "_advantages", advantages)
@@ -273,10 +274,10 @@ def test_resume_asks_for_the_same_recipe_and_a_checkpoint(recipe):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_rewind_and_last_checkpoint(tmp_path):
+def test_logs_are_cut_back_and_the_last_checkpoint_is_found(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    rewind(log, 2)
+    filter_jsonl(log, lambda record: record["step"] <= 2)
     assert lines(log) == [{"step": 1}, {"step": 2}]
     words = "one\u2028two\x85three"
     log.write_text(
@@ -284,7 +285,7 @@ def test_rewind_and_last_checkpoint(tmp_path):
             json.dumps({"step": s, "words": words}, ensure_ascii=False) + "\n" for s in (1, 2, 3)
         )
     )
-    rewind(log, 2)
+    filter_jsonl(log, lambda record: record["step"] <= 2)
     assert [json.loads(line)["words"] for line in log.read_text().split("\n")[:-1]] == [words] * 2
     for step, complete in ((2, True), (10, True), (12, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()

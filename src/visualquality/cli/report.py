@@ -114,13 +114,13 @@ def _pictures(recipe: "Recipe") -> tuple["dict[ImageKey, Path] | None", list[str
     """
     from ..evaluate.probes import ImageKey
     from ..train.examples import read_examples
-    from ..train.probes import read_probes
+    from ..train.logs import read_probes
 
     try:
-        examples, names = read_examples(recipe)
-        named = [(names[e.dataset], e) for e in examples]
+        examples = read_examples(recipe)
+        named = [(e.dataset, e) for e in examples]
         if (asked := read_probes(recipe, Path())) is not None:
-            named += [(asked.names[e.dataset], e) for e in asked.examples]
+            named += [(e.dataset, e) for e in asked.examples]
     except UserError as error:
         err.print(f"no pictures: {error}", soft_wrap=True, markup=False)
         return None, [

@@ -36,7 +36,7 @@ def train(
             from ..train.examples import read_examples
             from ..train.plan import plan, plan_table
 
-            out.print(plan_table(read, plan(read, *read_examples(read))))
+            out.print(plan_table(read, plan(read, read_examples(read))))
             return
         from ..train.run import train as run
 

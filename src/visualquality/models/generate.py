@@ -1,23 +1,23 @@
 """Sampling K responses for each image: the prompt goes through the model once, however many responses follow.
 
-Every response has a random stream of its own, a function of (seed, image, k) alone. So a response does not depend on
-the batch that it is drawn in, on the number of processes, or on what was drawn before; a run that resumes draws what
-it would have drawn.
+Every response has a random stream of its own, a function of (seed, image, k) alone (`seeds.uniform_streams`). So a
+response does not depend on the batch that it is drawn in, on the number of processes, or on what was drawn before; a
+run that resumes draws what it would have drawn.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from .encode import Encoded, completion_positions, prompt_positions
+from .families import placeholder_ids
+from .prompt import Positions, PromptBatch, prompt_positions
 
 
 @dataclass(frozen=True)
@@ -28,46 +28,31 @@ class Completion:
     truncated: bool
 
 
-def random_streams(
-    seed: int, keys: Sequence[str], k: int, length: int
-) -> Float[np.ndarray, "b k length"]:
-    """Uniform numbers in [0, 1): row (image, k) depends on (seed, key, k) only."""
-
-    def stream(key: str, index: int) -> np.ndarray:
-        digest = blake2b(f"{seed}/{index}/{key}".encode(), digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(
-            length
-        )
-
-    return np.stack([np.stack([stream(key, index) for index in range(k)]) for key in keys])
-
-
 def draw(
     logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"], temperature: float
 ) -> Int[Tensor, " n"]:
     """One token a row by inverting the cumulative distribution, in float64; temperature 0 takes the likeliest."""
     if temperature == 0:
         return logits.argmax(-1)
+    # In float32 the sum over a vocabulary of 152,000 would be off by more than a rare token's probability.
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    return torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[
-        :, 0
-    ].clamp(max=logits.shape[-1] - 1)
+    target = (uniform * cumulative[:, -1])[:, None]
+    token = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return token.clamp(max=logits.shape[-1] - 1)
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """B prompts that have gone through the model. Nothing here changes, so that one can go on from it again and again.
+    """B prompts that have gone through the model. Nothing here changes, so several samplings can start from it.
 
-    `logits` (B, V) are of the first token after each prompt; `mask` (B, P) marks what is not padding; `start` (B,) is
-    the position of that first token; `positions` are the prompt's own, whose axes say whether it is M-RoPE.
+    `logits` (B, V) are of the first token after each prompt; `mask` (B, P) marks what is not padding.
     """
 
     model: PreTrainedModel
     past: Cache
     logits: Float[Tensor, "b v"]
     mask: Int[Tensor, "b p"]
-    positions: Int[Tensor, "..."]
-    start: Int[Tensor, " b"]
+    positions: Positions
 
     def cache(self) -> Cache:
         """A cache to append to. The tensors are shared: appending makes new ones."""
@@ -79,44 +64,34 @@ class Prefilled:
         """Some of the prompts."""
         past = self.cache()
         past.batch_select_indices(rows)
-        return Prefilled(
-            self.model, past, self.logits[rows], self.mask[rows], self.positions, self.start[rows]
-        )
+        positions = Positions(self.positions.prompt, self.positions.next[rows])
+        return Prefilled(self.model, past, self.logits[rows], self.mask[rows], positions)
 
-    def step(
+    def append(
         self,
-        tokens: Int[Tensor, "n k"],
-        step: int,
-        seen: Tensor,
         past: Cache,
-        start: Int[Tensor, " n"],
-    ) -> Float[Tensor, "n k v"]:
-        """Append `k` tokens to each row, all at place `step` after their prompt; `seen` (n, k, cached + k) is what each
-        may look at."""
-        rows, k = tokens.shape
-        one = completion_positions(self.positions, start + step, 1)
+        tokens: Int[Tensor, "n t"],
+        positions: Int[Tensor, "*axes n t"],
+        visible: Bool[Tensor, "n t cached_and_t"],
+    ) -> Float[Tensor, "n t v"]:
+        """Logits after each of `tokens`, which are appended to `past`; `visible` says what each of them looks at."""
         return self.model(
             input_ids=tokens,
-            attention_mask=seen[:, None],
-            position_ids=one.expand(*self.positions.shape[:-2], rows, k),
+            attention_mask=visible[:, None],
+            position_ids=positions,
             past_key_values=past,
             use_cache=True,
         ).logits
 
 
 @torch.no_grad()
-def prefill(model: PreTrainedModel, prompts: Encoded) -> Prefilled:
-    """Send B prompts (`collate`d), pixels and all, through the model."""
-    positions, start = prompt_positions(model, prompts)
-    output = model(**prompts, position_ids=positions, use_cache=True, logits_to_keep=1)
-    return Prefilled(
-        model,
-        output.past_key_values,
-        output.logits[:, -1],
-        prompts["attention_mask"],
-        positions,
-        start,
+def prefill(model: PreTrainedModel, prompts: PromptBatch) -> Prefilled:
+    """Send B prompts, pixels and all, through the model."""
+    positions = prompt_positions(model, prompts)
+    output = model(
+        **prompts.inputs(), position_ids=positions.prompt, use_cache=True, logits_to_keep=1
     )
+    return Prefilled(model, output.past_key_values, output.logits[:, -1], prompts.mask, positions)
 
 
 @torch.no_grad()
@@ -129,60 +104,63 @@ def sample_completions(
 ) -> list[list[Completion]]:
     """K completions of each of B prompts, of at most `length` tokens.
 
-    An image stays one row: its prompt is in the cache once, and a step appends K tokens, one for each response, that
-    see the prompt and their own response only.
+    An image stays one row of the cache: its prompt is there once, and a step appends K tokens, one for each response,
+    that see the prompt and their own response only.
     """
     batch, k, length = uniforms.shape
     device = prefilled.logits.device
     uniform = torch.from_numpy(uniforms).to(device)
     eos = torch.tensor(sorted(set(eos_token_ids)), device=device)
-    placeholders = image_placeholders(prefilled.model)
-    cache, start = prefilled.cache(), prefilled.start
+    placeholders = placeholder_ids(prefilled.model.config)
+    cache, following = prefilled.cache(), prefilled.positions.next
     logits = prefilled.logits[:, None].expand(-1, k, -1)
-    seen = prefilled.mask.bool()[:, None].expand(-1, k, -1)
-    own = torch.eye(k, dtype=torch.bool, device=device)
-    rows = torch.arange(batch, device=device)  # which image each row of the cache is
+    visible = prefilled.mask.bool()[:, None].expand(-1, k, -1)
+    itself = torch.eye(k, dtype=torch.bool, device=device)
+    rows = torch.arange(batch, device=device)  # which image each row of the cache is of
     ended = torch.zeros(batch, k, dtype=torch.bool, device=device)
     tokens: list[list[list[int]]] = [[[] for _ in range(k)] for _ in range(batch)]
     for step in range(length):
         logits = logits.clone()
         logits[..., placeholders] = -torch.inf
-        token = draw(logits.flatten(0, 1), uniform[rows, :, step].flatten(), temperature).view(
-            -1, k
-        )
-        for row, values, over in zip(
-            rows.tolist(), token.tolist(), ended[rows].tolist(), strict=True
-        ):
+        token = draw(logits.flatten(0, 1), uniform[rows, :, step].flatten(), temperature)
+        token = token.view(-1, k)
+        # A response that has ended is still drawn while its image has others, but not kept.
+        before = ended[rows].tolist()
+        for row, values, over in zip(rows.tolist(), token.tolist(), before, strict=True):
             for index in range(k):
                 if not over[index]:
                     tokens[row][index].append(values[index])
         ended[rows] |= torch.isin(token, eos)
-        going = (~ended[rows].all(1)).nonzero()[:, 0]
-        if step + 1 == length or len(going) == 0:
+        unfinished = (~ended[rows].all(1)).nonzero()[:, 0]
+        if step + 1 == length or len(unfinished) == 0:
             break
-        if len(going) < len(rows):
-            cache.batch_select_indices(going)
-            rows, token, seen, start = rows[going], token[going], seen[going], start[going]
-        seen = torch.cat([seen, own.expand(len(rows), -1, -1)], -1)
-        logits = prefilled.step(token, step, seen, cache, start)
+        if len(unfinished) < len(rows):
+            # Images whose responses have all ended leave the cache, so that the rest is faster.
+            cache.batch_select_indices(unfinished)
+            rows, token, visible = rows[unfinished], token[unfinished], visible[unfinished]
+            following = following[unfinished]
+        visible = torch.cat([visible, itself.expand(len(rows), -1, -1)], -1)
+        offset = torch.full((k,), step, device=device)  # the K tokens of a step stand at one place
+        positions = prefilled.positions.after(offset, following)
+        logits = prefilled.append(cache, token, positions, visible)
     return [
         [Completion(tuple(ids), not over) for ids, over in zip(group, flags, strict=True)]
         for group, flags in zip(tokens, ended.tolist(), strict=True)
     ]
 
 
-def image_placeholders(model: PreTrainedModel) -> list[int]:
-    """Tokens that stand for pixels. One in a response would be taken for an image that is not there."""
-    named = [getattr(model.config, f"{kind}_token_id", None) for kind in ("image", "video")]
-    return [token for token in named if token is not None]
-
-
 def eos_token_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
     """Every token that ends a response: the tokenizer's, and those that the model's generation settings name."""
     named = model.generation_config.eos_token_id
-    ids = [] if named is None else [named] if isinstance(named, int) else list(named)
+    if named is None:
+        ids = []
+    elif isinstance(named, int):
+        ids = [named]
+    else:
+        ids = list(named)
     return sorted({*ids, processor.tokenizer.eos_token_id})
 
 
 def decode(processor: ProcessorMixin, completion: Completion) -> str:
+    """The text of a completion, without special tokens."""
     return processor.tokenizer.decode(list(completion.ids), skip_special_tokens=True)

@@ -7,40 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-    Qwen2VLImageProcessorPil,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError
 from ..response import PromptName
-from .known import subfolder_of
+from ..seeds import arrays_digest
+from .families import family_of, subfolder_of
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, NanoProcessor
-from .qwen import QWEN_VL, ImageOnlyQwenVLProcessor
 
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
-NANO_TEMPERATURE = 0.4  # on held-out photos an earlier nano named 82 % of the faults, 81 % at 0.7; all was readable
 EMBEDDED_NAMES = ("nano", "nano-base")
+# On held-out photos an earlier nano named 82 % of the faults, 81 % at 0.7; all answers were readable.
+NANO_TEMPERATURE = 0.4
+
 ADAPTER = "adapter_config.json"
-# In a trained model's folder: the prompt, whether there was a reference, and the digest of the weights that an adapter
-# of an embedded model is for.
+# In a trained model's folder: how it was asked (prompt, reference or not), and the digest of the weights that an
+# adapter of an embedded model is for.
 TRAINED_WITH = "visualquality.json"
 
 
 @dataclass
 class VisionLanguageModel:
-    """A model with its processor.
+    """A model with its processor, which pads on the left.
 
-    `processor` pads on the left. `name` is what the user called it. `prompt` is the one that it was trained with, where
-    its folder says so, and `with_reference` whether it was shown a reference beside each image.
-    `temperature` is the one to score with.
+    name: what the user called it. prompt: the one that it was trained with, where its folder says so.
+    with_reference: it was trained with a reference image beside each image. temperature: the one to score with.
     """
 
     name: str
@@ -81,11 +75,16 @@ def load(
             raise UserError(
                 f"max_pixels is {max_pixels}; give at least {28 * 28}, which is one token of a Qwen-VL"
             )
-        _bound_pixels(processor, max_pixels)
+        family_of(model.config).limit_pixels(processor, max_pixels)
     _move(model, device=device)
-    temperature = NANO_TEMPERATURE if name == "nano" else 1.0
+    trained_with = _trained_with(Path(name))
     return VisionLanguageModel(
-        name, model.eval(), processor, temperature=temperature, **_trained_with(Path(name))
+        name,
+        model.eval(),
+        processor,
+        prompt=trained_with.get("prompt"),
+        with_reference=trained_with.get("reference", False),
+        temperature=NANO_TEMPERATURE if name == "nano" else 1.0,
     )
 
 
@@ -103,30 +102,25 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Two models of one vocabulary, each with a tower of its own; `nano-base` does not read pixels themselves."""
+    """The two embedded models share a vocabulary; `nano-base` does not read the pixels' statistics."""
     weights = EMBEDDED / f"{name}.safetensors"
     if not weights.is_file():  # the wheel leaves nano-base out
         raise UserError(
             f"{name} comes with the repository, not with the installed package: train from nano instead"
         )
-    config, processor = (
-        NanoConfig.from_pretrained(EMBEDDED),
-        NanoProcessor.from_pretrained(EMBEDDED),
-    )
+    config = NanoConfig.from_pretrained(EMBEDDED)
+    processor = NanoProcessor.from_pretrained(EMBEDDED)
+    state = load_file(weights)
     if name == "nano-base":
         config.pixels = config.linear_quality = False
         processor.image_processor = NanoImageProcessor()
+        # Its tower is the published one, which is stored once, apart.
+        tower = load_file(EMBEDDED / "tower.safetensors")
+        state |= {f"model.vision.tower.{key}": value for key, value in tower.items()}
     model = NanoForConditionalGeneration(config)
-    state = load_file(weights)
-    if name == "nano-base":
-        state |= {
-            f"model.vision.tower.{k}": v
-            for k, v in load_file(EMBEDDED / "tower.safetensors").items()
-        }
-    model.load_state_dict(
-        state | {"lm_head.weight": state["model.language_model.embed_tokens.weight"]}
-    )
-    _move(model, dtype=torch.float32)
+    tied = {"lm_head.weight": state["model.language_model.embed_tokens.weight"]}
+    model.load_state_dict(state | tied)
+    _move(model, dtype=torch.float32)  # stored in float16
     return model, processor
 
 
@@ -139,14 +133,13 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
     subfolder = subfolder_of(name)
     try:
         config = AutoConfig.from_pretrained(name, subfolder=subfolder)
-        processor = _processor(name, config.model_type, subfolder)
-        if config.model_type == NanoConfig.model_type:
-            dtype = torch.float32
+        family = family_of(config)
+        processor = family.load_processor(name, subfolder)
         model = load_strictly(
             AutoModelForImageTextToText,
             name,
             subfolder=subfolder,
-            dtype=dtype,
+            dtype=torch.float32 if family.float32 else dtype,
             attn_implementation="sdpa",
         )
     except UserError:
@@ -155,8 +148,9 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
         first = str(error).splitlines()[0]
         raise UserError(f"the model {name!r} could not be read or fetched: {first}") from error
     except (ValueError, KeyError, ImportError) as error:
+        first = str(error).splitlines()[0]
         raise UserError(
-            f"{name!r} is not a vision-language model that this can load: {str(error).splitlines()[0]}"
+            f"{name!r} is not a vision-language model that this can load: {first}"
         ) from error
     return model, processor
 
@@ -167,13 +161,10 @@ def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
     transformers gives missing weights random values and says so in a log line only.
     """
     model, info = kind.from_pretrained(name, output_loading_info=True, **kwargs)
-    wrong = [
-        str(key)
-        for group in ("missing_keys", "mismatched_keys", "unexpected_keys")
-        for key in info[group]
-    ]
+    groups = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    wrong = [str(key) for group in groups for key in info[group]]
     if wrong:
-        others = f" and {len(wrong) - 1} more" * (len(wrong) > 1)
+        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(
             f"{name}: its weights do not fit its configuration ({wrong[0]}{others}): get the folder again"
         )
@@ -181,38 +172,13 @@ def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
 
 
 def _trained_with(folder: Path) -> dict[str, Any]:
-    """How the model was asked."""
-    said = _record(folder)
-    return {"prompt": said.get("prompt"), "with_reference": said.get("reference", False)}
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """`TRAINED_WITH`, or nothing."""
+    """What the file `TRAINED_WITH` says, or nothing."""
     record = folder / TRAINED_WITH
     return json.loads(record.read_text()) if record.is_file() else {}
 
 
-def _processor(name: str, model_type: str, subfolder: str = "") -> ProcessorMixin:
-    if model_type == NanoConfig.model_type:
-        return NanoProcessor.from_pretrained(name)
-    if model_type in QWEN_VL:
-        processor = ImageOnlyQwenVLProcessor.from_pretrained(name, subfolder=subfolder)
-        processor.family = model_type
-        # Whatever else is installed.
-        processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(
-            name, subfolder=subfolder
-        )
-        return processor
-    processor = AutoProcessor.from_pretrained(name, subfolder=subfolder)
-    if not isinstance(processor, ProcessorMixin):
-        raise UserError(
-            f"{name!r} ({model_type}) has no processor for images here; its processor may need torchvision"
-        )
-    return processor
-
-
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
-    from peft import PeftModel
+    from peft import PeftModel  # takes seconds
 
     base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
     if not base:
@@ -221,30 +187,21 @@ def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
         )
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
-        processor = _processor(str(folder), model.config.model_type)
-    trained_on = _record(folder).get("base")
-    others = trained_on is not None and trained_on != weights_digest(model.state_dict())
-    if others or getattr(model.config, "pixels", False) != getattr(
-        processor.image_processor, "pixels", False
-    ):
+        processor = family_of(model.config).load_processor(str(folder), "")
+    # The embedded models change with the package. An adapter on other weights would load without a word.
+    trained_on = _trained_with(folder).get("base")
+    other_weights = trained_on is not None and trained_on != weights_digest(model.state_dict())
+    if other_weights or _reads_pixels(model.config) != _reads_pixels(processor.image_processor):
         raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")
     return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
 
 
-def _bound_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
-    images = processor.image_processor
-    if isinstance(images, NanoImageProcessor):
-        images.max_pixels = max_pixels
-    else:
-        shortest = min(images.size["shortest_edge"], max_pixels)
-        images.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
+def _reads_pixels(part: Any) -> bool:
+    """Of nano's configuration or image processor; False for other families."""
+    return getattr(part, "pixels", False)
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:
     """A hash of names, shapes and values (in float32), the same on every device."""
-    digest = xxhash.xxh3_128()
-    for name in sorted(state):
-        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+    arrays = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in state.items()}
+    return arrays_digest(arrays)

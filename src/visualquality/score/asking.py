@@ -9,7 +9,7 @@ from PIL import Image
 
 from .. import response
 from ..errors import UserError
-from ..models.known import trained_prompt
+from ..models.families import trained_prompt
 from .source import Source, open_source
 
 Mode = Literal["reason", "direct"]

@@ -1,4 +1,4 @@
-"""Scoring images with a vision-language model."""
+"""Scoring images with a vision-language model that runs here."""
 
 import math
 import time
@@ -6,35 +6,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from statistics import stdev
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from .. import response
 from ..errors import UserError
-from ..models.encode import Encoded, collate
-from ..models.generate import (
-    Prefilled,
-    decode,
-    eos_token_ids,
-    prefill,
-    random_streams,
-    sample_completions,
-)
-from ..models.known import trained_prompt
+from ..models.digits import DigitTree, score_distribution
+from ..models.families import trained_prompt
+from ..models.generate import Prefilled, decode, eos_token_ids, prefill, sample_completions
 from ..models.load import VisionLanguageModel, load
-from .expect import ScoreVocabulary, expected_scores
-from .prepare import QUICK, Preparation, Prepared, Question, prepare_all
+from ..models.prompt import Prompt, collate
+from ..seeds import uniform_streams
 from .rating import Rating
+from .reading import Prepared, Question, Reader, read_images
+from .settings import ScoreSettings, score_settings
 from .source import Source
 
-Mode = Literal["reason", "direct", "expect", "auto"]
-
-MAX_NEW_TOKENS = {"reason": 512, "direct": 24}
 MOST_SAMPLES = 16  # of samples="auto"
-WINDOW = 4  # batches in which images of like size are put together
+WINDOW = 4  # batches in which images of similar size are put together
 
 
 class Scorer:
@@ -65,74 +55,42 @@ class Scorer:
     def __init__(
         self,
         model: str | VisionLanguageModel = "nano",
-        mode: Mode = "reason",
-        samples: int | Literal["auto"] = 6,
-        seed: int = 0,
-        *,
-        tolerance: float = 0.1,
-        doubt: float = 0.5,
-        prompt: response.PromptName | None = None,
-        reference: bool = False,
-        temperature: float | None = None,
-        max_new_tokens: int | None = None,
-        batch: int = 8,
-        device: str | None = None,
-        dtype: str = "auto",
-        max_pixels: int | None = None,
+        settings: ScoreSettings | None = None,
+        **options: Any,
     ):
-        """`prompt`: by default the one that the model was trained with: what its folder says, or the table of known
-        released models (`models/known.py`), else "paper".
+        """`model`: nano, a folder, a name of the Hugging Face hub, or a model that is loaded already.
 
-        `temperature`: by default 1, as the paper has it, but for nano (`models/load.py`).
-
-        `tolerance`, `doubt`: in points of the score. `batch`: images at a time. `max_pixels`: bound on the pixels the
-        model sees of an image. Raises UserError for a model, mode or number that cannot be.
+        The options are those of `ScoreSettings`, given by name or as `settings`. `prompt` is by default the one that
+        the model was trained with: what its folder says, or the table of released weights (`models/families.py`), else
+        "paper". `temperature` is by default 1, as in the paper; nano has its own (`models/load.py`).
+        Raises UserError for a model or an option that cannot be.
         """
-        if mode not in get_args(Mode):
-            raise UserError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
-        if (samples != "auto" and (isinstance(samples, str) or samples < 1)) or batch < 1:
-            raise UserError(
-                f"samples is {samples!r} and batch {batch}; give numbers of at least 1, or samples='auto'"
+        if isinstance(settings, str):  # the second place once was the mode's
+            raise UserError(f"give options by name: Scorer(model, mode={settings!r})")
+        self.options = score_settings(**options) if settings is None else settings
+        chosen = self.options
+        if isinstance(model, str):
+            model = load(
+                model, device=chosen.device, dtype=chosen.dtype, max_pixels=chosen.max_pixels
             )
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-        if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
-            raise UserError(f"temperature is {temperature}; it must be 0 or more")
-        if not (tolerance > 0 and doubt >= 0):
+        self.vlm = model
+        if model.with_reference and not chosen.reference:
             raise UserError(
-                f"tolerance is {tolerance} and doubt {doubt}; they must be above 0, and 0 or more"
+                f"{model.name} was trained with references: give --reference (Scorer: reference=True)"
             )
-        self.vlm = (
-            load(model, device=device, dtype=dtype, max_pixels=max_pixels)
-            if isinstance(model, str)
-            else model
+        self.temperature = model.temperature if chosen.temperature is None else chosen.temperature
+        self.prompt: response.PromptName = (
+            chosen.prompt or model.prompt or trained_prompt(model.name) or "paper"
         )
-        if self.vlm.with_reference and not reference:
-            raise UserError(
-                f"{self.vlm.name} was trained with references: give --reference (Scorer: reference=True)"
-            )
-        self.mode, self.samples, self.seed, self.batch, self.reference = (
-            mode,
-            samples,
-            seed,
-            batch,
-            reference,
-        )
-        self.temperature = self.vlm.temperature if temperature is None else temperature
-        self.tolerance, self.doubt, self.max_pixels = tolerance, doubt, max_pixels
-        self.prompt = prompt or self.vlm.prompt or trained_prompt(self.vlm.name) or "paper"
-        self.max_new_tokens = (
-            max_new_tokens or MAX_NEW_TOKENS["direct" if mode == "direct" else "reason"]
-        )
-        self.eos = eos_token_ids(self.vlm.model, self.vlm.processor)
-        self.vocabulary: ScoreVocabulary | None = None
-        if mode in ("expect", "auto"):
+        self.eos = eos_token_ids(model.model, model.processor)
+        self.digits: DigitTree | None = None
+        if chosen.mode in ("expect", "auto"):
             if self.prompt == "q-insight":
                 raise UserError(
                     f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason"
                 )
-            self.vocabulary = ScoreVocabulary(self.vlm.processor.tokenizer, self.eos)
-        self.preparation = Preparation(self.vlm.processor, self._questions(), reference=reference)
+            self.digits = DigitTree(model.processor.tokenizer, self.eos)
+        self.reader = Reader(model.processor, self._questions(), chosen.reference)
 
     def __call__(self, images: Source | list[Source]) -> Rating | list[Rating]:
         """A rating for one image, a list of them for a list. A problem with an image is in its rating, not raised."""
@@ -141,168 +99,157 @@ class Scorer:
         return next(self.rate([images]))
 
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
-        """Ratings in the order of `images`, which may be endless.
-
-        Images are read in worker processes, and those of a window that are of like size make a batch.
-        """
-        quick = QUICK if self.vlm.model.device.type == "cpu" else 0.0
+        """Ratings in the order of `images`, which may be endless; they are read while the model works."""
+        on_cpu = self.vlm.model.device.type == "cpu"
         return self.rate_prepared(
-            prepare_all(self.preparation, images, inline=self.batch, quick=quick)
+            read_images(self.reader, images, first=self.options.batch, shares_processor=on_cpu)
         )
 
     def rate_prepared(self, images: Iterable[Prepared]) -> Iterator[Rating]:
-        """Ratings in order of images that were prepared elsewhere, for this scorer's `preparation.questions`."""
-        prepared = iter(images)
-        while window := list(islice(prepared, WINDOW * self.batch)):
-            yield from self._rate_window(window)
+        """Ratings in order of images that this scorer's `reader` prepared.
+
+        In a window of a few batches, images of similar size make a batch, so that little of it is padding. A rating
+        is given as soon as it and all before it are there.
+        """
+        prepared, size = iter(images), self.options.batch
+        while window := list(islice(prepared, WINDOW * size)):
+            ratings: list[Rating | None] = [self._failed(image) for image in window]
+            readable = [i for i, rating in enumerate(ratings) if rating is None]
+            # A stable sort: images of equal size keep their order.
+            readable.sort(key=lambda i: len(window[i].prompts[-1]))
+            given = 0
+            for start in range(0, len(readable), size):
+                members = readable[start : start + size]
+                batch = self._rate_batch([window[i] for i in members])
+                for index, rating in zip(members, batch, strict=True):
+                    ratings[index] = rating
+                while given < len(ratings) and (rating := ratings[given]) is not None:
+                    yield rating
+                    given += 1
+            yield from (rating for rating in ratings[given:] if rating is not None)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that a score depends on besides the image: the header of a results file."""
-        drawn: dict[str, Any] = {
-            "samples": self.samples,
-            "seed": self.seed,
-            "temperature": self.temperature,
-            "max_new_tokens": self.max_new_tokens,
-        }
-        return {
+        """Everything that a score depends on besides the image: the header of a file of results."""
+        chosen = self.options
+        header: dict[str, Any] = {
             "model": self.vlm.name,
             "weights": self.vlm.digest,
             "prompt": self.prompt,
-            **({"reference": True} if self.reference else {}),
-            "mode": self.mode,
-            **(dict.fromkeys(drawn) if self.mode == "expect" else drawn),  # nothing is drawn
-            **({"tolerance": self.tolerance} if self.samples == "auto" else {}),
-            **({"doubt": self.doubt} if self.mode == "auto" else {}),
-            "max_pixels": self.max_pixels,
-            "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
-            "version": version("visualquality"),
         }
+        if chosen.reference:
+            header["reference"] = True
+        header["mode"] = chosen.mode
+        drawing = {
+            "samples": chosen.samples,
+            "seed": chosen.seed,
+            "temperature": self.temperature,
+            "max_new_tokens": chosen.token_limit,
+        }
+        # In mode expect nothing is drawn, so that a score does not depend on these.
+        header |= dict.fromkeys(drawing) if chosen.mode == "expect" else drawing
+        if chosen.samples == "auto":
+            header["tolerance"] = chosen.tolerance
+        if chosen.mode == "auto":
+            header["doubt"] = chosen.doubt
+        header["max_pixels"] = chosen.max_pixels
+        header["dtype"] = str(self.vlm.model.dtype).removeprefix("torch.")
+        header["version"] = version("visualquality")
+        return header
 
     def _questions(self) -> tuple[Question, ...]:
         """What is asked in this mode; in "auto" first what "expect" asks, then what "reason" does."""
-        opening = () if self.vocabulary is None else tuple(self.vocabulary.opening)
-        kinds = {"reason": [True], "direct": [False], "expect": [False], "auto": [False, True]}[
-            self.mode
-        ]
+        with_words = {"reason": [True], "direct": [False], "expect": [False], "auto": [False, True]}
+        opening = () if self.digits is None else tuple(self.digits.opening)
         return tuple(
             Question(
-                response.prompt_text(self.prompt, reasoning, reference=self.reference),
+                response.prompt_text(self.prompt, reasoning, reference=self.options.reference),
                 system=response.SYSTEM.get(self.prompt),
                 image_last=self.prompt in response.IMAGE_LAST,
                 opening=() if reasoning else opening,
             )
-            for reasoning in kinds
+            for reasoning in with_words[self.options.mode]
         )
 
-    def _rate_window(self, window: list[Prepared]) -> Iterator[Rating]:
-        """Ratings in order, each as soon as it and those before it are there."""
-        ratings: dict[int, Rating] = {}
-        good = []
-        for index, image in enumerate(window):
-            if image.problem is None:
-                good.append(index)
-            else:
-                ratings[index] = Rating.failed(
-                    image.name, image.problem, **self._made_by(self.mode)
-                )
-        good.sort(
-            key=lambda index: len(window[index].prompts[-1]["input_ids"])
-        )  # stable: equal sizes keep their order
-        told = 0
-        for at in range(0, len(good), self.batch):
-            members = good[at : at + self.batch]
-            ratings |= zip(
-                members, self._rate_batch([window[index] for index in members]), strict=True
-            )
-            while told in ratings:
-                yield ratings.pop(told)
-                told += 1
-        while told in ratings:  # images that could not be opened, at the end
-            yield ratings.pop(told)
-            told += 1
+    def _failed(self, image: Prepared) -> Rating | None:
+        if image.problem is None:
+            return None
+        return Rating.failed(image.name, image.problem, **self._identity(self.options.mode))
 
     def _rate_batch(self, batch: list[Prepared]) -> list[Rating]:
-        if self.vocabulary is None:
-            return self._drawn(batch, self.mode)
+        """Ratings of a few images at a time."""
+        if self.digits is None:
+            return self._rate_by_drawing(batch, self.options.mode)
         started = time.perf_counter()
-        expectations = expected_scores(
-            self._prefill([image.prompts[0] for image in batch]), self.vocabulary
-        )
-        made_by = self._made_by(
-            "expect", seconds=round((time.perf_counter() - started) / len(batch), 4)
-        )
-        ratings = [
-            Rating(image.name, round(e.mean, 4), e.std, (), None, None, **made_by)
-            for image, e in zip(batch, expectations, strict=True)
-        ]
-        if self.mode == "auto":
-            doubtful = [index for index, e in enumerate(expectations) if e.std > self.doubt]
-            if doubtful:
-                reasoned = self._drawn([batch[index] for index in doubtful], "reason")
-                for index, rating in zip(doubtful, reasoned, strict=True):
-                    # Reasons that cannot be read do not take away a score that is there.
-                    ratings[index] = rating if rating.score is not None else ratings[index]
+        prefilled = self._prefill([image.prompts[0] for image in batch])
+        found = score_distribution(prefilled, self.digits)
+        means, stds = found.mean().tolist(), found.variance().sqrt().tolist()
+        seconds = round((time.perf_counter() - started) / len(batch), 4)
+        made_by = self._identity("expect", seconds=seconds)
+        ratings = []
+        for image, mean, std in zip(batch, means, stds, strict=True):
+            ratings.append(Rating(image.name, round(mean, 4), std, (), None, None, **made_by))
+        if self.options.mode == "auto":
+            doubtful = [index for index, std in enumerate(stds) if std > self.options.doubt]
+            reasoned = self._rate_by_drawing([batch[index] for index in doubtful], "reason")
+            for index, rating in zip(doubtful, reasoned, strict=True):
+                # Reasons that cannot be read do not take away a score that is there.
+                if rating.score is not None:
+                    ratings[index] = rating
         return ratings
 
-    def _drawn(self, batch: list[Prepared], mode: str) -> list[Rating]:
+    def _rate_by_drawing(self, batch: list[Prepared], mode: str) -> list[Rating]:
+        """Ratings from answers that are drawn: `samples` of them, or as many as it takes."""
+        if not batch:
+            return []
         started = time.perf_counter()
-        groups = self._responses(batch)
-        seconds = round((time.perf_counter() - started) / len(batch), 4)
-        return [
-            Rating.from_samples(image.name, responses, **self._made_by(mode, seconds=seconds))
-            for image, responses in zip(batch, groups, strict=True)
-        ]
-
-    def _responses(self, batch: list[Prepared]) -> list[list[response.Response]]:
-        """The responses of each image; of samples="auto" as many as it takes. The prompt is encoded once for all."""
         prefilled = self._prefill([image.prompts[-1] for image in batch])
-        most = MOST_SAMPLES if self.samples == "auto" else self.samples
-        streams = random_streams(
-            self.seed, [image.digest for image in batch], most, self.max_new_tokens
-        )
-        if self.samples != "auto":
-            return self._read(prefilled, streams)
+        samples = self.options.samples
+        most = MOST_SAMPLES if samples == "auto" else samples
+        digests = [image.digest for image in batch]
+        streams = uniform_streams(self.options.seed, digests, most, self.options.token_limit)
         groups: list[list[response.Response]] = [[] for _ in batch]
-        going, drawn, following = list(range(len(batch))), 0, 2
-        while going and drawn < most:
-            part = prefilled.take(torch.tensor(going, device=prefilled.start.device))
-            for index, more in zip(
-                going, self._read(part, streams[going, drawn:following]), strict=True
-            ):
-                groups[index] += more
-            going = [index for index in going if not settled(groups[index], self.tolerance)]
-            drawn, following = following, min(2 * following, most)
-        return groups
-
-    def _read(self, prefilled: Prefilled, uniforms: np.ndarray) -> list[list[response.Response]]:
-        groups = sample_completions(
-            prefilled, uniforms=uniforms, temperature=self.temperature, eos_token_ids=self.eos
+        unsure = list(range(len(batch)))
+        # With "auto" 2 answers, then as many again each time. The streams are the same as those of `most` answers.
+        drawn, upto = 0, 2 if samples == "auto" else most
+        while unsure and drawn < most:
+            part = prefilled
+            if len(unsure) < len(batch):
+                part = prefilled.take(torch.tensor(unsure, device=prefilled.logits.device))
+            completions = sample_completions(
+                part,
+                uniforms=streams[unsure, drawn:upto],
+                temperature=self.temperature,
+                eos_token_ids=self.eos,
+            )
+            for index, group in zip(unsure, completions, strict=True):
+                for one in group:
+                    text = decode(self.vlm.processor, one)
+                    read = response.read(text, truncated=one.truncated, prompt=self.prompt)
+                    groups[index].append(read)
+            unsure = [i for i in unsure if not is_precise(groups[i], self.options.tolerance)]
+            drawn, upto = upto, min(2 * upto, most)
+        made_by = self._identity(
+            mode, seconds=round((time.perf_counter() - started) / len(batch), 4)
         )
-        return [
-            [
-                response.read(
-                    decode(self.vlm.processor, c), truncated=c.truncated, prompt=self.prompt
-                )
-                for c in group
-            ]
-            for group in groups
-        ]
+        pairs = zip(batch, groups, strict=True)
+        return [Rating.from_samples(image.name, group, **made_by) for image, group in pairs]
 
-    def _prefill(self, prompts: Sequence[Encoded]) -> Prefilled:
-        batch: dict[str, Tensor] = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)
-        return prefill(self.vlm.model, {k: v.to(self.vlm.model.device) for k, v in batch.items()})
+    def _prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
+        batch = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)
+        return prefill(self.vlm.model, batch.to(self.vlm.model.device))
 
-    def _made_by(self, mode: str, **more: Any) -> dict[str, Any]:
+    def _identity(self, mode: str, **more: Any) -> dict[str, Any]:
+        """The fields of a rating that say what made it."""
         return {
             "model": self.vlm.name,
             "mode": mode,
-            "seed": self.seed,
+            "seed": self.options.seed,
             "prompt": self.prompt,
             **more,
         }
 
 
-def settled(responses: Sequence[response.Response], tolerance: float) -> bool:
-    """Whether the standard error of the mean score is below `tolerance`: at least two readable answers are needed."""
+def is_precise(responses: Sequence[response.Response], tolerance: float) -> bool:
+    """Whether the standard error of the mean score is below `tolerance`; it takes two readable answers or more."""
     scores = [r.score for r in responses if r.score is not None]
     return len(scores) > 1 and stdev(scores) / math.sqrt(len(scores)) < tolerance

@@ -11,7 +11,7 @@ from ..response import PromptName
 Mode = Literal["reason", "expect", "direct", "auto"]
 Engine = Literal["here", "vllm", "openai"]
 
-MAX_NEW_TOKENS: dict[str, int] = {"reason": 512, "direct": 24, "expect": 24, "auto": 512}
+TOKENS_WITH_WORDS, TOKENS_WITHOUT = 512, 24  # longest answers, by default
 
 
 class ScoreSettings(Settings):
@@ -77,7 +77,8 @@ class ScoreSettings(Settings):
     @property
     def token_limit(self) -> int:
         """`max_new_tokens`, or the default of the mode."""
-        return self.max_new_tokens or MAX_NEW_TOKENS[self.mode]
+        default = TOKENS_WITHOUT if self.mode == "direct" else TOKENS_WITH_WORDS
+        return self.max_new_tokens or default
 
 
 def score_settings(**options: Any) -> ScoreSettings:

@@ -1,13 +1,14 @@
 """Log-probabilities of K responses to one image in one row: [prompt, o_1 ... o_K].
 
-The prompt, pixels and all, is encoded once for all K. Each response sees the prompt and itself only, and its
-positions go on from the prompt's end, so the numbers are those of K separate rows.
+The prompt, pixels and all, is encoded once for all K. Each response sees the prompt and itself only, and its positions
+go on from the prompt's end, so the numbers are those of K separate rows. As in Prefix Grouper (arXiv:2506.05433),
+attention computes P² + K C (P + C) scores for a prompt of P tokens and K responses of C, not (P + K C)².
 
 A model that cannot be packed goes through the plain layout, a row for each response, and a log line says so once.
 
-The mask (see `attention.py`) is that of one response's row, (P + C)². One forward takes so few images that theirs
-stays under `MASK_BYTES`; an image whose own does not goes through the plain layout, alone and so without a mask. As the
-number of forwards then may differ from process to process, which DeepSpeed's ZeRO-3 cannot bear, bound the pixels there
+The mask is that of the prompt with one response, (P + C)². One forward takes so few images that theirs stays under
+`MASK_BYTES`; an image whose own does not goes through the plain layout, alone and so without a mask. As the number of
+forwards then may differ from process to process, which DeepSpeed's ZeRO-3 cannot bear, bound the pixels there
 (`max_pixels`): at float32, 8192 tokens of prompt and response fit.
 """
 
@@ -17,64 +18,74 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ..models.encode import Encoded, completion_positions, prompt_positions
-from ..models.nano import NanoConfig
-from ..models.qwen import QWEN_VL
-from . import attention  # noqa: F401  # what "sdpa" is from here on: it knows `packed_responses`
+from ..models.families import family_of
+from ..models.prompt import PromptBatch, prompt_positions
 
 MASK_BYTES = 256 * 2**20
-PACKABLE = (
-    NanoConfig.model_type,
-    *QWEN_VL,
-)  # those whose positions and masks are known, and tested
+PACKED = "visualquality_packed"  # our name among the attention implementations of transformers
 
 logger = logging.getLogger(__name__)
+
+
+def allow_packing(model: PreTrainedModel) -> None:
+    """Give a model's text layers the attention that knows `packed_responses`; else they stay as they are.
+
+    Without that keyword it is exactly sdpa, so that the model does what it did before.
+    """
+    text = model.config.get_text_config()
+    if family_of(model.config).packable and text._attn_implementation == "sdpa":
+        text._attn_implementation = PACKED
 
 
 def packed_log_probabilities(
     model: PreTrainedModel,
     core: PreTrainedModel,
-    prompts: Encoded,
+    prompts: PromptBatch,
     completion_ids: Int[Tensor, "b k c"],
     temperature: float = 1.0,
     *,
     mask_bytes: int = MASK_BYTES,
 ) -> Float[Tensor, "b k c"]:
-    """log pi(o_{k,t} | c, x, o_{k,<t}) of every completion token, padding included.
+    """log π(o_{k,t} | c, x, o_{k,<t}) in nats of every completion token, padding included.
 
     `model` is called (it may be wrapped for several devices); `core` is the bare model, asked for positions.
     """
-    obstacle = why_not(core)
+    obstacle = why_not_packed(core)
     if obstacle is not None:
-        _say_once(type(core).__name__, obstacle)
+        _warn_once(type(core).__name__, obstacle)
         return repeated_log_probabilities(model, prompts, completion_ids, temperature)
     batch, _, length = completion_ids.shape
     dtype = _attention_dtype(core, completion_ids.device.type)
     entries = mask_bytes // dtype.itemsize
-    images = entries // (prompts["input_ids"].shape[1] + length) ** 2
+    images = entries // (prompts.length + length) ** 2
     if images >= batch:
         return _pack(model, core, prompts, completion_ids, temperature, dtype)
+    # Too large for one mask: as many images at a time as fit, each without the padding of longer ones.
     parts = []
     for first in range(0, batch, max(images, 1)):
         rows = slice(first, first + max(images, 1))
-        part = _take(core, prompts, rows)
-        if (part["input_ids"].shape[1] + length) ** 2 <= entries:
+        part = prompts.rows(rows, core)
+        if (part.length + length) ** 2 <= entries:
             parts.append(_pack(model, core, part, completion_ids[rows], temperature, dtype))
         else:
-            parts.append(repeated_log_probabilities(model, part, completion_ids[rows], temperature))
+            ids = completion_ids[rows]
+            parts.append(repeated_log_probabilities(model, part, ids, temperature))
     return torch.cat(parts)
 
 
-def why_not(core: PreTrainedModel) -> str | None:
+def why_not_packed(core: PreTrainedModel) -> str | None:
     """Why the responses to an image cannot share a row in this model; None where they can."""
     text = core.config.get_text_config()
-    if core.config.model_type not in PACKABLE:
+    if not family_of(core.config).packable:
         return f"the positions and masks of {core.config.model_type} are not known here"
-    if text._attn_implementation != "sdpa":
-        return f"its attention is {text._attn_implementation} and not sdpa"
+    if text._attn_implementation != PACKED:
+        return f"its attention is {text._attn_implementation} and not {PACKED} (allow_packing)"
     if {*(getattr(text, "layer_types", None) or ())} - {"full_attention"}:
         return "not all of its layers see the whole sequence"
     return None
@@ -90,38 +101,36 @@ def row_mask(
     """
     batch, prompt = prompt_mask.shape
     side = prompt + length
-    seen = torch.cat([prompt_mask.bool(), prompt_mask.new_ones(batch, length).bool()], 1)[
-        :, None, None
-    ]
-    whole = torch.ones(side, side, dtype=torch.bool, device=prompt_mask.device)
-    allowed = (seen & whole.tril()) | torch.eye(side, dtype=torch.bool, device=prompt_mask.device)
-    return torch.zeros(allowed.shape, dtype=dtype, device=prompt_mask.device).masked_fill_(
-        ~allowed, -torch.inf
-    )
+    response = prompt_mask.new_ones(batch, length).bool()
+    real = torch.cat([prompt_mask.bool(), response], 1)[:, None, None]
+    causal = torch.ones(side, side, dtype=torch.bool, device=prompt_mask.device).tril()
+    itself = torch.eye(side, dtype=torch.bool, device=prompt_mask.device)
+    allowed = (real & causal) | itself
+    zeros = torch.zeros(allowed.shape, dtype=dtype, device=prompt_mask.device)
+    return zeros.masked_fill_(~allowed, -torch.inf)
 
 
 def _pack(
     model: PreTrainedModel,
     core: PreTrainedModel,
-    prompts: Encoded,
+    prompts: PromptBatch,
     completion_ids: Int[Tensor, "b k c"],
     temperature: float,
     dtype: torch.dtype,
 ) -> Float[Tensor, "b k c"]:
     """One forward of rows [prompt, o_1 ... o_K]."""
     batch, responses, length = completion_ids.shape
-    prompt = prompts["input_ids"].shape[1]
-    positions, start = prompt_positions(core, prompts)
-    one = completion_positions(positions, start, length)
-    inputs = _append(prompts, completion_ids.flatten(1))
-    inputs["attention_mask"] = row_mask(prompts["attention_mask"], length, dtype)
+    device = completion_ids.device
+    positions = prompt_positions(core, prompts)
+    each = positions.after(torch.arange(length, device=device))
     # The prompt's last token predicts the first of every response; a response's last token predicts nothing.
-    starts = prompt + length * torch.arange(responses, device=completion_ids.device)
-    predicts = (starts[:, None] + torch.arange(length - 1, device=completion_ids.device)).flatten()
-    last = torch.tensor([prompt - 1], device=completion_ids.device)
+    starts = prompts.length + length * torch.arange(responses, device=device)
+    predicts = (starts[:, None] + torch.arange(length - 1, device=device)).flatten()
+    last = torch.tensor([prompts.length - 1], device=device)
     logits = model(
-        **inputs,
-        position_ids=torch.cat([positions, *[one] * responses], -1),
+        **prompts.followed_by(completion_ids.flatten(1)),
+        attention_mask=row_mask(prompts.mask, length, dtype),
+        position_ids=torch.cat([positions.prompt, *[each] * responses], -1),
         use_cache=False,
         logits_to_keep=torch.cat([last, predicts]),
         packed_responses=responses,
@@ -129,16 +138,14 @@ def _pack(
     logits = logits / temperature
     normaliser = logits.logsumexp(-1)
     first = logits[:, 0].gather(1, completion_ids[:, :, 0]) - normaliser[:, :1]
-    rest = (
-        logits[:, 1:].gather(2, completion_ids[:, :, 1:].flatten(1)[..., None])[..., 0]
-        - normaliser[:, 1:]
-    )
+    later = completion_ids[:, :, 1:].flatten(1)[..., None]
+    rest = logits[:, 1:].gather(2, later)[..., 0] - normaliser[:, 1:]
     return torch.cat([first[..., None], rest.view(batch, responses, length - 1)], 2)
 
 
 def repeated_log_probabilities(
     model: PreTrainedModel,
-    prompts: Encoded,
+    prompts: PromptBatch,
     completion_ids: Int[Tensor, "b k c"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "b k c"]:
@@ -147,51 +154,71 @@ def repeated_log_probabilities(
     Positions and masks are the model's own.
     """
     batch, responses, length = completion_ids.shape
-    # The whole batch K times over, which needs no knowledge of which patches belong to which image.
-    ids = completion_ids.transpose(0, 1).flatten(0, 1)
-    inputs = _append({key: torch.cat([value] * responses) for key, value in prompts.items()}, ids)
-    mask = prompts["attention_mask"].repeat(responses, 1)
-    inputs["attention_mask"] = torch.cat([mask, mask.new_ones(ids.shape)], 1)
-    logits = (
-        model(**inputs, use_cache=False, logits_to_keep=length + 1).logits[:, :-1].float()
-        / temperature
-    )
+    repeated = prompts.repeated(responses)
+    ids = completion_ids.transpose(0, 1).flatten(0, 1)  # in the order of the repeated batch
+    inputs = repeated.followed_by(ids)
+    inputs["attention_mask"] = torch.cat([repeated.mask, repeated.mask.new_ones(ids.shape)], 1)
+    logits = model(**inputs, use_cache=False, logits_to_keep=length + 1).logits
+    logits = logits[:, :-1].float() / temperature
     log_p = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
     return log_p.view(responses, batch, length).transpose(0, 1)
 
 
-def _append(prompts: Encoded, ids: Int[Tensor, "n t"]) -> dict[str, Any]:
-    """The prompts with tokens after them, all of them text; the mask is left to the caller."""
-    inputs = dict(prompts)
-    inputs["input_ids"] = torch.cat([prompts["input_ids"], ids], 1)
-    if "mm_token_type_ids" in prompts:
-        inputs["mm_token_type_ids"] = torch.cat(
-            [prompts["mm_token_type_ids"], torch.zeros_like(ids)], 1
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Float[Tensor, "b h l d"],
+    key: Float[Tensor, "b g l d"],
+    value: Float[Tensor, "b g l d"],
+    attention_mask: Float[Tensor, "b 1 s s"] | None,
+    packed_responses: int = 1,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "b l h d"], None]:
+    """Attention over rows [prompt, o_1 ... o_K]; with `packed_responses` 1 it is the "sdpa" of transformers.
+
+    The prompt attends to itself; then the K responses, as though they were heads, each to the prompt and itself.
+    `attention_mask`, added to the scores, is that of the prompt with one response: s = P + C where l = P + K C.
+    """
+    if (
+        packed_responses == 1 or attention_mask is None
+    ):  # the vision tower gets the keyword too, but no mask
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    return inputs
+    length = (query.shape[2] - attention_mask.shape[-1]) // (packed_responses - 1)
+    prompt = attention_mask.shape[-1] - length
+    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
+
+    def responses(x: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h k c d"]:
+        return x[:, :, prompt:].unflatten(2, (packed_responses, length))
+
+    def prompt_and_response(x: Float[Tensor, "b h l d"]) -> Float[Tensor, "b hk s d"]:
+        shared = x[:, :, None, :prompt].expand(-1, -1, packed_responses, -1, -1)
+        return torch.cat([shared, responses(x)], 3).flatten(1, 2)
+
+    of_prompt = scaled_dot_product_attention(
+        query[:, :, :prompt],
+        key[:, :, :prompt],
+        value[:, :, :prompt],
+        attn_mask=attention_mask[:, :, :prompt, :prompt],
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    of_responses = scaled_dot_product_attention(
+        responses(query).flatten(1, 2),
+        prompt_and_response(key),
+        prompt_and_response(value),
+        attn_mask=attention_mask[:, :, prompt:],
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    of_responses = of_responses.unflatten(1, (-1, packed_responses)).flatten(2, 3)
+    return torch.cat([of_prompt, of_responses], 2).transpose(1, 2).contiguous(), None
 
 
-def _take(core: PreTrainedModel, prompts: Encoded, rows: slice) -> Encoded:
-    """Some rows of a batch of prompts with their images, without the padding that all of them have."""
-    grid = prompts["image_grid_thw"]
-    each = len(grid) // len(
-        prompts["input_ids"]
-    )  # images a row: the prompts of a batch are of one form
-    images = slice(each * rows.start, each * rows.stop)
-    bare: Any = core.get_base_model() if hasattr(core, "get_base_model") else core  # type: ignore[operator]
-    padding = int(prompts["attention_mask"][rows].any(0).int().argmax())
-    taken: Encoded = {}
-    for key, value in prompts.items():
-        if key == "pixel_values":
-            value = torch.cat(value.split(grid.prod(1).tolist())[images])
-        elif key == "vision_features":
-            value = torch.cat(value.split(bare.model.feature_sizes(grid))[images])
-        elif key == "image_grid_thw":
-            value = value[images]
-        else:
-            value = value[rows, padding:]
-        taken[key] = value
-    return taken
+AttentionInterface.register(PACKED, shared_prefix_attention)
+AttentionMaskInterface.register(PACKED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 def _attention_dtype(core: PreTrainedModel, device: str) -> torch.dtype:
@@ -203,7 +230,7 @@ def _attention_dtype(core: PreTrainedModel, device: str) -> torch.dtype:
 
 
 @cache
-def _say_once(name: str, obstacle: str) -> None:
+def _warn_once(name: str, obstacle: str) -> None:
     logger.warning(
         "%s: the responses to an image cannot share a row, because %s. Each has its own row: the same numbers, at the "
         "price of encoding the image for every response.",

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,16 +27,16 @@ class Plan:
     parameters: int
     parameters_from: str
     weights: int
-    reference: int
+    ref_model: int
     optimizer: int
     activations: int
 
     @property
     def memory(self) -> int:
-        return self.weights + self.reference + self.optimizer + self.activations
+        return self.weights + self.ref_model + self.optimizer + self.activations
 
 
-def steps(recipe: Recipe, counts: dict[str, int]) -> int:
+def count_steps(recipe: Recipe, counts: dict[str, int]) -> int:
     """Updates in the whole run: each data set's batches, the last one filled up. SFT mixes the data sets."""
     if recipe.optimizer.steps is not None:
         return recipe.optimizer.steps
@@ -44,17 +45,17 @@ def steps(recipe: Recipe, counts: dict[str, int]) -> int:
     return math.ceil((recipe.optimizer.epochs or 1) * sum(-(-n // batch) for n in sizes))
 
 
-def count_images(examples: Sequence[Example], names: Sequence[str]) -> dict[str, int]:
+def count_images(examples: Sequence[Example]) -> dict[str, int]:
     """Images of each data set."""
-    return {name: sum(e.dataset == i for e in examples) for i, name in enumerate(names)}
+    return dict(Counter(example.dataset for example in examples))
 
 
-def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
+def plan(recipe: Recipe, examples: list[Example]) -> Plan:
     """The cost of `recipe` on these examples.
 
     Raises UserError where a data set is smaller than a batch.
     """
-    counts = count_images(examples, names)
+    counts = count_images(examples)
     batch = recipe.global_batch
     for name, count in (counts if recipe.compares else {"all": len(examples)}).items():
         if count < batch:
@@ -68,7 +69,7 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
     size = model_size(recipe.model)
     width = 2 if recipe.lora else 4  # bytes a weight: LoRA trains on a frozen bfloat16 base
     trained = size.lora(recipe.lora.rank) if recipe.lora else size.parameters
-    has_reference = rl2r and recipe.rl2r.kl_weight > 0 and not recipe.lora
+    has_ref_model = rl2r and recipe.rl2r.kl_weight > 0 and not recipe.lora
     tokens = recipe.optimizer.images_per_device * (
         size.prompt_tokens(recipe.max_pixels, 1 + recipe.reference)
         + (recipe.rl2r.responses if rl2r else 1) * recipe.rl2r.max_new_tokens
@@ -80,13 +81,13 @@ def plan(recipe: Recipe, examples: list[Example], names: list[str]) -> Plan:
     return Plan(
         images=counts,
         batch=batch,
-        steps=steps(recipe, counts),
+        steps=count_steps(recipe, counts),
         responses_a_step=responses,
         comparisons_a_step=comparisons,
         parameters=size.parameters,
         parameters_from=size.source,
         weights=size.parameters * width,
-        reference=size.parameters * width if has_reference else 0,
+        ref_model=size.parameters * width if has_ref_model else 0,
         optimizer=trained * 12,  # gradient and AdamW's two moments, float32
         activations=activations,
     )
@@ -174,12 +175,15 @@ def plan_table(recipe: Recipe, cost: Plan) -> Table:
         ("comparisons a step", f"{cost.comparisons_a_step:,}"),
         ("parameters", f"{cost.parameters / 1e6:,.1f} M ({cost.parameters_from})"),
         ("memory a device (estimate)", f"{cost.memory / giga:.1f} GiB"),
-        ("  weights, reference", f"{cost.weights / giga:.1f} + {cost.reference / giga:.1f} GiB"),
+        (
+            "  weights, reference policy",
+            f"{cost.weights / giga:.1f} + {cost.ref_model / giga:.1f} GiB",
+        ),
         ("  gradients and AdamW", f"{cost.optimizer / giga:.1f} GiB"),
         ("  activations", f"{cost.activations / giga:.1f} GiB"),
     ]
     if devices > 1:
-        states = cost.weights + cost.reference + cost.optimizer
+        states = cost.weights + cost.ref_model + cost.optimizer
         rows.append(
             (
                 "memory, ZeRO-3 sharded",

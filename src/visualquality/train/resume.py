@@ -1,7 +1,5 @@
-"""Going on where a run stopped."""
+"""Continuing a run where it stopped."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from ..models.load import load_strictly
 
 
 class ExactResume:
-    """What both trainers put before TRL's: the order that `run_order` laid out, and a strict load of a checkpoint."""
+    """What all trainers put before TRL's: the order that `run_order` laid out, and a strict load of a checkpoint."""
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -34,23 +32,12 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
     model.load_state_dict(saved.state_dict(), strict=True)
 
 
+def checkpoint_step(checkpoint: Path) -> int:
+    """The number of steps that were done when a checkpoint was written."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def last_checkpoint(output: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None. A checkpoint is complete when its trainer state is there."""
     found = [path.parent for path in output.glob("checkpoint-*/trainer_state.json")]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def rewind(log: Path, step: int) -> None:
-    """Drop the lines of a JSON Lines log that a resumed run will write again: those after `step`, and a torn one."""
-    if not log.is_file():
-        return
-    kept = []
-    for line in log.read_text(encoding="utf-8").split("\n"):  # words may hold other ends of lines
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break
-    part = log.with_suffix(".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    os.replace(part, log)
+    return max(found, key=checkpoint_step, default=None)

@@ -13,29 +13,36 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
+from ..io import filter_jsonl, write_text
 from ..memory import keep_freed_memory
+from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
-from ..models.nano import NanoForConditionalGeneration
-from .examples import read_examples, run_order
+from .examples import FeatureCache, read_examples, run_order
 from .expected import ExpectedScoreTrainer
-from .plan import count_images
-from .plan import steps as plan_steps
-from .probes import read_probes
+from .logs import LiveProgress, MetricsFile, read_probes
+from .packed import allow_packing
+from .plan import count_images, count_steps
 from .recipe import Recipe
-from .resume import last_checkpoint, rewind
-from .sft import SupervisedTrainer
+from .resume import checkpoint_step, last_checkpoint
+from .supervised import SupervisedTrainer
 from .trainer import RL2RTrainer
-from .watch import LiveProgress, MetricsFile
 
 FINAL = "final"
 
 
-def train(recipe: Recipe, *, resume: bool = False, console: Console | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    cache: FeatureCache | None = None,
+) -> Path:
     """Run a recipe and return the folder of the trained model, `output/final`.
 
     `output` gets `recipe.yaml`, `metrics.jsonl`, `samples.jsonl` (RL2R), checkpoints, and `final`. With `resume` an
     interrupted run goes on from its last checkpoint (or its start, where it had none yet), to the same weights as if it
     had not been interrupted. Run it under torchrun or accelerate for several processes.
+    `cache`: what a frozen vision tower gives for images, shared by several runs of one process.
     Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.
     """
     output, world = recipe.output, int(os.environ.get("WORLD_SIZE", "1"))
@@ -51,58 +58,61 @@ def train(recipe: Recipe, *, resume: bool = False, console: Console | None = Non
     checkpoint = _claim(recipe, output, resume)
     if not torch.cuda.is_available():
         keep_freed_memory()
-    examples, names = read_examples(recipe)
-    total = plan_steps(recipe, count_images(examples, names))
+    examples = read_examples(recipe)
+    steps = count_steps(recipe, count_images(examples))
     order = run_order(
         examples,
-        names,
         compares=recipe.compares,
         batch=recipe.global_batch,
-        repeat=recipe.optimizer.accumulation
-        if recipe.method == "rl2r"
-        else 1,  # TRL's GRPO takes a batch so often
-        steps=total,
+        # TRL's GRPO takes a batch once for each part of the accumulation.
+        repeat=recipe.optimizer.accumulation if recipe.method == "rl2r" else 1,
+        steps=steps,
         seed=recipe.seed,
     )
     vlm = load_policy(recipe)
-    base = (
-        vlm.digest if recipe.lora and recipe.model in EMBEDDED_NAMES else None
-    )  # those change with the package
-    metrics, samples, asked = (
-        output / name for name in ("metrics.jsonl", "samples.jsonl", "probes.jsonl")
-    )
-    probes = read_probes(recipe, asked)
-    main = int(os.environ.get("RANK", "0")) == 0
-    if main:
-        done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-        rewind(metrics, done)
-        rewind(samples, done)
-        rewind(asked, done - 1)  # they are asked before a step, under the number of steps done
+    # The embedded models change with the package, so an adapter of one says which weights it is for.
+    adapts_embedded = recipe.lora and recipe.model in EMBEDDED_NAMES
+    base = vlm.digest if adapts_embedded else None
+    metrics, samples = output / "metrics.jsonl", output / "samples.jsonl"
+    probes = read_probes(recipe, output / "probes.jsonl")
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_main:
+        # What a resumed run will write again goes. Probes are scored before a step, under the number of steps done.
+        done = checkpoint_step(checkpoint) if checkpoint else 0
+        for log, last in ((metrics, done), (samples, done), (output / "probes.jsonl", done - 1)):
+            filter_jsonl(log, lambda record, last=last: record["step"] <= last)
+    if recipe.freeze_vision:
+        cache = cache or FeatureCache()
+    else:
+        cache = None  # a tower that is trained gives something else at every step
     live = LiveProgress(console or Console(stderr=True))
     kwargs: dict[str, Any] = {
         "callbacks": [MetricsFile(metrics), live],
         "peft_config": _lora(recipe),
     }
-    common = _arguments(recipe, total)
+    common = _arguments(recipe, steps)
     trainer: RL2RTrainer | SupervisedTrainer | ExpectedScoreTrainer
     if recipe.method == "rl2r":
         args = _grpo_config(recipe, common)
-        trainer = RL2RTrainer(vlm, examples, names, recipe, order, args, samples, probes, **kwargs)
+        trainer = RL2RTrainer(vlm, examples, recipe, order, args, samples, probes, cache, **kwargs)
     else:
         sft = SFTConfig(
-            **common, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False
+            **common,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            packing=False,
         )
         kind = SupervisedTrainer if recipe.method == "sft" else ExpectedScoreTrainer
-        trainer = kind(vlm, examples, recipe, order, args=sft, **kwargs)
+        trainer = kind(vlm, examples, recipe, order, cache, args=sft, **kwargs)
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
-        live.progress.stop()  # an interrupt must not leave the terminal without its cursor
+        live.bar.stop()  # an interrupt must not leave the terminal without its cursor
     trainer.save_model(str(output / FINAL))
-    if main:
+    if is_main:
         record = {"prompt": recipe.prompt, "reference": recipe.reference, "base": base}
-        (output / FINAL / TRAINED_WITH).write_text(json.dumps(record) + "\n")
+        write_text(output / FINAL / TRAINED_WITH, json.dumps(record) + "\n")
     return output / FINAL
 
 
@@ -120,18 +130,17 @@ def load_policy(recipe: Recipe) -> VisionLanguageModel:
     vlm.model.config._name_or_path = vlm.model.name_or_path = name
     if recipe.freeze_vision:
         freeze_vision(vlm)
+    allow_packing(vlm.model)
     vlm.model.train()
     return vlm
 
 
 def freeze_vision(vlm: VisionLanguageModel) -> None:
-    """No gradient for the tower: nano's EfficientNet, or the whole vision transformer of a Qwen-VL."""
-    core = vlm.model.model
-    tower = (
-        core.vision.tower
-        if isinstance(vlm.model, NanoForConditionalGeneration)
-        else getattr(core, "visual", None)
-    )
+    """No gradient for the vision tower: nano's EfficientNet, or the whole vision transformer of a Qwen-VL.
+
+    Raises UserError where the tower of the model's family is not known.
+    """
+    tower = family_of(vlm.model.config).vision_tower(vlm.model)
     if tower is None:
         raise UserError(
             f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false"
@@ -162,7 +171,7 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
             f"{output} already holds a run: go on with --resume, or give another --output"
         )
     output.mkdir(parents=True, exist_ok=True)
-    record.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    write_text(record, yaml.safe_dump(resolved, sort_keys=False))
     return None
 
 

@@ -24,8 +24,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from .configuration import NanoConfig
-from .layout import cells
+from .configuration import NanoConfig, cells
 from .pixels import PIXEL_WIDTH, pixel_statistics
 from .tower import HEAD_CHANNELS, MIDDLE, SPREAD, STRIDE, TAP_CHANNELS, Tower
 

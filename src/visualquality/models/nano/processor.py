@@ -10,8 +10,7 @@ from transformers import AutoImageProcessor, AutoProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-from .configuration import NanoConfig
-from .layout import image_tokens
+from .configuration import NanoConfig, image_tokens
 from .tower import MIDDLE, SPREAD, STRIDE
 
 IMAGE_TOKEN = "<|image|>"
@@ -69,7 +68,7 @@ class NanoImageProcessor(BaseImageProcessor):
         )
 
     def tokens(self, height: int, width: int) -> int:
-        """Of an image of so many strides."""
+        """Number of image tokens for height × width strides."""
         return image_tokens(height, width, self.cell, self.max_cells, self.pixels)
 
     def patches(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int, int]]:

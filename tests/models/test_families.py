@@ -4,9 +4,9 @@ import pytest
 
 from conftest import picture
 from visualquality import Scorer, UserError, response
-from visualquality.models.encode import encode_prompt
-from visualquality.models.known import known_model, subfolder_of, trained_prompt
+from visualquality.models.families import release_of, subfolder_of, trained_prompt
 from visualquality.models.load import load
+from visualquality.models.prompt import encode_prompt
 
 # Typed from Q-Insight's inference code, apart from the constants that the package holds.
 SYSTEM = (
@@ -38,9 +38,9 @@ QUESTION = (
         ("Qwen/Qwen3-VL-8B-Instruct", None),
     ],
 )
-def test_known_models_by_their_names(name, prompt):
+def test_release_ofs_by_their_names(name, prompt):
     assert trained_prompt(name) == prompt
-    assert (known_model(name) is None) == (prompt is None)
+    assert (release_of(name) is None) == (prompt is None)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_other_models_are_asked_as_before(model_folder):
     """The image first, then the text, under the system message of the model's own template."""
     vlm = load(str(model_folder("qwen2_5_vl")), device="cpu", max_pixels=28 * 28 * 4)
     text = vlm.processor.tokenizer.decode(
-        encode_prompt(vlm.processor, [picture(0, (56, 56))], "Rate.")["input_ids"]
+        encode_prompt(vlm.processor, [picture(0, (56, 56))], "Rate.").tokens["input_ids"]
     )
     image = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
     system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

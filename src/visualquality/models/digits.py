@@ -1,0 +1,192 @@
+"""The score that a model expects to give, read off its distribution over the digits of the answer.
+
+The answer is opened for the model (`<answer>`), and what could follow is a small tree of tokens: a first digit, a
+point, one or two decimals, or the end. The probabilities of the tokens at each place, scaled to those that can write a
+score in [1, 5], give the probability of every score. Nothing is drawn, so the result is always in [1, 5] and never
+unreadable, and it can be differentiated: scoring (`score_distribution`) and training
+(`score_distribution_with_gradient`) share the tree and the reading. Q-Align and DeQA-Score read five levels in this
+way; here it is the digits (cf. arXiv 2503.03064: the mean beats the mode).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import UserError
+from .generate import Prefilled
+from .prompt import PromptBatch, prompt_positions
+
+OPENING, CLOSING = "<answer>", "</answer>"
+
+_BEGINNING = re.compile(
+    r"[1-4](\.\d{0,2})?|5(\.0{0,2})?"
+)  # what can still become a score in [1, 5]
+_COMPLETE = re.compile(r"[1-5](\.\d{1,2})?")
+_FINEST = re.compile(r"[1-5]\.\d\d")  # a further decimal is not read
+
+
+@dataclass(frozen=True)
+class ScoreDistribution:
+    """Distributions over S scores, of each of B prompts. A score may be there several times (3, 3.0 and 3.00).
+
+    values: in [1, 5]. log_probabilities: float64, natural logarithm; their exponentials sum to 1.
+    bare: marks the scores of one digit without a point, such as 3.
+    """
+
+    values: Float[Tensor, " s"]
+    log_probabilities: Float[Tensor, "b s"]
+    bare: Bool[Tensor, " s"]
+
+    def mean(self) -> Float[Tensor, " b"]:
+        """The expected score, in [1, 5]."""
+        return self.log_probabilities.exp() @ self.values
+
+    def variance(self) -> Float[Tensor, " b"]:
+        deviations = self.values - self.mean()[:, None]
+        return (self.log_probabilities.exp() * deviations.square()).sum(1)
+
+    def levels(self) -> Float[Tensor, "b 5"]:
+        """Log-probabilities of the bare answers 1 to 5."""
+        ends = [self.bare & (self.values == level) for level in range(1, 6)]
+        return torch.stack([self.log_probabilities[:, end].logsumexp(1) for end in ends], 1)
+
+
+class DigitTree:
+    """Every way in which a tokenizer can write a score of at most two decimals, as a tree of tokens below `<answer>`.
+
+    Node 0 is the end of the prompt. Node n > 0 is the token `tokens[n - 1]`, `depths[n - 1]` tokens after the prompt,
+    below the node `parents[n - 1]`. Digits that a tokenizer merges into one token are nodes as any other.
+    opening: the tokens of `<answer>`. Raises UserError where the tokenizer cannot write the digits 1 to 5.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: Sequence[int]):
+        vocabulary = dict(enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))))
+        self.opening: list[int] = tokenizer(OPENING, add_special_tokens=False).input_ids
+        numbers = {i: t for i, t in vocabulary.items() if t and re.fullmatch(r"[0-9.]{1,4}", t)}
+        if not {"1", "2", "3", "4", "5"} <= {text[0] for text in numbers.values()}:
+            raise UserError(
+                "this model's tokenizer has no tokens for the digits 1 to 5; use mode reason or direct"
+            )
+        # A number ends where the tag closes, with whatever piece of it, or with the response.
+        ends = sorted({*eos, *(i for i, t in vocabulary.items() if t and CLOSING.startswith(t))})
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.depths: list[int] = []
+        self.next_tokens: list[list[int]] = []  # of each node, those that may follow
+        self._child_of: list[tuple[int, int]] = []  # (node, place among those that may follow it)
+        self._leaves: list[tuple[int, int, float, bool]] = []  # node, place, score, bare
+        self._grow(numbers, ends)
+
+    def _grow(self, numbers: dict[int, str], ends: list[int]) -> None:
+        """Breadth first, so that a node comes after its parent."""
+        texts, depths = [""], [0]
+        for node, text in enumerate(texts):  # `texts` grows while it is gone through
+            longer = {i: text + t for i, t in numbers.items() if _BEGINNING.fullmatch(text + t)}
+            for place, (token, written) in enumerate(longer.items()):
+                if _FINEST.fullmatch(written):
+                    self._leaves.append((node, place, float(written), False))
+                    continue
+                texts.append(written)
+                depths.append(depths[node] + 1)
+                self.tokens.append(token)
+                self.parents.append(node)
+                self._child_of.append((node, place))
+            stops = ends if _COMPLETE.fullmatch(text) else []
+            for place in range(len(longer), len(longer) + len(stops)):
+                self._leaves.append((node, place, float(text), len(text) == 1))
+            self.next_tokens.append([*longer, *stops])
+        self.depths = depths[1:]
+
+    def __len__(self) -> int:
+        """Number of nodes below the prompt."""
+        return len(self.tokens)
+
+    def visible(self, device: torch.device) -> Bool[Tensor, "n n"]:
+        """Which nodes each node looks at: its ancestors and itself."""
+        sees = torch.eye(len(self), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent > 0:  # 0 is the prompt, which all see
+                sees[node] |= sees[parent - 1]
+        return sees.to(device)
+
+    def offsets(self, device: torch.device) -> Int[Tensor, " n"]:
+        """How far after the prompt's end each node stands; the first token after it has 0."""
+        return torch.tensor(self.depths, device=device) - 1
+
+    def ids(self, batch: int, device: torch.device) -> Int[Tensor, "b n"]:
+        """The tokens, for each of B prompts."""
+        return torch.tensor(self.tokens, device=device).expand(batch, -1)
+
+    def distribution(self, logits: Float[Tensor, "b n1 v"]) -> ScoreDistribution:
+        """From the logits after the prompt and after each node, (B, 1 + nodes, vocabulary)."""
+        # Padded to the longest list of next tokens, so that one gather serves all nodes.
+        width = max(map(len, self.next_tokens))
+        following = torch.zeros(len(self) + 1, width, dtype=torch.long)
+        allowed = torch.zeros(len(self) + 1, width, dtype=torch.bool)
+        for node, ids in enumerate(self.next_tokens):
+            following[node, : len(ids)] = torch.tensor(ids)
+            allowed[node, : len(ids)] = True
+        following, allowed = following.to(logits.device), allowed.to(logits.device)
+        shares = logits.gather(2, following.expand(len(logits), -1, -1)).double()
+        shares = shares.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+        # Log-probability of arriving at each node; a parent comes before its children.
+        reached = [shares.new_zeros(len(shares))]
+        for node, place in self._child_of:
+            reached.append(reached[node] + shares[:, node, place])
+        nodes, places, values, bare = zip(*self._leaves, strict=True)
+        arrived = torch.stack(reached, 1)[:, list(nodes)]
+        return ScoreDistribution(
+            torch.tensor(values, dtype=torch.float64, device=logits.device),
+            arrived + shares[:, list(nodes), list(places)],
+            torch.tensor(bare, device=logits.device),
+        )
+
+
+@torch.no_grad()
+def score_distribution(prefilled: Prefilled, tree: DigitTree) -> ScoreDistribution:
+    """The distribution over the score of each of B prompts that end in `<answer>`: one forward behind their cache."""
+    batch, device = len(prefilled.mask), prefilled.logits.device
+    prompt = prefilled.mask.bool()[:, None].expand(-1, len(tree), -1)
+    visible = torch.cat([prompt, tree.visible(device).expand(batch, -1, -1)], 2)
+    logits = prefilled.append(
+        prefilled.cache(),
+        tree.ids(batch, device),
+        prefilled.positions.after(tree.offsets(device)),
+        visible,
+    )
+    return tree.distribution(torch.cat([prefilled.logits[:, None], logits], 1))
+
+
+def score_distribution_with_gradient(
+    model: Any, core: PreTrainedModel, prompts: PromptBatch, tree: DigitTree
+) -> ScoreDistribution:
+    """The same with a gradient: all nodes stand in one row behind their prompt, and no cache is kept.
+
+    `model` is called (it may be wrapped for several devices); `core` is the bare model, asked for positions.
+    """
+    batch, length, nodes = len(prompts), prompts.length, len(tree)
+    device = prompts.mask.device
+    side = length + nodes
+    real = prompts.mask.bool()
+    visible = torch.zeros(batch, side, side, dtype=torch.bool, device=device)
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    visible[:, :length, :length] = causal & real[:, None]
+    visible[:, length:, :length] = real[:, None]
+    visible[:, length:, length:] = tree.visible(device)
+    # Padding sees itself: a row that sees nothing has no softmax.
+    visible |= torch.eye(side, dtype=torch.bool, device=device)
+    positions = prompt_positions(core, prompts)
+    logits = model(
+        **prompts.followed_by(tree.ids(batch, device)),
+        attention_mask=visible[:, None],
+        position_ids=torch.cat([positions.prompt, positions.after(tree.offsets(device))], -1),
+        use_cache=False,
+        logits_to_keep=torch.arange(length - 1, side, device=device),
+    ).logits
+    return tree.distribution(logits)

@@ -1,0 +1,235 @@
+"""What the package knows of families of vision-language models, and of released weights.
+
+A new family is one entry of `FAMILIES`. A family that is not listed is tried with what transformers offers
+(`OTHER`): it can be scored, and trained row by row.
+
+| released weights | prompt | chat | answer | scale |
+| --- | --- | --- | --- | --- |
+| TianheWu/VisualQuality-R1-7B, and its other releases | released | image, text | a number | 1 to 5 |
+| ByteDance/Q-Insight, subfolder score_degradation | q-insight | system, text, image | JSON, key "rating" | 1 to 5 |
+| Qwen/Qwen2.5-VL-…-Instruct, zero-shot | paper (it was trained with none) | image, text | a number | 1 to 5 |
+
+How a prompt is put to a model and how its answer is read belong to the prompt, in `response.py`. The facts are from
+the inference code that each team published.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import (
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessorPil,
+)
+from transformers.processing_utils import ProcessorMixin
+
+from ..errors import UserError
+from ..io import write_text
+from ..response import PromptName
+from .nano import NanoConfig, NanoProcessor
+
+
+@dataclass(frozen=True)
+class Family:
+    """How models of one architecture are handled.
+
+    load_processor: from (folder or hub name, subfolder of it). limit_pixels: bounds the pixels that the model sees of
+    an image. vision_tower: the module that looks at pixels, to freeze it; None where it is not known.
+    packable: several responses may share a row in training, since masks and positions are known and tested.
+    float32: always in float32, whatever number format is asked for.
+    """
+
+    load_processor: Callable[[str, str], ProcessorMixin]
+    limit_pixels: Callable[[ProcessorMixin, int], None]
+    vision_tower: Callable[[PreTrainedModel], nn.Module | None]
+    packable: bool = False
+    float32: bool = False
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a model's configuration; `OTHER` where it is not listed."""
+    return FAMILIES.get(config.model_type, OTHER)
+
+
+def bare_model(model: PreTrainedModel) -> Any:
+    """The Hugging Face model itself, out of PEFT's wrapper; importing peft just to ask takes seconds."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def placeholder_ids(config: PreTrainedConfig) -> list[int]:
+    """Tokens that stand for pixels. A model must not draw one: it would point at an image that is not there."""
+    names = ("image_token_id", "video_token_id", "image_token_index")
+    return [int(i) for name in names if (i := getattr(config, name, None)) is not None]
+
+
+# nano, the embedded model
+
+
+def _nano_processor(name: str, subfolder: str) -> ProcessorMixin:
+    return NanoProcessor.from_pretrained(name)
+
+
+def _limit_nano(processor: ProcessorMixin, max_pixels: int) -> None:
+    processor.image_processor.max_pixels = max_pixels
+
+
+# Its statistics would lose their last digits in bfloat16, hence float32.
+NANO = Family(
+    _nano_processor,
+    _limit_nano,
+    lambda model: model.model.vision.tower,
+    packable=True,
+    float32=True,
+)
+
+
+# Qwen2-VL, Qwen2.5-VL, Qwen3-VL
+
+# The class that other software knows the processor of a family by.
+QWEN_VL_PROCESSORS = {
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+}
+
+
+class ImageOnlyQwenVLProcessor(Qwen2_5_VLProcessor):
+    """The Qwen-VL processor for text and images, without torchvision.
+
+    Their own processors want a video processor, which wants torchvision. Hugging Face infers a processor's parts from
+    the signature of `__init__`, so this one has none. What it saves is what the published models have, so that any
+    software loads a trained model as it loads the one that it was trained from.
+    """
+
+    model_type = "qwen2_5_vl"
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> list[str]:
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        folder = Path(save_directory)
+        known_as = {"processor_class": QWEN_VL_PROCESSORS[self.model_type]}
+        for name in ("processor_config.json", "tokenizer_config.json"):
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            _write_json(folder / name, settings | known_as)
+        # Older transformers, and vLLM, look for the image settings in a file of their own.
+        config = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+        _write_json(folder / "preprocessor_config.json", config["image_processor"] | known_as)
+        return saved
+
+
+def _write_json(path: Path, settings: dict[str, Any]) -> None:
+    write_text(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _qwen_processor(model_type: str) -> Callable[[str, str], ProcessorMixin]:
+    def load_processor(name: str, subfolder: str) -> ProcessorMixin:
+        processor = ImageOnlyQwenVLProcessor.from_pretrained(name, subfolder=subfolder)
+        processor.model_type = model_type
+        # Pillow's, whatever else is installed: the same pixels on every machine.
+        processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(
+            name, subfolder=subfolder
+        )
+        return processor
+
+    return load_processor
+
+
+def _limit_edges(processor: ProcessorMixin, max_pixels: int) -> None:
+    """Qwen's image processors call the bounds on the *area* its shortest and longest edge."""
+    images = processor.image_processor
+    shortest = min(images.size["shortest_edge"], max_pixels)
+    images.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
+
+
+# All others
+
+
+def _auto_processor(name: str, subfolder: str) -> ProcessorMixin:
+    processor = AutoProcessor.from_pretrained(name, subfolder=subfolder)
+    if not isinstance(processor, ProcessorMixin):  # AutoProcessor may give a bare tokenizer instead
+        raise UserError(
+            f"{name!r} has no processor for images here; its processor may need torchvision"
+        )
+    return processor
+
+
+OTHER = Family(_auto_processor, _limit_edges, lambda model: getattr(model.model, "visual", None))
+
+FAMILIES: dict[str, Family] = {NanoConfig.model_type: NANO} | {
+    model_type: Family(
+        _qwen_processor(model_type),
+        _limit_edges,
+        lambda model: model.model.visual,
+        packable=True,
+    )
+    for model_type in QWEN_VL_PROCESSORS
+}
+
+
+# Released weights
+
+
+@dataclass(frozen=True)
+class Release:
+    """Released weights: `name`, their name on the hub without its owner, in lower case, as a regular expression (it
+    holds for a copy on disk too); the prompt that they were trained with; the subfolder of the repository that has
+    them."""
+
+    name: str
+    prompt: PromptName
+    subfolder: str = ""
+
+
+RELEASES = (
+    Release(r"visualquality-r1[^/\\]*", "released"),
+    Release(r"q-insight", "q-insight", "score_degradation"),
+    Release(r"qwen2\.5-vl[^/\\]*", "paper"),
+)
+
+
+def release_of(name: str) -> Release | None:
+    """The entry of a hub name, of a folder named like it, or of a path inside that or the hub's cache; None for others.
+
+    >>> release_of("ByteDance/Q-Insight").prompt, release_of("models/VisualQuality-R1-7B/").prompt
+    ('q-insight', 'released')
+    >>> release_of("nano") or release_of("runs/q-insight-mine/final")
+    """
+    for release in RELEASES:
+        # "--": the hub's cache has folders such as models--ByteDance--Q-Insight.
+        if re.search(rf"(^|[/\\]|--){release.name}($|[/\\])", name.lower()):
+            return release
+    return None
+
+
+def trained_prompt(name: str) -> PromptName | None:
+    """The prompt that released weights of this name were trained with; None for other names.
+
+    >>> trained_prompt("TianheWu/VisualQuality-R1-7B"), trained_prompt("nano")
+    ('released', None)
+    """
+    release = release_of(name)
+    return None if release is None else release.prompt
+
+
+def subfolder_of(name: str) -> str:
+    """The subfolder of a hub name or folder that holds its model; "" is the top, where a folder may have it too.
+
+    >>> subfolder_of("ByteDance/Q-Insight"), subfolder_of("Qwen/Qwen2.5-VL-7B-Instruct")
+    ('score_degradation', '')
+    """
+    release = release_of(name)
+    if release is None or (Path(name).is_dir() and not (Path(name) / release.subfolder).is_dir()):
+        return ""
+    return release.subfolder

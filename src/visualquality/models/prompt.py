@@ -1,0 +1,198 @@
+"""Images and a question as the tensors that a model takes: one prompt, a batch of prompts, and their positions.
+
+`P` is the number of tokens of a prompt, `B` the number of prompts of a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from .families import bare_model
+
+# What a processor gives one number a token for. All else that it gives belongs to the images.
+TOKEN_KEYS = ("input_ids", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    tokens: (P,) each; `input_ids`, and for Qwen-VL `mm_token_type_ids`, which is 0 for text.
+    images: tensors with patches or images along their first axis, such as `pixel_values` and `image_grid_thw`.
+    """
+
+    tokens: dict[str, Tensor]
+    images: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.tokens["input_ids"])
+
+    def followed_by(self, ids: Sequence[int]) -> "Prompt":
+        """The prompt with the text tokens `ids` after it, as where the answer is opened for the model."""
+        return Prompt(
+            {k: _appended(k, v, torch.tensor(ids)) for k, v in self.tokens.items()}, self.images
+        )
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """B prompts, padded on one side.
+
+    tokens: (B, P) each, as in `Prompt`. mask: (B, P), 1 for what is not padding.
+    images: those of all prompts, one after another.
+    """
+
+    tokens: dict[str, Tensor]
+    mask: Int[Tensor, "b p"]
+    images: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @property
+    def length(self) -> int:
+        """P, padding included."""
+        return self.mask.shape[1]
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What a model's forward takes."""
+        return {**self.tokens, "attention_mask": self.mask, **self.images}
+
+    def to(self, device: torch.device | str) -> "PromptBatch":
+        tokens = {k: v.to(device) for k, v in self.tokens.items()}
+        images = {k: v.to(device) for k, v in self.images.items()}
+        return PromptBatch(tokens, self.mask.to(device), images)
+
+    def followed_by(self, ids: Int[Tensor, "b t"]) -> dict[str, Tensor]:
+        """Inputs with the text tokens `ids` after each prompt; the mask of the whole is left to the caller."""
+        tokens = {k: _appended(k, v, ids) for k, v in self.tokens.items()}
+        return {**tokens, **self.images}
+
+    def repeated(self, times: int) -> "PromptBatch":
+        """The whole batch `times` over. So nobody needs to know which patches belong to which image."""
+        tokens = {k: v.repeat(times, 1) for k, v in self.tokens.items()}
+        images = {k: torch.cat([v] * times) for k, v in self.images.items()}
+        return PromptBatch(tokens, self.mask.repeat(times, 1), images)
+
+    def rows(self, rows: slice, model: PreTrainedModel) -> "PromptBatch":
+        """Some of the prompts with their images, without the padding that all of them share.
+
+        `model` knows how many rows of each image tensor an image has. Prompts of a batch have equally many images.
+        """
+        grid = self.images["image_grid_thw"]
+        each = len(grid) // len(self)
+        chosen = slice(each * rows.start, each * rows.stop)
+        sizes = {"pixel_values": grid.prod(1).tolist()}
+        if "vision_features" in self.images:
+            sizes["vision_features"] = bare_model(model).model.feature_sizes(grid)
+        images = {}
+        for key, value in self.images.items():
+            parts = value.split(sizes.get(key, 1))
+            images[key] = torch.cat(parts[chosen])
+        padding = int(self.mask[rows].any(0).int().argmax())
+        tokens = {k: v[rows, padding:] for k, v in self.tokens.items()}
+        return PromptBatch(tokens, self.mask[rows, padding:], images)
+
+
+def _appended(key: str, values: Tensor, ids: Tensor) -> Tensor:
+    """Per-token values with those of text tokens `ids` after them: the ids themselves, or the type of text, 0."""
+    ids = ids.to(values)
+    return torch.cat([values, ids if key == "input_ids" else torch.zeros_like(ids)], -1)
+
+
+def encode_prompt(
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image],
+    question: str,
+    *,
+    system: str | None = None,
+    image_last: bool = False,
+) -> Prompt:
+    """One prompt with the images in their order.
+
+    `system`: the system message, in place of the one that the chat template may bring. `image_last`: the images
+    after the question instead of before it. Raises ValueError for an image that the processor refuses.
+    """
+    image_parts: list[Any] = [{"type": "image"} for _ in images]
+    text_parts: list[Any] = [{"type": "text", "text": question}]
+    content = text_parts + image_parts if image_last else image_parts + text_parts
+    messages: Any = [{"role": "user", "content": content}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    encoded = dict(processor(images=list(images), text=[text], return_tensors="pt"))
+    tokens = {key: encoded.pop(key)[0] for key in TOKEN_KEYS if key in encoded}
+    del encoded["attention_mask"]  # of one prompt it is all ones; `collate` makes that of a batch
+    return Prompt(tokens, encoded)
+
+
+def collate(prompts: Sequence[Prompt], pad_token_id: int, side: str = "left") -> PromptBatch:
+    """Several prompts as one batch, padded on the side "left", to generate after them, or "right"."""
+    tokens = {}
+    for key in prompts[0].tokens:
+        fill = pad_token_id if key == "input_ids" else 0
+        tokens[key] = pad([p.tokens[key] for p in prompts], fill, side=side)
+    mask = pad([torch.ones(len(p), dtype=torch.long) for p in prompts], 0, side=side)
+    images = {key: torch.cat([p.images[key] for p in prompts]) for key in prompts[0].images}
+    return PromptBatch(tokens, mask, images)
+
+
+def pad(rows: Sequence[Tensor], fill: int, *, side: str) -> Tensor:
+    """(B, longest) from rows of unequal length, filled on the side "left" or "right"."""
+    return torch.nn.utils.rnn.pad_sequence(
+        list(rows), batch_first=True, padding_value=fill, padding_side=side
+    )
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where a model counts the tokens of a batch of prompts.
+
+    prompt: (B, P), or (3, B, P) for Qwen-VL's M-RoPE, which counts time, height and width. next: (B,), the position
+    of the first token after each prompt.
+    """
+
+    prompt: Int[Tensor, "*axes b p"]
+    next: Int[Tensor, " b"]
+
+    def after(
+        self, offsets: Int[Tensor, " t"], next: Tensor | None = None
+    ) -> Int[Tensor, "*axes b t"]:
+        """Positions of text tokens that stand `offsets` after the prompt's end: text counts alike on all axes.
+
+        `next` stands for `self.next` where some of the rows are gone.
+        """
+        first = self.next if next is None else next
+        positions = first[:, None] + offsets
+        return positions if self.prompt.ndim == 2 else positions.expand(len(self.prompt), -1, -1)
+
+
+def prompt_positions(model: PreTrainedModel, batch: PromptBatch) -> Positions:
+    """The positions of a batch of prompts in a model, which may be wrapped by PEFT.
+
+    Raises TypeError for a model with M-RoPE that cannot tell its positions: they would silently be wrong.
+    """
+    core = bare_model(model)
+    if not hasattr(core.model, "get_rope_index"):
+        if "mrope_section" in (
+            getattr(core.config.get_text_config(), "rope_parameters", None) or {}
+        ):
+            raise TypeError(f"{type(core).__name__} has M-RoPE, but cannot tell positions")
+        counted = (batch.mask.cumsum(1) - 1).clamp(min=0)
+        return Positions(counted, batch.mask.sum(1))
+    types = {k: v for k, v in batch.tokens.items() if k == "mm_token_type_ids"}
+    positions, _ = core.model.get_rope_index(
+        batch.tokens["input_ids"],
+        image_grid_thw=batch.images["image_grid_thw"],
+        attention_mask=batch.mask,
+        **types,
+    )
+    positions = positions.masked_fill(batch.mask[None] == 0, 0)
+    return Positions(positions, positions.amax(dim=(0, 2)) + 1)
