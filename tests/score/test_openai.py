@@ -318,6 +318,13 @@ def test_a_refused_image_fails_alone(server, pauses):
     assert not pauses
 
 
+def test_the_other_samples_of_a_refused_image_are_not_sent(server):
+    server.script = lambda image, attempt: (400, {})
+    (rating,) = rater(server, samples=6, concurrency=1).rate([picture(0)])
+    assert rating.score is None
+    assert len(server.requests) <= 2
+
+
 @pytest.mark.parametrize("status", [400, 503])
 def test_a_server_that_only_refuses_is_not_asked_for_every_image(server, pauses, status):
     server.script = lambda image, attempt: (status, {"detail": "no images here"})

@@ -174,7 +174,7 @@ def test_the_batch_is_64_unless_it_is_given():
 
 @pytest.mark.parametrize("option", [{"mode": "expect"}, {"mode": "auto"}, {"samples": "auto"}])
 def test_what_an_engine_cannot_do_is_refused(option):
-    with pytest.raises(UserError, match="engine vllm .*mode reason or direct.*number of samples"):
+    with pytest.raises(UserError, match=r"engine vllm .*mode reason or direct.*number of samples"):
         rater("some/model", **option)
 
 

@@ -61,15 +61,15 @@ def method(
 
         return Scorer(name, **drawing, tolerance=tolerance, doubt=doubt, batch=batch, device=device)
     if engine in ("vllm", "openai"):
-        # Without `batch`: how many images an engine takes at a time is its own affair, unless it is asked for.
-        options = score_settings(engine=engine, url=url, **drawing)
+        # `batch` is left out: its default is meant for PyTorch, and an engine has one of its own.
+        settings = score_settings(engine=engine, url=url, **drawing)
         if engine == "vllm":
             from ..score.vllm import VllmRater
 
-            return VllmRater(name, options)
+            return VllmRater(name, settings)
         from ..score.openai import OpenAIRater
 
-        return OpenAIRater(name, options)
+        return OpenAIRater(name, settings)
     raise UserError(f"engine is {engine!r}: choose here, vllm or openai")
 
 

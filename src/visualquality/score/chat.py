@@ -1,7 +1,9 @@
 """What a chat model is asked about an image, whether vLLM runs it in this process or a server does."""
 
+import base64
 import math
 from importlib.metadata import version
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -16,11 +18,19 @@ from .source import Source, open_source
 
 # The whole of the model's distribution, and always sent: engines otherwise fill in their own defaults (min_p 0.05 and
 # top_k 40 in llama.cpp) or those of the model's generation_config.json (Qwen's has a repetition penalty).
-SAMPLING: dict[str, float] = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+SAMPLING: dict[str, float] = {
+    "top_p": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 # The same for fields that OpenAI itself does not have. A server that does not know them ignores them, or refuses the
-# request and says so. top_k -1 means all tokens.
-EXTRA_SAMPLING: dict[str, float] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+# request and says so.
+EXTRA_SAMPLING: dict[str, float] = {
+    "top_k": -1,  # all tokens
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+}
 
 
 class OpenedSource(NamedTuple):
@@ -47,10 +57,14 @@ class ChatRater:
                 f"engine {engine} draws a number of answers: use mode reason or direct, "
                 "and a number of samples"
             )
-        self.engine, self.model, self.options = engine, model, options
+        self.engine = engine
+        self.model = model
+        self.options = options
         self.samples = options.samples
         self.prompt: PromptName = options.prompt or trained_prompt(model) or "paper"
-        self.temperature = 1.0 if options.temperature is None else options.temperature
+        self.temperature = 1.0  # nano, for which another one is better, does not run on engines
+        if options.temperature is not None:
+            self.temperature = options.temperature
         self.question = response.prompt_text(
             self.prompt, options.mode == "reason", reference=options.reference
         )
@@ -83,10 +97,15 @@ class ChatRater:
     def messages(self, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The chat in OpenAI's form; `images` are the parts of its content that hold the images."""
         text = {"type": "text", "text": self.question}
-        content = [text, *images] if self.prompt in response.IMAGE_LAST else [*images, text]
-        user = {"role": "user", "content": content}
+        content = [*images, text]
+        if self.prompt in response.IMAGE_LAST:
+            content = [text, *images]
+        chat = [{"role": "user", "content": content}]
+        # Only where a prompt has a system message of its own: else the model's chat template may bring one.
         system = response.SYSTEM.get(self.prompt)
-        return [user] if system is None else [{"role": "system", "content": system}, user]
+        if system is not None:
+            chat.insert(0, {"role": "system", "content": system})
+        return chat
 
     def open(self, source: Source) -> OpenedSource:
         """Open the images of a source, each resized to at most `max_pixels`. Raises UserError."""
@@ -103,10 +122,19 @@ class ChatRater:
 
 def shrink(image: Image.Image, max_pixels: int) -> Image.Image:
     """The image in at most `max_pixels`, by bicubic resizing that keeps its aspect ratio as far as that is possible."""
-    if image.width * image.height <= max_pixels:
+    pixels = image.width * image.height
+    if pixels <= max_pixels:
         return image
-    scale = math.sqrt(max_pixels / (image.width * image.height))
+    scale = math.sqrt(max_pixels / pixels)
     # The inner bounds matter for lines: an image of 3000 x 1 pixels cannot keep its aspect ratio.
     width = min(max(1, int(image.width * scale)), max_pixels)
     height = min(max(1, int(image.height * scale)), max_pixels // width)
     return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def png_data_url(image: Image.Image) -> str:
+    """The image as a data URL."""
+    png = BytesIO()
+    # Little compression: its time matters more than the bytes, which are sent once for each sample.
+    image.save(png, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(png.getbuffer()).decode()

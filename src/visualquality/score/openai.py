@@ -1,7 +1,6 @@
 """Scores from any server that speaks OpenAI's chat API (vLLM, SGLang, llama.cpp, …), by concurrent requests."""
 
 import asyncio
-import base64
 import os
 import sys
 import threading
@@ -11,18 +10,16 @@ from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
-from io import BytesIO
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx2
 import openai
-from PIL import Image
 
 from .. import response
 from ..errors import UserError
 from ..response import Response
-from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater
+from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater, png_data_url
 from .rating import Rating
 from .settings import ScoreSettings
 from .source import Source, name_of
@@ -59,8 +56,7 @@ class OpenAIRater(ChatRater):
         timeout: float = 120.0,
         key: str | None = None,
     ):
-        """`settings.url`: with its version, such as http://localhost:8000/v1; a user and password in it are sent
-        (Basic).
+        """`settings.url`: with its version, such as http://localhost:8000/v1, or http://user:password@… (Basic).
 
         `concurrency`: requests at a time. `timeout`: seconds that a server may be silent. `key`: by default the
         environment's OPENAI_API_KEY; sent as a bearer token unless the URL has a user. Raises UserError.
@@ -73,7 +69,7 @@ class OpenAIRater(ChatRater):
         if settings.url is None:
             raise UserError("engine openai needs --url, such as http://localhost:8000/v1")
         parts = urlsplit(settings.url)
-        # A user and password stand before the last "@" and are never shown.
+        # The user and the password stand before the last "@" and are never shown.
         if parts.scheme not in ("http", "https") or not parts.hostname:
             shown = settings.url.rpartition("@")[2]
             raise UserError(f"the URL {shown!r} must be like http://localhost:8000/v1")
@@ -83,12 +79,9 @@ class OpenAIRater(ChatRater):
             raise UserError(
                 "the key (OPENAI_API_KEY) holds a line break or a letter that no key has; copy it again"
             )
-        self._authorization: str | openai.Omit = openai.Omit()
+        self._user: tuple[str, str] | None = None
         if parts.username:
-            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._authorization = "Basic " + base64.b64encode(user.encode()).decode()
-        elif self._key:
-            self._authorization = f"Bearer {self._key}"
+            self._user = unquote(parts.username), unquote(parts.password or "")
         self.concurrency, self.timeout = concurrency, timeout
 
     def settings(self) -> dict[str, Any]:
@@ -101,6 +94,7 @@ class OpenAIRater(ChatRater):
         waiting: deque[Future[Rating]] = deque()
         with closing(_Session(self)) as session:
             for number, source in enumerate(images):
+                # Not before: a run that has nothing left to rate needs no server.
                 if number == 0:
                     session.submit(session.check_server()).result()
                 waiting.append(session.submit(session.rate(source)))
@@ -112,9 +106,10 @@ class OpenAIRater(ChatRater):
     def request(self, source: Source) -> tuple[dict[str, Any], str]:
         """The body of the requests about a source, without the seed, and the digest of its images."""
         images, digest = self.open(source)
+        urls = [{"url": png_data_url(image)} for image in images]
         body = {
             "model": self.model,
-            "messages": self.messages([image_part(image) for image in images]),
+            "messages": self.messages([{"type": "image_url", "image_url": url} for url in urls]),
             "n": 1,
             "max_tokens": self.options.token_limit,
             "temperature": self.temperature,
@@ -130,7 +125,7 @@ class OpenAIRater(ChatRater):
             status = error.status_code
             reason = f"the server answered {status}: {self.one_line(error.body)}"
             if status in (400, 413, 422):
-                return ImageLostError(reason, refused=True)
+                return ImageRefusedError(reason)
             if status not in (408, 409, 429) and status < 500:
                 return UserError(
                     f"{reason}; check the model {self.model!r}, the key and the URL {self.url}"
@@ -148,7 +143,7 @@ class OpenAIRater(ChatRater):
             reason = f"the server was silent for {self.timeout:g} s"
         else:
             reason = f"the connection broke ({str(cause) or type(cause).__name__})"
-        return ImageLostError(f"{reason}, in {RETRIES + 1} attempts", refused=False)
+        return ImageLostError(f"{reason}, in {RETRIES + 1} attempts")
 
     def no_server(self, error: Exception) -> UserError:
         return UserError(
@@ -167,11 +162,11 @@ class OpenAIRater(ChatRater):
 
 
 class ImageLostError(Exception):
-    """Why an image has no score. `refused`: by a server that works, so that the image may be at fault."""
+    """Why an image has no score."""
 
-    def __init__(self, reason: str, *, refused: bool):
-        super().__init__(reason)
-        self.refused = refused
+
+class ImageRefusedError(ImageLostError):
+    """By a server that works: the image may be at fault."""
 
 
 class NoCompletionError(httpx2.RequestError):
@@ -192,11 +187,12 @@ class _Session:
         self.rater = rater
         self.http = openai.DefaultAsyncHttpxClient(
             follow_redirects=False,  # a redirected POST may arrive as a GET; the user must correct the URL
+            auth=rater._user,  # replaces the header of the key
             event_hooks={"response": [self.check_completion]},
         )
         self.client = openai.AsyncOpenAI(
             base_url=rater.url,
-            api_key="unused",  # must not be empty; `extra_headers` below replace it
+            api_key=rater._key or "unused",  # the library refuses an empty one
             max_retries=RETRIES,
             # No bound on waiting for a free connection: `slots` bounds the requests.
             timeout=openai.Timeout(
@@ -204,6 +200,8 @@ class _Session:
             ),
             http_client=self.http,
         )
+        # Without a key no such header is sent: there may be a server or proxy that refuses a wrong one.
+        self.headers = {} if rater._key else {"Authorization": openai.Omit()}
         # A request keeps its slot while it waits to be repeated, so that a busy server gets fewer requests.
         self.slots = asyncio.Semaphore(rater.concurrency)
         self.scored = False  # an image has been scored
@@ -232,7 +230,7 @@ class _Session:
         seeds = [rater.seed(digest, k) for k in range(rater.samples)]
         answers: list[Response] | str
         try:
-            answers = await asyncio.gather(*(self.sample(request, seed) for seed in seeds))
+            answers = await self.samples(request, seeds)
             self.scored, self.lost = True, 0
         except ImageLostError as error:
             self._count_lost(error)
@@ -242,20 +240,28 @@ class _Session:
             return Rating.failed(name, answers, **fields)
         return Rating.from_samples(name, answers, **fields)
 
+    async def samples(self, request: dict[str, Any], seeds: list[int]) -> list[Response]:
+        # Not gather: once a sample has failed, the others of its image must not be sent or repeated any more.
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.sample(request, seed)) for seed in seeds]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
     async def sample(self, request: dict[str, Any], seed: int) -> Response:
-        headers = {"Authorization": self.rater._authorization}
         # The raw answer: the library's classes do not promise the fields that servers add, such as the thinking.
         create = self.client.chat.completions.with_raw_response.create
         async with self.slots:
             try:
-                answer = await create(**request, seed=seed, extra_headers=headers)
+                answer = await create(**request, seed=seed, extra_headers=self.headers)
             except openai.APIError as error:
                 raise self.rater.failure(error) from error
         text, truncated = read_completion(answer.http_response.json())
         return response.read(text, truncated=truncated, prompt=self.rater.prompt)
 
     async def check_completion(self, answer: httpx2.Response) -> None:
-        """Raises NoCompletionError, inside of the library's retries."""
+        # Here rather than in `sample`: what httpx2 raises is repeated by the library.
         if not answer.is_success:
             return
         await answer.aread()
@@ -269,7 +275,7 @@ class _Session:
 
     def _count_lost(self, error: ImageLostError) -> None:
         # A refused image counts only while none has been scored: until then the request itself may be at fault.
-        if not error.refused or not self.scored:
+        if not self.scored or not isinstance(error, ImageRefusedError):
             self.lost += 1
         if self.lost >= LOST_IN_A_ROW:
             raise UserError(
@@ -277,12 +283,11 @@ class _Session:
                 f"fix the server at {self.rater.url}, then run again"
             )
 
-    # The event loop
-
     def submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
+        """Cancel what is under way and end the thread."""
         # A generator left unfinished is closed as the process ends. Its thread is gone by then: do not wait for it.
         if sys.is_finalizing():
             return
@@ -297,14 +302,6 @@ class _Session:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.client.close()
-
-
-def image_part(image: Image.Image) -> dict[str, Any]:
-    """An image as a part of a message's content: a data URL of a PNG."""
-    png = BytesIO()
-    image.save(png, "PNG", compress_level=1)
-    data = "data:image/png;base64," + base64.b64encode(png.getbuffer()).decode()
-    return {"type": "image_url", "image_url": {"url": data}}
 
 
 def read_completion(completion: Any) -> tuple[str, bool]:

@@ -14,7 +14,7 @@ from .rating import Rating
 from .settings import ScoreSettings
 from .source import Source, name_of
 
-BATCH = 64  # images at a time; vLLM fills the GPU's memory from them as it sees fit
+BATCH = 64  # images at a time, of which vLLM schedules as many requests together as fit into memory
 READERS = 4  # threads that open images while the model works
 
 # What a config.json calls the tokens that stand for an image. A model that draws one would point at no image.
@@ -40,7 +40,7 @@ class VllmRater(ChatRater):
         Raises UserError where vLLM is not installed, cannot load the model, or has no such mode.
         """
         super().__init__("vllm", model, settings)
-        # The default of the settings is meant for PyTorch, whose batches are limited by padding.
+        # The default of the settings, 8, is meant for PyTorch: too few to keep vLLM busy.
         self.batch = settings.batch if "batch" in settings.model_fields_set else BATCH
         try:
             from vllm import LLM, SamplingParams
