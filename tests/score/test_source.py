@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -13,9 +14,10 @@ from PIL import Image, ImageFilter
 from conftest import FAMILIES, picture
 from visualquality import Referenced, Scorer, UserError
 from visualquality.data.images import image_digest, open_image
-from visualquality.score.openai_engine import OpenAIRater
+from visualquality.score.openai import OpenAIRater
+from visualquality.score.settings import ScoreSettings
 from visualquality.score.source import name_of, open_source
-from visualquality.score.vllm_engine import VllmRater
+from visualquality.score.vllm import VllmRater
 
 PAIR = Referenced(picture(0, (96, 64)), picture(1, (64, 96)))
 
@@ -109,8 +111,9 @@ def test_the_prompt_of_other_weights_has_no_such_form(scorer):
 
 
 def test_a_server_is_sent_the_reference_first():
-    rater = OpenAIRater("some/model", "http://localhost:1/v1", reference=True)
-    source = rater._body(PAIR)[0].decode()
+    settings = ScoreSettings(url="http://localhost:1/v1", reference=True)
+    rater = OpenAIRater("some/model", settings)
+    source = json.dumps(rater.request(PAIR)[0])
     urls = [part.partition('"')[0] for part in source.split("data:image/png;base64,")[1:]]
     sent = [Image.open(io.BytesIO(base64.b64decode(url))) for url in urls]
     assert [image.size for image in sent] == [(64, 96), (96, 64)]
@@ -138,7 +141,7 @@ def test_vllm_is_given_the_reference_first(monkeypatch):
     exceptions.VLLMClientError = type("VLLMClientError", (Exception,), {})
     monkeypatch.setitem(sys.modules, "vllm", package)
     monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
-    (rating,) = VllmRater("some/model", samples=1, reference=True).rate([PAIR])
+    (rating,) = VllmRater("some/model", ScoreSettings(samples=1, reference=True)).rate([PAIR])
     assert rating.score == 4.0
     assert made["limit_mm_per_prompt"]["image"] == 2
     assert [part.get("image_pil", Image.new("L", (1, 1))).size for part in made["content"]] == [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import UserError
 from ..response import PromptName
 from ..score.rating import Rater
+from ..score.settings import score_settings
 
 if TYPE_CHECKING:
     from ..score.scorer import Mode
@@ -59,20 +60,16 @@ def method(
         from ..score.scorer import Scorer
 
         return Scorer(name, **drawing, tolerance=tolerance, doubt=doubt, batch=batch, device=device)
-    if mode not in ("reason", "direct") or samples == "auto":
-        raise UserError(
-            f"engine {engine} draws a number of answers: use mode reason or direct, and a number of samples"
-        )
-    if engine == "vllm":
-        from ..score.vllm_engine import VllmRater
+    if engine in ("vllm", "openai"):
+        # `batch` is left out: its default is meant for PyTorch, and an engine has one of its own.
+        settings = score_settings(engine=engine, url=url, **drawing)
+        if engine == "vllm":
+            from ..score.vllm import VllmRater
 
-        return VllmRater(name, **drawing)
-    if engine == "openai":
-        if url is None:
-            raise UserError("engine openai needs --url, such as http://localhost:8000/v1")
-        from ..score.openai_engine import OpenAIRater
+            return VllmRater(name, settings)
+        from ..score.openai import OpenAIRater
 
-        return OpenAIRater(name, url, **drawing)
+        return OpenAIRater(name, settings)
     raise UserError(f"engine is {engine!r}: choose here, vllm or openai")
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from conftest import picture
 from visualquality import UserError
-from visualquality.score.vllm_engine import VllmRater
+from visualquality.score.settings import score_settings
+from visualquality.score.vllm import VllmRater
 
 
 class VLLMClientError(Exception):
@@ -90,6 +91,10 @@ def vllm(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
 
 
+def rater(model, **options):
+    return VllmRater(model, score_settings(**options))
+
+
 def test_ratings_are_in_order_and_samples_too(tmp_path):
     (tmp_path / "not.png").write_text("hello")
     images = [
@@ -98,7 +103,7 @@ def test_ratings_are_in_order_and_samples_too(tmp_path):
         picture(1, (13, 8)),
         np.asarray(picture(2, (16, 8))),
     ]
-    ratings = list(VllmRater("some/model", samples=3, batch=3).rate(images))
+    ratings = list(rater("some/model", samples=3, batch=3).rate(images))
     assert [r.image for r in ratings] == ["image", images[1], "image", "array"]
     assert ratings[0].samples == (1.01, 1.11, 1.21)
     assert (ratings[0].score, ratings[0].reasoning) == (1.11, "1")
@@ -109,8 +114,8 @@ def test_ratings_are_in_order_and_samples_too(tmp_path):
 
 
 def test_each_request_sets_every_sampling_field_and_bans_placeholders():
-    rater = VllmRater("some/model", mode="direct", samples=4, temperature=0.7)
-    list(rater.rate([picture(0), picture(1)]))
+    direct = rater("some/model", mode="direct", samples=4, temperature=0.7)
+    list(direct.rate([picture(0), picture(1)]))
     ((messages, (first, second)),) = LLM.made.calls
     neutral = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
     penalties = {"presence_penalty": 0, "frequency_penalty": 0}
@@ -119,12 +124,12 @@ def test_each_request_sets_every_sampling_field_and_bans_placeholders():
     assert first.seed != second.seed
     assert [part["type"] for part in messages[0][0]["content"]] == ["image_pil", "text"]
     assert "<think>" not in messages[0][0]["content"][1]["text"]
-    assert rater.settings()["engine"] == "vllm"
+    assert direct.settings()["engine"] == "vllm"
 
 
 def test_seeds_depend_on_the_seed_and_the_pixels_alone():
     def seed(image, **settings):
-        list(VllmRater("some/model", **settings).rate([picture(9), image]))
+        list(rater("some/model", **settings).rate([picture(9), image]))
         return LLM.made.calls[0][1][1].seed
 
     base = seed(picture(0))
@@ -134,16 +139,16 @@ def test_seeds_depend_on_the_seed_and_the_pixels_alone():
 
 
 def test_at_temperature_zero_one_answer_stands_for_all():
-    rating = next(VllmRater("some/model", samples=3, temperature=0.0).rate([picture(0, (10, 8))]))
+    rating = next(rater("some/model", samples=3, temperature=0.0).rate([picture(0, (10, 8))]))
     assert rating.samples == (1.01,) * 3
 
 
 def test_an_image_that_vllm_refuses_fails_alone():
     images = [picture(i, (600 if i in (2, 5) else 20 + i, 8)) for i in range(7)]
-    ratings = list(VllmRater("some/model", samples=1).rate(images))
+    ratings = list(rater("some/model", samples=1).rate(images))
     assert [r.score for r in ratings] == [1.02, 1.021, None, 1.023, 1.024, None, 1.026]
     assert "the aspect ratio" in ratings[2].problem
-    assert next(VllmRater("some/model", max_pixels=1000).rate([images[2]])).score
+    assert next(rater("some/model", max_pixels=1000).rate([images[2]])).score
 
 
 def test_an_endless_stream_is_read_two_batches_ahead():
@@ -155,18 +160,29 @@ def test_an_endless_stream_is_read_two_batches_ahead():
             taken.append(i)
             yield Image.new("RGB", (8, 8))
 
-    stream = VllmRater("some/model", samples=1, batch=3).rate(endless())
+    stream = rater("some/model", samples=1, batch=3).rate(endless())
     for rated in range(1, 10):
         next(stream)
         assert len(taken) - rated < 6
     stream.close()
 
 
-def test_errors_name_the_mend(monkeypatch):
+def test_the_batch_is_64_unless_it_is_given():
+    assert rater("some/model").batch == 64
+    assert rater("some/model", batch=8).batch == 8
+
+
+@pytest.mark.parametrize("option", [{"mode": "expect"}, {"mode": "auto"}, {"samples": "auto"}])
+def test_what_an_engine_cannot_do_is_refused(option):
+    with pytest.raises(UserError, match=r"engine vllm .*mode reason or direct.*number of samples"):
+        rater("some/model", **option)
+
+
+def test_errors_name_the_fix(monkeypatch):
     with pytest.raises(UserError, match=r"vLLM cannot load 'absent': no such model;"):
-        VllmRater("absent")
+        rater("absent")
     with pytest.raises(UserError, match="batch"):
-        VllmRater("some/model", batch=0)
+        rater("some/model", batch=0)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="pip install"):
-        VllmRater("some/model")
+        rater("some/model")

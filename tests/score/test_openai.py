@@ -11,14 +11,15 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 
+import anyio
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import picture
 from visualquality import UserError
-from visualquality.score import openai_engine
-from visualquality.score.openai_engine import OpenAIRater, read_completion, wait_seconds
+from visualquality.score.openai import RETRIES, OpenAIRater, read_completion, retry_after
+from visualquality.score.settings import score_settings
 
 GOOD = "<think>Sharp.</think><answer>4.00</answer>"
 
@@ -114,12 +115,17 @@ def pauses(monkeypatch):
     async def pause(seconds):
         waited.append(seconds)
 
-    monkeypatch.setattr(openai_engine, "_pause", pause)
+    monkeypatch.setattr(anyio, "sleep", pause)  # the library waits with it
     return waited
 
 
-def rater(server, **settings):
-    return OpenAIRater("some/model", server.url, **{"samples": 2, **settings})
+def made(url, *, model="some/model", concurrency=8, timeout=120.0, key=None, **options):
+    settings = score_settings(url=url, **options)
+    return OpenAIRater(model, settings, concurrency=concurrency, timeout=timeout, key=key)
+
+
+def rater(server, **options):
+    return made(server.url, **{"samples": 2, **options})
 
 
 def tiles(n):
@@ -213,7 +219,16 @@ def test_an_endless_stream_is_read_a_few_images_ahead(server):
 
 
 @pytest.mark.parametrize(
-    "bad", [(429, {}), (503, {"error": "loading"}), (408, {}), (200, b"<html>"), (200, {}), None]
+    "bad",
+    [
+        (429, {}),
+        (409, {}),
+        (503, {"error": "loading"}),
+        (408, {}),
+        (200, b"<html>"),
+        (200, {}),
+        None,
+    ],
 )
 def test_what_passes_is_tried_again(server, pauses, bad):
     server.script = lambda image, attempt: bad if attempt < 2 else (200, completion())
@@ -234,7 +249,7 @@ def test_an_image_is_given_up_after_the_stated_attempts_and_the_others_are_score
     ratings = list(rater(server, samples=1).rate(tiles(3)))
     assert [r.score for r in ratings] == [4, None, 4]
     assert said in ratings[1].problem
-    assert sum(image.width == 9 for image in server.images()) == openai_engine.RETRIES + 1
+    assert sum(image.width == 9 for image in server.images()) == RETRIES + 1
 
 
 def test_a_silent_server_is_left_after_the_timeout(server, pauses):
@@ -247,17 +262,26 @@ def test_a_silent_server_is_left_after_the_timeout(server, pauses):
     assert len(server.requests) == 2
 
 
-def test_waits_grow_have_jitter_and_an_end(server, pauses):
-    for attempt in range(8):
-        most = min(30, 0.5 * 2**attempt)
-        waits = {wait_seconds(attempt) for _ in range(20)}
-        assert len(waits) > 1
-        assert all(most / 2 <= wait <= most for wait in waits)
+def test_waits_grow_have_jitter_and_are_as_long_as_the_server_asks(server, pauses):
+    server.script = lambda image, attempt: (503, {})
+    (rating,) = rater(server, samples=1).rate([picture(0)])
+    assert "in 6 attempts" in rating.problem
+    assert len(set(pauses)) == len(pauses) == RETRIES
+    for attempt, waited in enumerate(pauses):
+        most = min(8, 0.5 * 2**attempt)
+        assert most / 2 <= waited <= most
+    pauses.clear()
     server.script = lambda image, attempt: (
         (200, completion()) if attempt else (429, {}, {"Retry-After": "7"})
     )
-    assert next(rater(server, samples=1).rate([picture(0)])).score == 4
-    assert 7 < pauses[0] <= 7.5
+    assert next(rater(server, samples=1, seed=1).rate([picture(0)])).score == 4
+    assert pauses == [7]
+
+
+def test_reading_retry_after():
+    assert retry_after("7.5") == 7.5
+    assert retry_after("Fri, 31 Dec 2100 23:59:59 GMT") > 1e9
+    assert retry_after("soon") == 0
 
 
 @pytest.mark.parametrize(
@@ -294,6 +318,13 @@ def test_a_refused_image_fails_alone(server, pauses):
     assert not pauses
 
 
+def test_the_other_samples_of_a_refused_image_are_not_sent(server):
+    server.script = lambda image, attempt: (400, {})
+    (rating,) = rater(server, samples=6, concurrency=1).rate([picture(0)])
+    assert rating.score is None
+    assert len(server.requests) <= 2
+
+
 @pytest.mark.parametrize("status", [400, 503])
 def test_a_server_that_only_refuses_is_not_asked_for_every_image(server, pauses, status):
     server.script = lambda image, attempt: (status, {"detail": "no images here"})
@@ -304,18 +335,20 @@ def test_a_server_that_only_refuses_is_not_asked_for_every_image(server, pauses,
 
 
 def test_no_server_is_said_at_once_and_a_server_that_goes_away_after_the_attempts(server, pauses):
-    made = rater(server, samples=1, concurrency=1)
-    stream = made.rate(tiles(9))
+    ours = rater(server, samples=1, concurrency=1)
+    stream = ours.rate(tiles(9))
     assert next(stream).score == 4
     server.script = lambda image, attempt: None  # connections still open
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError, match=r"no server answers at http://127.*vllm serve some/model"):
         list(stream)
+    assert len(pauses) >= RETRIES
     pauses.clear()
     with pytest.raises(UserError, match="no server answers"):
-        next(made.rate(tiles(1)))
+        next(ours.rate(tiles(1)))
     assert not pauses
+    assert list(ours.rate([])) == []  # a finished run that is started again needs no server
 
 
 def test_a_bad_image_and_an_unreadable_answer_are_problems(server, tmp_path):
@@ -357,24 +390,31 @@ def test_q_insight_has_its_system_message_and_the_image_last(server):
         completion('<think>.</think><answer>{"rating": 2.5}</answer>'),
     )
     assert (
-        next(OpenAIRater("ByteDance/Q-Insight", server.url, samples=1).rate([picture(0)])).score
-        == 2.5
+        next(rater(server, model="ByteDance/Q-Insight", samples=1).rate([picture(0)])).score == 2.5
     )
     system, user = server.requests[0]["messages"]
     assert system["role"] == "system"
     assert [part["type"] for part in user["content"]] == ["text", "image_url"]
 
 
-def test_credentials_are_sent_and_not_told(server, monkeypatch):
+def test_credentials_are_sent_and_not_shown(server, monkeypatch):
+    next(rater(server, samples=1).rate([picture(0)]))
     monkeypatch.setenv("OPENAI_API_KEY", "k-env")
     next(rater(server, samples=1).rate([picture(0)]))
     server.url = server.url.replace("127", "me:se%40cret@127")
-    made = rater(server, samples=1)
-    next(made.rate([picture(0)]))
+    ours = rater(server, samples=1)
+    next(ours.rate([picture(0)]))
     basic = base64.b64encode(b"me:se@cret").decode()
-    assert [h["Authorization"] for h in server.headers] == ["Bearer k-env", f"Basic {basic}"]
-    told = json.dumps(made.settings()) + made.url
-    assert not any(secret in told for secret in ("k-env", "cret", "me:"))
+    sent = [headers["Authorization"] for headers in server.headers]
+    assert sent == [None, "Bearer k-env", f"Basic {basic}"]
+    shown = json.dumps(ours.settings()) + ours.url
+    server.script = lambda image, attempt: (403, {})
+    with pytest.raises(UserError, match="403") as refused:
+        next(ours.rate([picture(0)]))
+    with pytest.raises(UserError, match="must be like http") as mistyped:
+        made("htp://me:se%40cret@127.0.0.1/v1")
+    shown += str(refused.value) + str(mistyped.value)
+    assert not any(secret in shown for secret in ("k-env", "cret", "me:", basic))
     names = (
         "model",
         "engine",
@@ -386,7 +426,7 @@ def test_credentials_are_sent_and_not_told(server, monkeypatch):
         "max_new_tokens",
         "max_pixels",
     )
-    assert list(made.settings()) == [*names, "version", "url"]
+    assert list(ours.settings()) == [*names, "version", "url"]
 
 
 @pytest.mark.parametrize(
@@ -394,6 +434,8 @@ def test_credentials_are_sent_and_not_told(server, monkeypatch):
     [
         *(
             {"mode": "expect"},
+            {"mode": "auto"},
+            {"samples": "auto"},
             {"samples": 0},
             {"max_pixels": 0},
             {"max_new_tokens": 0},
@@ -406,12 +448,12 @@ def test_credentials_are_sent_and_not_told(server, monkeypatch):
             {"key": "a\nb"},
             {"prompt": "none"},
         ),
-        *({"url": "localhost:8000"}, {"url": "ftp://x/v1"}, {"url": "http:///v1"}),
+        *({"url": "localhost:8000"}, {"url": "ftp://x/v1"}, {"url": "http:///v1"}, {"url": None}),
     ],
 )
 def test_impossible_settings(settings):
     with pytest.raises(UserError):
-        OpenAIRater(**{"model": "m", "url": "http://localhost:8000/v1", **settings})
+        made(**{"url": "http://localhost:8000/v1", **settings})
 
 
 def test_it_works_where_an_event_loop_runs_already(server):
@@ -424,8 +466,10 @@ def test_it_works_where_an_event_loop_runs_already(server):
 def test_a_process_ends_with_a_generator_left_unfinished(server):
     code = f"""
 from PIL import Image
-from visualquality.score.openai_engine import OpenAIRater
-stream = OpenAIRater("m", {server.url!r}, samples=1).rate(Image.new("RGB", (8 + i, 8)) for i in range(99))
+from visualquality.score.openai import OpenAIRater
+from visualquality.score.settings import ScoreSettings
+rater = OpenAIRater("m", ScoreSettings(url={server.url!r}, samples=1))
+stream = rater.rate(Image.new("RGB", (8 + i, 8)) for i in range(99))
 print(next(stream).score)
 """
     done = subprocess.run(
@@ -437,8 +481,8 @@ print(next(stream).score)
 def test_leaving_early_ends_what_is_under_way(server):
     server.delay = 5.0
 
-    def interrupted(made):
-        yield next(made)
+    def interrupted(images):
+        yield next(images)
         raise KeyboardInterrupt
 
     started = time.perf_counter()

@@ -1,0 +1,140 @@
+"""Scores from vLLM in this process."""
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from .. import response
+from ..errors import UserError
+from ..io import map_ahead
+from ..models.families import placeholder_ids
+from ..response import Response
+from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater, OpenedSource
+from .rating import Rating
+from .settings import ScoreSettings
+from .source import Source, name_of
+
+BATCH = 64  # images at a time, of which vLLM schedules as many requests together as fit into memory
+READERS = 4  # threads that open images while the model works
+
+NEVER = -100.0  # logit bias that bans a token; the lowest that OpenAI's form allows
+
+
+class VllmRater(ChatRater):
+    """Scores images with vLLM in this process: a mean of `samples` answers in [1, 5], as `Scorer` does.
+
+    The prompt of an image is prefilled once for its samples (prefix caching). Their seeds depend only on (seed, the
+    image's pixels, the sample's number), but vLLM rounds differently in batches of another make-up. A score is
+    therefore repeatable for the same images in the same order, and nearly so otherwise.
+
+    Images are resized here (bicubic) to at most `max_pixels` where that is given, and then by the model's processor.
+    Twice `batch` of them are held in memory. An image that vLLM refuses, such as one too long for the model, fails
+    alone.
+    """
+
+    def __init__(self, model: str, settings: ScoreSettings):
+        """`model`: a folder or a name of the hub, loaded at once. `settings.batch`: images at a time, 64 unless given.
+
+        Raises UserError where vLLM is not installed, cannot load the model, or has no such mode.
+        """
+        super().__init__("vllm", model, settings)
+        # The default of the settings, 8, is meant for PyTorch: too few to keep vLLM busy.
+        self.batch = settings.batch if "batch" in settings.model_fields_set else BATCH
+        try:
+            from vllm import LLM, SamplingParams
+            from vllm.exceptions import VLLMClientError
+        except ImportError as error:
+            raise UserError(
+                f"the engine vllm needs vLLM 0.31 or newer ({error}): pip install 'vllm>=0.31'"
+            ) from error
+        self._params, self._refusals = SamplingParams, (ValueError, VLLMClientError)
+        try:
+            self._llm = LLM(
+                model,
+                # As long as the memory allows: the model's own length (128 k for Qwen) often does not fit.
+                max_model_len=-1,
+                enable_prefix_caching=True,
+                limit_mm_per_prompt={"image": 2 if settings.reference else 1, "video": 0},
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"vLLM cannot load {model!r}: {reason}; see its log above") from error
+        self._banned = dict.fromkeys(placeholder_ids(self._llm.model_config.hf_config), NEVER)
+
+    def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
+        """Ratings in the order of `images`, which may be endless: the next batch is read while one is scored."""
+        iterator = iter(images)
+        batches = iter(lambda: list(islice(iterator, self.batch)), [])
+        # One worker for whole batches keeps exactly one batch ahead; it has readers of its own.
+        for batch in map_ahead(self._open_batch, batches, workers=1):
+            yield from self._rate_batch(batch)
+
+    def _open_batch(self, batch: list[Source]) -> list[tuple[str, OpenedSource | str]]:
+        return list(map_ahead(self._open, batch, workers=READERS))
+
+    def _open(self, source: Source) -> tuple[str, OpenedSource | str]:
+        """The name of a source, and its images or why they cannot be opened."""
+        try:
+            return name_of(source), self.open(source)
+        except UserError as error:
+            return name_of(source), str(error)
+
+    def _rate_batch(self, batch: list[tuple[str, OpenedSource | str]]) -> Iterator[Rating]:
+        started = time.perf_counter()
+        opened = [image for _, image in batch if not isinstance(image, str)]
+        answers = iter(self._responses(opened))
+        seconds = round((time.perf_counter() - started) / max(1, len(opened)), 4)
+        for name, image in batch:
+            if isinstance(image, str):
+                yield Rating.failed(name, image, **self.rating_fields)
+                continue
+            answer = next(answers)
+            if isinstance(answer, str):
+                yield Rating.failed(name, answer, **self.rating_fields, seconds=seconds)
+            else:
+                yield Rating.from_samples(name, answer, **self.rating_fields, seconds=seconds)
+
+    def _responses(self, opened: list[OpenedSource]) -> list[list[Response] | str]:
+        """The responses to each source, or why vLLM refuses it."""
+        if not opened:
+            return []
+        chats, sampling = [], []
+        for images, digest in opened:
+            parts = [{"type": "image_pil", "image_pil": image} for image in images]
+            chats.append(self.messages(parts))
+            sampling.append(self._sampling(digest))
+        try:
+            outputs = self._llm.chat(chats, sampling, use_tqdm=False)
+        except self._refusals as error:
+            # vLLM refuses the whole batch for one image and does not say which: halve the batch until it is alone.
+            if len(opened) == 1:
+                # The cause is what the model's processor says; the error itself may only name an address in memory.
+                return [f"vLLM refuses it: {error.__cause__ or error}"]
+            half = len(opened) // 2
+            return self._responses(opened[:half]) + self._responses(opened[half:])
+        return [self._read(request.outputs) for request in outputs]
+
+    def _sampling(self, digest: str) -> Any:
+        """Every field that changes the distribution is set here, whatever the model's generation_config says."""
+        return self._params(
+            # At temperature 0 all answers would be the same, and vLLM refuses to draw more than one.
+            n=self.samples if self.temperature else 1,
+            # vLLM adds k to it for sample k.
+            seed=self.seed(digest, 0),
+            temperature=self.temperature,
+            max_tokens=self.options.token_limit,
+            logit_bias=self._banned or None,
+            **SAMPLING,
+            **EXTRA_SAMPLING,
+        )
+
+    def _read(self, completions: list[Any]) -> list[Response]:
+        responses = []
+        for completion in sorted(completions, key=lambda completion: completion.index):
+            truncated = completion.finish_reason == "length"
+            responses.append(
+                response.read(completion.text, truncated=truncated, prompt=self.prompt)
+            )
+        # One answer at temperature 0 stands for all samples.
+        return responses * (self.samples // len(responses))
