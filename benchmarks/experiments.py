@@ -35,7 +35,7 @@ from visualquality.data.manifest import Manifest, Row
 from visualquality.evaluate.page import evenly
 from visualquality.evaluate.probes import read_steps
 from visualquality.models.load import load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.score.scorer import Scorer
 from visualquality.train.examples import PromptEncoder
 from visualquality.train.recipe import Recipe, read_recipe

@@ -14,7 +14,7 @@ from visualquality.score.expect import ScoreVocabulary, expected_scores
 from visualquality.models.generate import eos_token_ids, prefill
 from visualquality.models.load import load
 from visualquality.models.prompt import collate
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.response import prompt_text
 from visualquality.score.reading import Preparation, Question, prepare_all
 

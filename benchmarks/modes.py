@@ -22,7 +22,7 @@ from visualquality.train.sft import target_text
 from visualquality import Scorer
 from visualquality.evaluate.correlation import agreement, logistic4, srcc
 from visualquality.models.load import load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.response import Response
 from visualquality.score.batch import score_all
 from visualquality.score.rating import Rating

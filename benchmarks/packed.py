@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.train.packed import packed_log_probabilities
 
 K = 6

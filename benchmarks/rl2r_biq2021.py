@@ -27,7 +27,7 @@ from visualquality.data.manifest import Manifest, Row
 from visualquality.evaluate.correlation import agreement
 from visualquality.evaluate.report import read_metrics
 from visualquality.models.load import load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.score.batch import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer

@@ -18,7 +18,7 @@ from photos import tiles
 
 from visualquality import Scorer
 from visualquality.models.load import VisionLanguageModel, load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 
 
 def exponent(sizes: Sequence[float], cost: Callable[[int], float], repeats: int) -> float:

@@ -19,7 +19,7 @@ from qwen import save
 
 from visualquality import Scorer
 from visualquality.models.load import VisionLanguageModel, load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 
 RANDOM_TOKENS = 128
 

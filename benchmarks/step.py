@@ -32,7 +32,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from visualquality import response, rl2r
 from visualquality.models.load import load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
 

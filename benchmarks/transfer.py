@@ -35,7 +35,7 @@ from visualquality.evaluate.coefficients import srcc
 from visualquality.models.load import load
 from visualquality.models.nano.modeling import LATER, LIMIT, STAGE_WIDTHS, Projector
 from visualquality.models.nano.tower import fold_batch_norms
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.train.examples import PromptEncoder
 
 SHARE = 0.7

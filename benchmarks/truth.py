@@ -28,7 +28,7 @@ from visualquality.data.distort import distort
 from visualquality.data.distortions import FAMILIES
 from visualquality.data.images import find_images, open_image
 from visualquality.data.split import stable_hash
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 
 # Families that look alike even to a person who knows them: reported beside the strict count.
 ALIKE = (

@@ -27,7 +27,7 @@ from visualquality.evaluate.report import (
     read_metrics,
     write_training_report,
 )
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.score.batch import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer

@@ -30,7 +30,7 @@ from visualquality import Scorer
 from visualquality.data.check import check
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.load import EMBEDDED, load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.score.batch import score_all
 from visualquality.score.scorer import Mode
 

@@ -20,7 +20,7 @@ from visualquality import rl2r
 from visualquality.errors import UserError
 from visualquality.io import filter_jsonl
 from visualquality.models.load import load
-from visualquality.quiet import quiet_libraries
+from visualquality.process import quiet_libraries
 from visualquality.train.recipe import read_recipe
 from visualquality.train.resume import last_checkpoint
 from visualquality.train.run import train

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from .shared import err, errors, out
+from .shared import clean_exit, err, out
 
 app = typer.Typer(no_args_is_help=True, help="The classic baselines, NIQE and BRISQUE.")
 
@@ -40,7 +40,7 @@ def fit(
     ] = None,
 ) -> None:
     """Fit NIQE's model of pristine photos, or BRISQUE's regression of MOS."""
-    with errors("nothing was written"):
+    with clean_exit("nothing was written"):
         if output.suffix != ".npz":
             raise UserError(f"{output} must end in .npz: give the fitted parameters such a name")
         (_fit_niqe if method is Method.NIQE else _fit_brisque)(data, output, split)

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from ..errors import UserError
-from .shared import err, errors, out
+from .shared import clean_exit, err, out
 
 if TYPE_CHECKING:
     from ..evaluate.suite import Method
@@ -34,8 +34,8 @@ def benchmark(
     Writes table.md, table.tex, table.csv, table.html and results.json. Scores are kept by the content of an image and
     the settings of a method: run again to go on. The exit status is 1 if a method or data set could not be measured.
     """
-    with errors("what is scored is kept, and the same command goes on"):
-        from ..quiet import quiet_libraries
+    with clean_exit("what is scored is kept, and the same command goes on"):
+        from ..process import quiet_libraries
 
         quiet_libraries()
         from ..evaluate.benchmark import run

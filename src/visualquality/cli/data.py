@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ..data.sources import SOURCES
 from ..errors import UserError
-from .shared import err, errors, out
+from .shared import clean_exit, err, out
 
 if TYPE_CHECKING:
     from ..data.check import Check, DatasetSummary, Overlap
@@ -73,7 +73,7 @@ def import_(
     overwrite: Overwrite = False,
 ) -> None:
     """Read a data set in its official form and write its manifest."""
-    with errors():
+    with clean_exit():
         from ..data.sources import import_dataset
 
         _writable(output, (".csv", ".parquet"), overwrite)
@@ -113,7 +113,7 @@ def check(
 
     The exit status is 1 if anything is broken, there twice or leaks.
     """
-    with errors():
+    with clean_exit():
         from ..data.check import check as check_images
         from ..data.check import images_of
         from ..data.manifest import Manifest
@@ -150,7 +150,7 @@ def split(
     overwrite: Overwrite = False,
 ) -> None:
     """Split at random into train, val and test, all images of one reference together."""
-    with errors():
+    with clean_exit():
         from ..data.manifest import Manifest
         from ..data.split import split as split_rows
 
@@ -173,7 +173,7 @@ def show(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a contact sheet: images from the worst MOS to the best, of each data set."""
-    with errors():
+    with clean_exit():
         from ..data.manifest import Manifest
         from ..data.sheet import contact_sheet
 

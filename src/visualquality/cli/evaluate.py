@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .shared import err, errors, out, rates
+from .shared import clean_exit, err, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -44,7 +44,7 @@ def evaluate(
     make: "Callable[..., Rater]",
 ) -> None:
     """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
-    with errors(
+    with clean_exit(
         "what is done is kept, and the same command goes on"
         if output
         else "nothing was kept: give -o"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .shared import err, errors, out
+from .shared import clean_exit, err, out
 
 if TYPE_CHECKING:
     from ..evaluate.probes import ImageKey
@@ -34,7 +34,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a training run, or about results and their agreement with people."""
-    with errors():
+    with clean_exit():
         manifests = [*(data or []), *(more or [])]
         if output.suffix.lower() not in (".html", ".htm"):
             raise UserError(f"{output} must end in .html: give -o such a name")

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .shared import err, errors, out, rates
+from .shared import clean_exit, err, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater, Rating
@@ -44,7 +44,7 @@ def score(
 
     The exit status is 1 if any image could not be scored.
     """
-    with errors(
+    with clean_exit(
         "what is done is kept, and the same command goes on"
         if output
         else "nothing was kept: give -o"
@@ -86,7 +86,7 @@ def compare(
     make: "Callable[..., Rater]",
 ) -> None:
     """Probability that A looks better than B, by Thurstone's model on their scores."""
-    with errors():
+    with clean_exit():
         from ..score.rating import compare as thurstone
 
         pair = _sources([a, b], reference)
@@ -105,7 +105,7 @@ def rank(
     make: "Callable[..., Rater]",
 ) -> None:
     """Order images from the best to the worst."""
-    with errors():
+    with clean_exit():
         from ..data.images import find_images
         from ..score.batch import score_all
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UserError
+from ..score.settings import ScoreSettings, score_settings
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -24,8 +25,8 @@ for stream in (sys.stdout, sys.stderr):  # a file name need not be text in any e
 
 
 @contextmanager
-def errors(on_stop: str = "nothing was kept") -> Iterator[None]:
-    """What the user can mend is one sentence and status 2; Ctrl-C is status 130."""
+def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
+    """What the user can fix is one sentence and exit status 2; Ctrl-C is `on_stop` and status 130."""
     try:
         yield
     except UserError as error:
@@ -36,89 +37,69 @@ def errors(on_stop: str = "nothing was kept") -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _method_options(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME.",
-        ),
-    ] = "nano",
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="reason: in words first. expect: no words, the expected score at once. direct: answers drawn without "
-            "words. auto: expect, and reason where that is unsure."
-        ),
-    ] = "reason",
-    samples: Annotated[
-        str,
-        typer.Option(
-            "--samples",
-            "-k",
-            help="Answers drawn for each image; the score is their mean. Or auto.",
-        ),
-    ] = "6",
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            help="With --samples auto: draw until the mean's standard error is below this."
-        ),
-    ] = 0.1,
-    doubt: Annotated[
-        float,
-        typer.Option(help="With --mode auto: reason where the expected score's std is above."),
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(help="The same image and seed give the same score.")] = 0,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="By default the one that the model was trained with. paper, released; for large models also "
-            "super-resolution, dehazing, deblurring, generated, aesthetics."
-        ),
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    max_pixels: Annotated[
-        int | None, typer.Option(help="Bound on the pixels that the model sees of an image.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="here: PyTorch. vllm: an engine of its own. openai: a server, see --url."
-        ),
-    ] = "here",
-    url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
-) -> None:
-    """The options of every command that rates images."""
-
-
 def rates(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_method_options`; it takes them as one `make`, which makes the `Rater`."""
-    options = inspect.signature(_method_options).parameters
+    """Give a command --model and the options of `ScoreSettings`; it takes them as one `make`, which makes the `Rater`.
+
+    `make(reference=True)` makes one that rates each image against a reference: the command has an option of its own
+    for where the references are.
+    """
+    options = _rater_options()
     own = inspect.signature(command)
+    kept = [p for name, p in own.parameters.items() if name != "make"]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        settings = {name: given.pop(name) for name in options}
-        command(**given, make=functools.partial(make_rater, **settings))
+        # What was not given is left out: some defaults depend on the engine.
+        chosen = {p.name: given.pop(p.name) for p in options}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        command(**given, make=functools.partial(make_rater, **chosen))
 
-    kept = [p for name, p in own.parameters.items() if name != "make"]
-    run.__signature__ = own.replace(parameters=[*kept, *options.values()])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*kept, *options.values())}
+    # typer reads the options of a command from its signature.
+    run.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*kept, *options)}
     return run
 
 
-def make_rater(*, model: str, samples: str, **settings: Any) -> "Rater":
-    from ..quiet import quiet_libraries
+def _rater_options() -> list[inspect.Parameter]:
+    """--model, and an option for each field of `ScoreSettings`."""
+    model = typer.Option(
+        "--model",
+        "-m",
+        help="nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME.",
+    )
+    options = [_keyword("model", Annotated[str, model], "nano")]
+    for name, field in ScoreSettings.model_fields.items():
+        if name == "reference":  # each command says where its references are
+            continue
+        flags = [f"--{name.replace('_', '-')}"] + (["-k"] if name == "samples" else [])
+        default = field.default if field.default is not None else False  # False: show none
+        option = typer.Option(
+            *flags,
+            help=field.description,
+            show_default=str(default) if default is not False else False,
+        )
+        # Numbers are parsed here; all else is text that ScoreSettings checks.
+        kind: Any = str
+        for number in (int, float):
+            if field.annotation in (number, number | None):
+                kind = number
+        options.append(_keyword(name, Annotated[kind | None, option], None))
+    return options
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def make_rater(*, model: str = "nano", **options: Any) -> "Rater":
+    """Load what rates images, with a sign that it is loading. Raises UserError."""
+    settings = score_settings(**options)
+    from ..process import quiet_libraries
 
     quiet_libraries()
-    from ..baselines.methods import method
+    from ..score import raters
 
-    if samples != "auto" and not samples.isdecimal():
-        raise UserError(f"--samples is {samples!r}: give a number of at least 1, or auto")
     with err.status(f"loading {model}"):
-        return method(model, samples="auto" if samples == "auto" else int(samples), **settings)
+        return raters.make_rater(model, settings)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import err, errors, out
+from .shared import clean_exit, err, out
 
 
 def train(
@@ -25,8 +25,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a model on rated images, by RL2R or supervised."""
-    with errors("add --resume to go on from the last checkpoint"):
-        from ..quiet import quiet_libraries
+    with clean_exit("add --resume to go on from the last checkpoint"):
+        from ..process import quiet_libraries
 
         quiet_libraries()
         from ..train.recipe import read_recipe

@@ -14,9 +14,9 @@ from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
 from ..io import filter_jsonl, write_text
-from ..memory import keep_freed_memory
 from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
+from ..process import keep_freed_memory
 from .examples import FeatureCache, read_examples, run_order
 from .expected import ExpectedScoreTrainer
 from .logs import LiveProgress, MetricsFile, read_probes

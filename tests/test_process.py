@@ -5,7 +5,7 @@ import pytest
 
 CODE = """
 import resource, sys, torch
-from visualquality.memory import keep_freed_memory
+from visualquality.process import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 def step():
     return (torch.ones(20_000_000) + 1).sum()
