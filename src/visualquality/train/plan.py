@@ -64,19 +64,23 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
                 "lower optimizer.images_per_device, optimizer.accumulation or devices"
             )
     rl2r = recipe.method == "rl2r"
+    # RL2R draws K responses for each image and compares each of them; the other methods have one answer an image.
     responses = batch * recipe.rl2r.responses if rl2r else batch
     comparisons = compared_pairs(recipe) * (recipe.rl2r.responses if rl2r else 1)
     size = model_size(recipe.model)
-    width = 2 if recipe.lora else 4  # bytes a weight: LoRA trains on a frozen bfloat16 base
+    # Bytes a weight: LoRA trains on a frozen bfloat16 base, all else on float32 weights.
+    width = 2 if recipe.lora else 4
     trained = size.lora(recipe.lora.rank) if recipe.lora else size.parameters
+    # Under LoRA the frozen policy is the model without its adapter, so it costs nothing.
     has_ref_model = rl2r and recipe.rl2r.kl_weight > 0 and not recipe.lora
+    # The prompt stands in a row once, with all responses behind it (`packed.py`).
     tokens = recipe.optimizer.images_per_device * (
         size.prompt_tokens(recipe.max_pixels, 1 + recipe.reference)
         + (recipe.rl2r.responses if rl2r else 1) * recipe.rl2r.max_new_tokens
     )
-    kept = (
-        2 if recipe.gradient_checkpointing else 34
-    )  # hidden-sized vectors kept a layer and token (Korthikanti 2022)
+    # Hidden-sized vectors that are kept for the backward pass, a layer and token (Korthikanti et al. 2022).
+    kept = 2 if recipe.gradient_checkpointing else 34
+    # Two bytes an activation; logits and their logarithm are float32 (8 bytes an entry of the vocabulary).
     activations = tokens * (size.layers * size.hidden * kept * 2 + size.vocabulary * 8)
     return Plan(
         images=counts,
@@ -88,7 +92,8 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
         parameters_from=size.source,
         weights=size.parameters * width,
         ref_model=size.parameters * width if has_ref_model else 0,
-        optimizer=trained * 12,  # gradient and AdamW's two moments, float32
+        # Gradient and AdamW's two moments, float32.
+        optimizer=trained * 12,
         activations=activations,
     )
 

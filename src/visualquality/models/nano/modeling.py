@@ -1,10 +1,10 @@
 """`nano` as a Hugging Face model: it goes through exactly the code that a 7 B model goes through.
 
-Pixels arrive as Qwen2-VL's do: flat patches (here 32 x 32) with a grid (1, rows, columns) for each image. The tower
-turns an image into *statistics*: mean and standard deviation of each of five stages over the whole image (3552
-numbers), and of four stages over each cell of about 128 px (992 numbers a cell); where the configuration says so, the
-pixels' own statistics (`pixels.py`) stand between them. They are what a frozen tower is remembered by
-(`vision_features`), so that training need not run it again.
+Pixels arrive as those of Qwen2-VL do: flat patches (here 32 x 32) with a grid (1, rows, columns) for each image. The
+tower turns an image into *statistics*: mean and standard deviation of each of five stages over the whole image (3552
+numbers), and of four stages over each cell of about 128 px (992 numbers a cell). Where the configuration says so, the
+pixels' own statistics (`pixels.py`) stand between them. Training with a frozen tower computes these statistics once an
+image and passes them in as `vision_features`.
 """
 
 import math
@@ -31,8 +31,8 @@ from .tower import HEAD_CHANNELS, MIDDLE, SPREAD, STRIDE, TAP_CHANNELS, Tower
 STAGE_WIDTHS = tuple(2 * channels for channels in (*TAP_CHANNELS, HEAD_CHANNELS))
 GLOBAL_WIDTH = sum(STAGE_WIDTHS)
 CELL_WIDTH = 2 * sum(TAP_CHANNELS)
-LIMIT = 8.0  # standard deviations
-LATER = slice(2, 5)  # stages, at strides 16 and 32 and the head
+LIMIT = 8.0  # standard deviations, to which what a projector reads is bounded
+LATER = slice(2, 5)  # the later stages: those at strides 16 and 32, and the head
 
 
 def root(variance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -41,22 +41,25 @@ def root(variance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def moments(x: Tensor, average: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Mean and standard deviation under an average; in this form three times as fast as `var` on a CPU."""
+    """Mean and standard deviation under an average."""
     mean = average(x)
+    # E[x²] - E[x]² is three times as fast as `var` on a CPU.
     return [mean, root(average(x.square()) - mean.square())]
 
 
 def standardised(
     x: Float[Tensor, "n m"], mean: Float[Tensor, " m"], scale: Float[Tensor, " m"], limit: float
 ) -> Float[Tensor, "n m"]:
-    """Bounded to `limit` standard deviations. In float32 whatever the weights are: a mean may be many of them away from
-    0."""
+    """`x` in standard deviations from the mean, bounded to ± `limit`."""
+    # In float32 whatever the weights are: a mean may be many standard deviations away from 0.
     return ((x.float() - mean.float()) / scale.float()).clamp(-limit, limit)
 
 
 class Projector(nn.Module):
-    """Statistics -> hidden states: standardise, bound (an image unlike all that was seen must not drown the rest), and
-    two layers."""
+    """Statistics -> hidden states: standardise, bound, and two layers.
+
+    The bound keeps an image unlike all training images from drowning the rest of the prompt.
+    """
 
     def __init__(self, inputs: int, outputs: int, limit: float):
         super().__init__()
@@ -79,10 +82,10 @@ class Projector(nn.Module):
 
 
 class LinearQuality(nn.Module):
-    """How good an image is, read linearly off the later stages; and what the decoder sees of that.
+    """A linear regression of quality on the later stages, and the hidden state that shows it to the decoder.
 
-    Early stages and pixels tell quality well on images like those learnt from, and badly on others
-    (benchmarks/transfer.py). The regression is fitted by recipes/nano/ridge.py.
+    Early stages and pixels predict quality well on images like the training images, and badly on others
+    (benchmarks/transfer.py); the later stages carry over better. The regression is fitted by recipes/nano/ridge.py.
     """
 
     def __init__(self, hidden: int):
@@ -115,13 +118,13 @@ class Vision(nn.Module):
         self.cell, self.max_cells = config.cell, config.max_cells
         self.tower = Tower()
         self.pixels = config.pixels
-        self.widths = STAGE_WIDTHS + (
-            (PIXEL_WIDTH,) if config.pixels else ()
-        )  # a token each, of the image as a whole
+        # One token each for the image as a whole.
+        self.widths = STAGE_WIDTHS
+        if config.pixels:
+            self.widths += (PIXEL_WIDTH,)
         self.whole_width = sum(self.widths)
-        limit = (
-            LIMIT if config.pixels else math.inf
-        )  # nano-base, which reads no pixels, was trained without one
+        # nano-base, which does not read the pixels' statistics, was trained without a bound.
+        limit = LIMIT if config.pixels else math.inf
         self.stages = nn.ModuleList(Projector(width, hidden, limit) for width in self.widths)
         self.cells = Projector(CELL_WIDTH, hidden, limit)
         self.quality = LinearQuality(hidden) if config.linear_quality else None
@@ -144,8 +147,9 @@ class Vision(nn.Module):
     def encode(
         self, pixel_values: Float[Tensor, "patches d"], image_grid_thw: Int[Tensor, "images 3"]
     ) -> list[Float[Tensor, " m"]]:
-        """Each image's statistics. One image at a time: batches of large maps are slower on a CPU."""
+        """Each image's statistics."""
         sizes = image_grid_thw.prod(1).tolist()
+        # One image at a time: batches of large maps are slower on a CPU.
         result = []
         for patches, (_, rows, columns) in zip(
             pixel_values.split(sizes), image_grid_thw.tolist(), strict=True
@@ -264,7 +268,7 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
     def frozen_vision_features(
         self, pixel_values: Float[Tensor, "patches d"], image_grid_thw: Int[Tensor, "images 3"]
     ) -> list[Float[Tensor, " m"]]:
-        """What a frozen tower gives for each image; pass them back, concatenated, as `vision_features`."""
+        """What a frozen tower gives for each image; concatenated, a forward takes it as `vision_features`."""
         return self.model.vision.encode(pixel_values, image_grid_thw)
 
     def forward(
@@ -316,9 +320,8 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
         inputs = super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )
-        if not is_first_iteration and kwargs.get(
-            "use_cache", True
-        ):  # the images are in the cache by then
+        # From the second token on, the images are in the cache.
+        if not is_first_iteration and kwargs.get("use_cache", True):
             inputs["pixel_values"] = inputs["vision_features"] = None
         return inputs
 

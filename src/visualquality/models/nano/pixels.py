@@ -1,10 +1,10 @@
-"""What the pixels of an image tell that a convolution network averages away: how tones are spread, and fine texture.
+"""Statistics of an image's pixels that a convolution network averages away: its histogram and its fine texture.
 
 A tone curve, a palette or a shift leaves gaps, teeth and steps in the histogram (Stamm and Liu 2010, "Forensic
-detection of image manipulation using statistical intrinsic fingerprints"); noise, blur and compression leave their
-marks on the differences of near pixels, as in BRISQUE and NIQE (`baselines.nss`), and on the spectrum; a pasted block
-is flat to the last bit. Plain numbers, made without weights, of the pixels as they are: `processor` cuts images to the
-tower's stride where it can, since resampling would wipe most of these traces.
+detection of image manipulation using statistical intrinsic fingerprints"). Noise, blur and compression change the
+differences between neighbouring pixels, as in BRISQUE and NIQE (`classics.nss`), and the spectrum. A pasted block is
+flat to the last bit. These are plain numbers, made without weights. The processor cuts images to the tower's stride
+where it can, since resampling would remove most of these traces.
 """
 
 import math
@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BINS, ZONES = 32, 8  # of the 256 levels
-EDGES = (0, 2, 4, 8, 12, 16, 24, 32)  # levels from either end, up to which shares are told
-RARE = 2e-5  # share of the pixels below which a level counts as empty at the ends
-SIZES = 3  # texture is looked at in full size, half and a quarter
+EDGES = (0, 2, 4, 8, 12, 16, 24, 32)  # levels from either end; the share of pixels up to each
+RARE = 2e-5  # share of the pixels below which a level at the ends counts as empty
+SIZES = 3  # texture is measured in full size, half and a quarter
 LAGS = (1, 2, 4, 8)  # pixels
-GRID = 8  # of JPEG
+GRID = 8  # side of JPEG's blocks, in pixels
 RINGS, RAYS = 24, 8  # of the spectrum, by frequency and by direction
 BAND = (0.08, 0.4)  # cycles a pixel, where directions are compared
 WIDTHS = {  # how many numbers each function below gives
@@ -52,7 +52,7 @@ def pixel_statistics(image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
 
 
 def tones(levels: Int[Tensor, "planes h w"]) -> list[Tensor]:
-    """Of each plane's histogram: coarse shares, its two ends, and gaps and teeth by zone."""
+    """For each plane's histogram: coarse shares, its two ends, and gaps and teeth by zone."""
     shares = (
         torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in levels])
         / levels[0].numel()
@@ -80,15 +80,17 @@ def tones(levels: Int[Tensor, "planes h w"]) -> list[Tensor]:
 
 
 def palette(levels: Int[Tensor, "3 h w"]) -> Float[Tensor, ""]:
-    """How many colours there are (of 64 levels a channel) for each pixel, every fifth of which is looked at."""
+    """Log of the number of colours (64 levels a channel) per pixel, counted over every fifth pixel."""
     red, green, blue = (levels.flatten(1)[:, ::5] >> 2).int()
     colours = torch.bincount((red << 12) | (green << 6) | blue, minlength=1 << 18)
     return ((colours > 0).sum() / len(red)).log()
 
 
 def texture(planes: Float[Tensor, "3 h w"]) -> list[Tensor]:
-    """How far pixels are from the mean of their four neighbours (mean and root mean square), in luma and colour at
-    three sizes; and in the luma's four zones of brightness."""
+    """How far pixels are from the mean of their four neighbours, in luma and colour.
+
+    Mean and root mean square at three sizes, and the mean in four zones of brightness.
+    """
     found, x = [], planes
     for size in range(SIZES):
         centre = x[:, 1:-1, 1:-1]
@@ -112,7 +114,7 @@ def distances(apart: Float[Tensor, "*planes h w"]) -> list[Tensor]:
 
 
 def directions(luma: Float[Tensor, "h w"]) -> list[Tensor]:
-    """How far pixels are from those at some lags across, down and along both diagonals."""
+    """How far pixels are from others at a few distances across, down and along both diagonals."""
     found = []
     for lag in LAGS:
         pairs = (
@@ -127,8 +129,10 @@ def directions(luma: Float[Tensor, "h w"]) -> list[Tensor]:
 
 
 def grid(luma: Float[Tensor, "h w"]) -> list[Tensor]:
-    """Steps between neighbours at each place of an 8 x 8 grid over their mean, the largest first, wherever the grid
-    begins; and the share of no step at all."""
+    """Steps between neighbours at each of the 8 places of a JPEG block, over their mean, the largest first.
+
+    Sorted, so that it does not matter where the grid begins. And the share of neighbours without any step.
+    """
     found = []
     for plane in (luma, luma.T):
         steps = (plane[:, 1:] - plane[:, :-1]).abs()
@@ -140,7 +144,7 @@ def grid(luma: Float[Tensor, "h w"]) -> list[Tensor]:
 
 
 def spectrum(luma: Float[Tensor, "h w"]) -> list[Tensor]:
-    """Log power by frequency, from 0 to half a cycle a pixel and on into the corners; how it differs by direction."""
+    """Log power by frequency, from 0 to half a cycle a pixel and into the corners; and how it differs by direction."""
     windows = [torch.hann_window(side, device=luma.device) for side in luma.shape]
     power = (
         torch.fft.rfft2((luma - luma.mean()) * windows[0][:, None] * windows[1]).abs().square()
@@ -170,8 +174,10 @@ def frequencies(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flat(levels: Int[Tensor, "3 h w"]) -> list[Tensor]:
-    """The shares of windows of 3 x 3 and 5 x 5 pixels of one colour, apart for middle tones and clipped ones (of
-    green); and of flat corners that stand out from what is left of and above them."""
+    """Shares of windows of 3 x 3 and 5 x 5 pixels of one colour, middle tones and clipped ones (of green) apart.
+
+    And the share of corners of flat blocks that differ from what is to the left and above: a pasted block has one.
+    """
     red, green, blue = levels.int()
     colour = (red << 16) | (green << 8) | blue
     right, below = colour[:, 1:] == colour[:, :-1], colour[1:] == colour[:-1]

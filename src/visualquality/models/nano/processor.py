@@ -14,7 +14,8 @@ from .configuration import NanoConfig, image_tokens
 from .tower import MIDDLE, SPREAD, STRIDE
 
 IMAGE_TOKEN = "<|image|>"
-SHORTEST_TO_CUT = 4 * STRIDE  # of a shorter side more than a fifth might be lost
+# An image with a shorter side is resized, not cut: a cut might take more than a fifth of that side.
+SHORTEST_TO_CUT = 4 * STRIDE
 
 
 def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
@@ -27,15 +28,16 @@ def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     """
     scale = min(1.0, math.sqrt(max_pixels / (width * height)))
     sides = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height)]
-    longest = max(
-        STRIDE, max_pixels // STRIDE**2 * STRIDE
-    )  # a strip one stride high may not grow without bound
+    # A strip one stride high may not grow without bound.
+    longest = max(STRIDE, max_pixels // STRIDE**2 * STRIDE)
     return min(sides[0], longest), min(sides[1], longest)
 
 
 def cut(image: Image.Image, max_pixels: int) -> Image.Image:
-    """The middle of an image, of sides that are multiples of 32, its pixels as they are; or the image itself where that
-    would be too large or leave too much out."""
+    """The middle of an image, its pixels unchanged, with sides that are multiples of 32.
+
+    The image itself where the middle would be too large or leave too much out.
+    """
     width, height = (side // STRIDE * STRIDE for side in image.size)
     if width * height > max_pixels or min(image.size) < SHORTEST_TO_CUT:
         return image
@@ -97,7 +99,7 @@ class NanoImageProcessor(BaseImageProcessor):
 
 
 class NanoProcessor(ProcessorMixin):
-    """The image processor and the tokenizer under one roof, as Hugging Face has it."""
+    """The image processor and the tokenizer together, as Hugging Face expects them."""
 
     def __init__(
         self, image_processor=None, tokenizer=None, chat_template: str | None = None, **kwargs: Any

@@ -29,8 +29,9 @@ MIDDLE, SPREAD = 127.0, 128.0  # of the levels 0 to 255, as the published weight
 class Conv(nn.Conv2d):
     """A convolution with TensorFlow's `same` padding and a bias (the folded batch norm); sizes are even at stride 2.
 
-    There `same` pads an even size by k // 2 - 1 before and k // 2 after. A kernel with a row and a column of zeros in
-    front and k // 2 on both sides gives just that, without a padded copy, which took a fifth of the tower's time.
+    At stride 2 `same` pads an even size by k // 2 - 1 before and k // 2 after. Here the kernel gets a row and a column
+    of zeros in front and the image k // 2 on both sides: the same sums without a padded copy of the image, which took a
+    fifth of the tower's time.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
@@ -46,7 +47,7 @@ class Conv(nn.Conv2d):
 
 
 def relu6(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In place: nobody reads a convolution's output before it, and large maps cost time to copy."""
+    """In place, since large maps cost time to copy; the output of a convolution is read nowhere else."""
     return F.relu6(x, inplace=True)
 
 
