@@ -1,7 +1,7 @@
 """Scores in tables: reading files of scores, whoever wrote them, and exporting ratings to CSV or Parquet.
 
-CSV goes through `csv`, not pandas: pandas fills up rows that are too short, accepts text after a closing quote, and
-does not tell the row of an open quote, so that errors could not name the row.
+CSV goes through `csv`, not pandas, so that every error names its row: pandas fills up rows that are too short,
+and its two parsers either accept text after a closing quote or do not tell the row of a quote that is never closed.
 """
 
 import csv

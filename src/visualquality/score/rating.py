@@ -30,7 +30,7 @@ class Rating:
         seconds: the time it took, or its share of the time of a batch.
         prompt: the name of the prompt, or None where there is none, as for NIQE.
 
-    Raises ValueError for NaN and infinity, which no answer holds.
+    Raises ValueError for a number that is not finite, and for both or neither of a score and a problem.
     """
 
     image: str
@@ -79,9 +79,11 @@ class Rating:
             reasoning = answers[distances.index(min(distances))].reasoning
         else:
             problem = f"no readable answer in {len(responses)} samples"
+            # The samples may fail in different ways; the most common one says most.
             counts = Counter(str(response.problem) for response in responses)
             if counts:
                 problem += f": {counts.most_common(1)[0][0]}"
+        # Division by K - 1, so that one sample has no deviation rather than 0.
         if len(scores) > 1:
             std = stdev(scores)
         return cls(
@@ -126,6 +128,7 @@ class Rating:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields in their order, ready for JSON: `samples` is a list."""
+        # `vars` keeps the order of the fields, which is that of the columns of an export.
         return {**vars(self), "samples": list(self.samples)}
 
     @classmethod
@@ -138,6 +141,7 @@ class Rating:
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
             )
+        # The constructor refuses NaN, and a score beside a problem; `tuple` refuses samples that are no list.
         try:
             return cls(**{**row, "samples": tuple(row["samples"])})
         except (TypeError, ValueError) as error:
