@@ -19,7 +19,7 @@ from visualquality.baselines.rate import map_in_threads
 from visualquality.cli.baselines import app
 from visualquality.data.distort import distort
 from visualquality.errors import UserError
-from visualquality.score.batch import score_all
+from visualquality.score.journal import score_all
 
 
 def photo(name: str) -> Image.Image:
