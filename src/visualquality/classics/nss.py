@@ -1,13 +1,14 @@
-"""Natural scene statistics in the spatial domain: what NIQE and BRISQUE see of an image.
+"""Natural scene statistics in the spatial domain: the numbers that NIQE and BRISQUE compute from an image.
 
-Both read the luma of an image at full and at half size. At each size it is locally normalised (MSCN coefficients), and
-generalised Gaussians are fitted to the coefficients and to the products of neighbours: 18 numbers a size. Sources:
+Both metrics read the luma of an image at full and at half size. At each size the luma is locally normalised (MSCN
+coefficients: mean subtracted, contrast normalised), and generalised Gaussians are fitted to the coefficients and to the
+products of neighbours: 18 numbers a size. Sources:
 BRISQUE: Mittal, Moorthy, Bovik, "No-Reference Image Quality Assessment in the Spatial Domain", IEEE TIP 21 (2012).
 NIQE: Mittal, Soundararajan, Bovik, "Making a 'Completely Blind' Image Quality Analyzer", IEEE SPL 20 (2013).
 AGGD fit: Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy-tailed model for texture analysis", ICIP 2009.
 
-Products are of true neighbours inside a patch, as the papers' equations have them (the authors' programs wrap round its
-edge). Every number here is finite for every image: what has no spread has shape `SHAPES[0]` and width 0.
+Products are of true neighbours inside a patch, as in the papers' equations (the authors' programs wrap around its
+edge). Every number here is finite for every image: samples that are all zero have shape `SHAPES[0]` and width 0.
 """
 
 from dataclasses import dataclass, fields
@@ -20,9 +21,8 @@ from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 
-SHAPES: Array = (
-    np.arange(200, 10001) / 1000
-)  # shape parameters that a fit can give; 2 is a Gaussian, 1 a Laplacian
+# Shape parameters that a fit can give: 0.2 to 10 in steps of 0.001. 2 is a Gaussian, 1 a Laplacian.
+SHAPES: Array = np.arange(200, 10001) / 1000
 
 
 def _moment_ratio(shape: Array) -> Array:
@@ -34,13 +34,14 @@ _RATIOS = _moment_ratio(SHAPES)
 
 
 def _window() -> Array:
-    """(7,) Gaussian of standard deviation 7/6 in multiples of 2⁻¹⁸, of sum 1.
+    """(7,) Gaussian of standard deviation 7/6 pixels in multiples of 2⁻¹⁸, of sum 1.
 
-    So every weighted mean of 8-bit luma and of its square is exact in float64, whatever the order of summation, and
-    a flat area is flat to the last bit: rounding noise there would be fitted as if it were texture.
+    With such weights every weighted mean of 8-bit luma and of its square is exact in float64, in any order of
+    summation. So a flat area is flat to the last bit; rounding noise there would be fitted as if it were texture.
     """
     grid = 2.0**18
-    weights = np.exp(-((np.arange(-3, 4) / (7 / 6)) ** 2) / 2)
+    distance = np.arange(-3, 4) / (7 / 6)
+    weights = np.exp(-(distance**2) / 2)
     weights = np.rint(weights / weights.sum() * grid) / grid
     weights[3] += 1 - weights.sum()
     return weights
@@ -60,33 +61,38 @@ def mscn(values: Array) -> tuple[Array, Array]:
     (I - μ) / (σ + 1), with μ and σ under a 7×7 Gaussian window; the image is continued by its edge.
     """
     mean = _smooth(values)
-    deviation = np.sqrt(np.abs(_smooth(values * values) - mean * mean))
+    variance = _smooth(values * values) - mean * mean
+    deviation = np.sqrt(np.abs(variance))
     return (values - mean) / (deviation + 1), deviation
 
 
 def _smooth(values: Array) -> Array:
-    return correlate1d(
-        correlate1d(values, WINDOW, axis=0, mode="nearest"), WINDOW, axis=1, mode="nearest"
-    )
+    # The Gaussian window is separable: two passes of 7 weights instead of one of 49.
+    columns = correlate1d(values, WINDOW, axis=0, mode="nearest")
+    return correlate1d(columns, WINDOW, axis=1, mode="nearest")
 
 
-# Keys' cubic (a = -½) stretched to twice its width, at the distances ½, 1½, 2½, 3½ of the eight pixels around.
+# Weights of Keys' cubic (a = -½), stretched to twice its width, for the pixels at distance ½, 1½, 2½ and 3½.
 _CUBIC = (111 / 256, 29 / 256, -9 / 256, -3 / 256)
 
 
 def half_size(values: Array) -> Array:
     """(H, W) -> (⌈H/2⌉, ⌈W/2⌉) by the antialiased bicubic kernel, mirrored at the edge, as MATLAB's imresize."""
-    for _ in range(2):
-        n = -(-len(values) // 2)
+    for _ in range(2):  # each turn halves the rows and transposes
+        count = -(-len(values) // 2)  # half the rows, rounded up
         padded = np.pad(values, ((3, 4), (0, 0)), mode="symmetric")
-        taps = [padded[k : k + 2 * n : 2] for k in range(8)]
-        values = sum(w * (taps[3 - k] + taps[4 + k]) for k, w in enumerate(_CUBIC)).T  # type: ignore[union-attr]
+        halved = np.zeros((count, values.shape[1]))
+        for k, weight in enumerate(_CUBIC):
+            above = padded[3 - k :: 2][:count]
+            below = padded[4 + k :: 2][:count]
+            halved += weight * (above + below)
+        values = halved.T
     return values
 
 
 @dataclass(frozen=True)
 class Fits:
-    """What was fitted to P patches at one size.
+    """Distributions fitted to P patches at one size.
 
     shape, sigma: (P,) of the generalised Gaussian (GGD) of the MSCN coefficients.
     shapes, left, right: (P, 4) of the asymmetric ones (AGGD) of the products of neighbours: horizontal, vertical,
@@ -124,54 +130,56 @@ def width(shape: Array) -> Array:
     return np.exp((gammaln(1 / shape) - gammaln(3 / shape)) / 2)
 
 
-# Rows around a patch that its numbers depend on: 3 of the window at half size, and 4 of the cubic; even, so that the
-# halves of a part are a part of the halves.
-_REACH = 12
+# Rows above and below a patch that its numbers depend on: at half size 3 of the window, which are 6 at full size, and
+# 3 or 4 of the cubic. Even, so that halving the rows around a patch equals cutting them from the halved image.
+_MARGIN = 12
 
 
 def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
     """Fits of the whole patches of luma (H, W), row by row, at full size and at half.
 
-    patch: its height and width at full size, both even unless there is one patch alone. Rows and columns that fill no
+    patch: its height and width at full size, both even unless there is only one patch. Rows and columns that fill no
     patch are left out.
     """
-    height = patch[0]
-    rows, columns = values.shape[0] // height, values.shape[1] // patch[1]
-    values = values[: rows * height, : columns * patch[1]]
+    height, breadth = patch
+    rows, columns = values.shape[0] // height, values.shape[1] // breadth
+    values = values[: rows * height, : columns * breadth]
     full, half = [], []
-    for top in range(
-        0, rows * height, height
-    ):  # a row of patches at a time stays in the processor's cache
-        start = max(0, top - _REACH)
-        around = values[start : top + height + _REACH]
-        full.append(_fit(around, top - start, height, columns))
-        half.append(_fit(half_size(around), (top - start) // 2, -(-height // 2), columns))
+    # One row of patches at a time stays in the processor's cache; a whole photo does not.
+    for top in range(0, rows * height, height):
+        start = max(0, top - _MARGIN)
+        around = values[start : top + height + _MARGIN]
+        full.append(_fit_row(around, top - start, height, columns))
+        half_height = -(-height // 2)
+        half.append(_fit_row(half_size(around), (top - start) // 2, half_height, columns))
     return _joined(full), _joined(half)
 
 
 def _joined(rows: list[Fits]) -> Fits:
-    return Fits(
-        *(np.concatenate([getattr(row, field.name) for row in rows]) for field in fields(Fits))
-    )
+    arrays = {}
+    for field in fields(Fits):
+        arrays[field.name] = np.concatenate([getattr(row, field.name) for row in rows])
+    return Fits(**arrays)
 
 
-def _fit(values: Array, top: int, height: int, columns: int) -> Fits:
+def _fit_row(values: Array, top: int, height: int, columns: int) -> Fits:
     """Fits of the row of patches that begins at row `top` of `values` and is `height` high."""
-    coefficients, deviation = (found[top : top + height] for found in mscn(values))
-    patches = _split(coefficients, columns)
+    coefficients, deviation = mscn(values)
+    patches = _split(coefficients[top : top + height], columns)
+    sharpness = _split(deviation[top : top + height], columns).mean((1, 2))
     shape, sigma = fit_ggd(patches.reshape(len(patches), -1))
-    one, other = patches[:, :-1], patches[:, 1:]
-    pairs = (
-        (patches[:, :, :-1], patches[:, :, 1:]),
-        (one, other),
-        (one[:, :, :-1], other[:, :, 1:]),
-        (one[:, :, 1:], other[:, :, :-1]),
+
+    upper, lower = patches[:, :-1], patches[:, 1:]
+    neighbours = (
+        (patches[:, :, :-1], patches[:, :, 1:]),  # horizontal
+        (upper, lower),  # vertical
+        (upper[:, :, :-1], lower[:, :, 1:]),  # main diagonal
+        (upper[:, :, 1:], lower[:, :, :-1]),  # secondary diagonal
     )
-    asymmetric = np.array(
-        [fit_aggd((a * b).reshape(len(patches), -1)) for a, b in pairs]
-    )  # (4, 3, P)
-    shapes, left, right = asymmetric.transpose(1, 2, 0)
-    return Fits(shape, sigma, shapes, left, right, _split(deviation, columns).mean((1, 2)))
+    asymmetric = [fit_aggd((a * b).reshape(len(patches), -1)) for a, b in neighbours]
+    # 4 directions of 3 numbers of P patches -> 3 arrays (P, 4)
+    shapes, left, right = np.array(asymmetric).transpose(1, 2, 0)
+    return Fits(shape, sigma, shapes, left, right, sharpness)
 
 
 def _split(values: Array, columns: int) -> Array:
@@ -181,38 +189,37 @@ def _split(values: Array, columns: int) -> Array:
 
 def fit_ggd(samples: Array) -> tuple[Array, Array]:
     """Shape in [0.2, 10] and standard deviation, (P,) each, of the zero-mean GGD of P samples (P, n), by moments."""
-    square = _mean(_dot(samples), samples.shape[1])
-    size = _mean(np.abs(samples).sum(1), samples.shape[1])
+    n = samples.shape[1]
+    square = _mean(_squares(samples), n)
+    size = _mean(np.abs(samples).sum(1), n)
     return _shape(_ratio(size * size, square)), np.sqrt(square)
 
 
 def fit_aggd(samples: Array) -> tuple[Array, Array, Array]:
-    """Shape in [0.2, 10], left and right spread, (P,) each, of the AGGD of P samples (P, n), by moments.
+    """Shape in [0.2, 10], left and right width, (P,) each, of the AGGD of P samples (P, n), by moments.
 
-    The spreads are the root mean squares of the samples below and above zero, 0 where there are none.
+    The widths are the root mean squares of the samples below and above zero, 0 where there are none.
     """
     n = samples.shape[1]
     below, above = np.minimum(samples, 0), np.maximum(samples, 0)
-    squares_below, squares_above = _dot(below), _dot(above)
+    squares_below, squares_above = _squares(below), _squares(above)
     left = np.sqrt(_ratio(squares_below, np.count_nonzero(samples < 0, axis=1)))
     right = np.sqrt(_ratio(squares_above, np.count_nonzero(samples > 0, axis=1)))
     size = _mean(above.sum(1) - below.sum(1), n)
-    # The correction for asymmetry is the same for g and 1/g: the smaller never divides by zero.
+    square = _mean(squares_below + squares_above, n)
+    # The correction for asymmetry is the same for g and 1/g: the smaller of the two never divides by zero.
     g = _ratio(np.minimum(left, right), np.maximum(left, right))
     asymmetry = (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
-    return (
-        _shape(_ratio(size * size, _mean(squares_below + squares_above, n)) * asymmetry),
-        left,
-        right,
-    )
+    return _shape(_ratio(size * size, square) * asymmetry), left, right
 
 
 def _shape(ratio: Array) -> Array:
-    """The shape parameter of a moment ratio, interpolated in the table; the ends of the table beyond it."""
+    """The shape parameter of a moment ratio, interpolated in the table; beyond the table, its nearest end."""
     return np.interp(ratio, _RATIOS, SHAPES)
 
 
-def _dot(samples: Array) -> Array:
+def _squares(samples: Array) -> Array:
+    """Sum of squares (P,), without an array of the squares."""
     return np.einsum("pn,pn->p", samples, samples)
 
 
