@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 from rich.console import Console
-from scipy.stats import spearmanr
 
 from ..data.images import open_image
 from ..data.manifest import Manifest
@@ -75,8 +75,9 @@ class Brisque(FittedMetric):
         """MOS (N,) of features (N, 36): Σ coefficients · exp(-γ |x - vector|²) + intercept. Always finite."""
         scaled = scale(features, self.low, self.high)
         # |x - v|² = |x|² - 2 x·v + |v|² needs no array (N, S, 36); rounding can leave it below 0.
-        products = 2 * scaled @ self.vectors.T
-        squares = (scaled**2).sum(1)[:, None] - products + (self.vectors**2).sum(1)
+        feature_squares = (scaled**2).sum(1)[:, None]
+        vector_squares = (self.vectors**2).sum(1)
+        squares = feature_squares - 2 * scaled @ self.vectors.T + vector_squares
         kernel = np.exp(-self.gamma * squares.clip(0))
         return kernel @ self.coefficients + self.intercept
 
@@ -90,8 +91,9 @@ def image_features(image: Image.Image) -> Array:
 
 def _features(fits: Fits) -> Array:
     """(18,): α and σ² of the coefficients, then shape, mean, σ_l² and σ_r² of each direction."""
-    # The whole image is the one patch.
-    pairs = np.stack([fits.shapes[0], fits.mean[0], fits.left[0] ** 2, fits.right[0] ** 2], axis=1)
+    # The whole image is the only patch: each array of `fits` has one row.
+    directions = [fits.shapes, fits.mean, fits.left**2, fits.right**2]
+    pairs = np.stack(directions, axis=2)
     return np.concatenate([fits.shape, fits.sigma**2, pairs.ravel()])
 
 
@@ -124,9 +126,9 @@ def fit_brisque(
         reading = map_ahead(
             lambda row: image_features(open_image(row.image)), manifest.rows, workers
         )
-        features = np.array(list(tracked(bar, reading, "reading images", len(manifest))))
-    mos = np.array([row.mos for row in manifest.rows])
-    return fit_regression(features, mos, groups, console=console)
+        features = list(tracked(bar, reading, "reading images", len(manifest)))
+    mos = [row.mos for row in manifest.rows]
+    return fit_regression(np.array(features), np.array(mos), groups, console=console)
 
 
 def fit_regression(
@@ -140,16 +142,20 @@ def fit_regression(
 
     Cost and γ are those of the grid `COSTS` × `GAMMAS` with the best SRCC of the predictions of 5 folds.
     """
+    # Slow to import, and scoring needs none of them.
+    from scipy.stats import spearmanr
     from sklearn.model_selection import GroupKFold
     from sklearn.svm import SVR
 
     # Rounded as they are saved, so that the regression is fitted to the features that a loaded one computes.
-    low = features.min(0).astype(np.float32).astype(np.float64)
-    high = features.max(0).astype(np.float32).astype(np.float64)
+    low, high = _as_saved(features.min(0)), _as_saved(features.max(0))
     scaled = scale(features, low, high)
     deviation = mos.std()
-    folds = list(GroupKFold(FOLDS, shuffle=True, random_state=0).split(scaled, groups=groups))
+    # By groups: a copy of a training image in the test fold would make the SRCC too good.
+    splitter = GroupKFold(FOLDS, shuffle=True, random_state=0)
+    folds = list(splitter.split(scaled, groups=groups))
 
+    # In units of the MOS's deviation, cost and tolerance mean the same on every scale of scores.
     def regression(cost: float, gamma: float) -> SVR:
         return SVR(C=cost * deviation, gamma=gamma, epsilon=TOLERANCE * deviation)
 
@@ -165,9 +171,20 @@ def fit_regression(
     with progress_bar(console) as bar:
         for choice in tracked(bar, grid, "cross-validating", len(grid), unit="fits"):
             found[choice] = cross_validated(*choice)
-    cost, gamma = max(grid, key=lambda choice: found[choice])
+    # The first of equals: the lowest cost, then the lowest γ.
+    cost, gamma = max(found, key=lambda choice: found[choice])
 
     svr = regression(cost, gamma).fit(scaled, mos)
-    arrays = (low, high, svr.support_vectors_, svr.dual_coef_[0], svr.intercept_[0], gamma)
-    as_saved = (np.asarray(values, dtype=np.float32).astype(np.float64) for values in arrays)
-    return Brisque(*as_saved), found[cost, gamma]
+    fitted = Brisque(
+        low=low,
+        high=high,
+        vectors=_as_saved(svr.support_vectors_),
+        coefficients=_as_saved(svr.dual_coef_[0]),
+        intercept=_as_saved(svr.intercept_[0]),
+        gamma=_as_saved(gamma),
+    )
+    return fitted, found[cost, gamma]
+
+
+def _as_saved(values: ArrayLike) -> Array:
+    return np.asarray(values, dtype=Brisque.stored).astype(np.float64)

@@ -68,14 +68,17 @@ def patch_features(image: Image.Image) -> tuple[Array, Array]:
     if any(missing):
         values = np.pad(values, [(0, n) for n in missing], mode="symmetric")
     full, half = fit_sizes(values, (PATCH, PATCH))
-    return np.concatenate([_features(full), _features(half)], axis=1), full.sharpness
+    features = np.concatenate([_features(full), _features(half)], axis=1)
+    return features, full.sharpness
 
 
 def _features(fits: Fits) -> Array:
     """(P, 18): α and β of the coefficients, then shape, mean, β_l and β_r of each direction."""
-    own = np.stack([fits.shape, fits.scale], axis=1)
+    coefficients = np.stack([fits.shape, fits.scale], axis=1)
+    # (P, 4 directions, 4 numbers) -> (P, 16), all numbers of a direction together
     pairs = np.stack([fits.shapes, fits.mean, *fits.scales], axis=2)
-    return np.concatenate([own, pairs.reshape(len(pairs), -1)], axis=1)
+    pairs = pairs.reshape(len(pairs), -1)
+    return np.concatenate([coefficients, pairs], axis=1)
 
 
 def fit_niqe(

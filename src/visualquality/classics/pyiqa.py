@@ -51,9 +51,10 @@ class PyiqaMetric:
         return classic_settings(self.name, weights, lower_better=self.lower_better)
 
     def __call__(self, image: Image.Image) -> float:
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)[None]
+        pixels = np.array(image, dtype=np.float32) / 255
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W) in [0, 1]
         try:
-            value = float(torch.as_tensor(self.metric(pixels)).item())
+            value = float(torch.as_tensor(self.metric(batch)).item())
         # Its metrics raise nearly any kind of error for images that they were not made for, such as small ones.
         except Exception as fault:
             raise UserError(
@@ -70,23 +71,17 @@ def _import_pyiqa() -> Any:
     try:
         # The package, not this module of the same name: imports without dots are absolute.
         import pyiqa
-    except ModuleNotFoundError as fault:
-        if fault.name != "pyiqa":
-            raise _cannot_be_imported(fault) from fault
-        raise UserError(
-            'pyiqa is not installed: pip install "visualquality[pyiqa]" (for noncommercial use)'
-        ) from fault
-    # A torchvision that does not fit torch raises RuntimeError or AttributeError.
+    # Any Exception: a torchvision that does not fit torch raises RuntimeError or AttributeError.
     except Exception as fault:
-        raise _cannot_be_imported(fault) from fault
+        if isinstance(fault, ModuleNotFoundError) and fault.name == "pyiqa":
+            raise UserError(
+                'pyiqa is not installed: pip install "visualquality[pyiqa]" (for noncommercial use)'
+            ) from fault
+        raise UserError(
+            f"pyiqa is installed but cannot be imported ({_first_line(fault)}): install what it needs, above all a "
+            f"torchvision made for torch {torch.__version__}"
+        ) from fault
     return pyiqa
-
-
-def _cannot_be_imported(fault: Exception) -> UserError:
-    return UserError(
-        f"pyiqa is installed but cannot be imported ({_first_line(fault)}): install what it needs, above all a "
-        f"torchvision made for torch {torch.__version__}"
-    )
 
 
 def _create(pyiqa: Any, metric: str, device: str | None) -> Any:
