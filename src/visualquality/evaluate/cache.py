@@ -10,9 +10,9 @@ from typing import Any
 
 import xxhash
 
-from ..baselines.rate import map_in_threads
 from ..data.images import image_digest, open_image
 from ..errors import UserError
+from ..io import map_ahead
 from ..score.journal import Journal
 from ..score.rating import Rater, Rating
 
@@ -33,7 +33,7 @@ def contents(images: Sequence[Path]) -> Iterator[str | UserError]:
         except UserError as error:
             return error
 
-    return map_in_threads(content, images)
+    return map_ahead(content, images)
 
 
 class ScoreCache:
