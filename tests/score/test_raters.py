@@ -58,7 +58,7 @@ def test_any_other_name_is_a_model_with_its_options(model_folder):
         5,
         "released",
     ]
-    assert rater.batch == 3
+    assert rater.options.batch == 3
     with pytest.raises(UserError, match="no model 'nique'"):
         rater_of("nique")
 
