@@ -34,7 +34,7 @@ def photo(name: str, width: int = 224) -> Image.Image:
 
 
 def write_images(root: Path) -> None:
-    """`root/images` (22 readable images of all kinds and 2 broken files), `root/odd`, `few`, `references`."""
+    """`root/images` (22 readable images of all kinds and 2 broken files), `odd`, `few`, `references`, `photos`."""
     images = root / "images"
     images.mkdir(parents=True)
     for name in ("astronaut", "chelsea", "coffee", "rocket"):
@@ -74,8 +74,10 @@ def write_images(root: Path) -> None:
     texture(3).save(root / "odd" / 'comma, "quote" ü.png')
     texture(4).save(root / "odd" / ODD_NAME)
 
-    for folder in ("few", "references"):
+    for folder in ("few", "references", "photos"):
         (root / folder).mkdir()
+    for seed in range(4):  # NIQE wants many patches that are equally sharp
+        texture(seed, (480, 480)).save(root / "photos" / f"{seed}.png")
     for seed, size in enumerate([(84, 56), (260, 60), (60, 60), (40, 150)]):
         texture(seed, size).save(root / "references" / f"{seed}.png")
         blurred = texture(seed, size).filter(ImageFilter.GaussianBlur(1 + seed))

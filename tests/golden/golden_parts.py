@@ -280,10 +280,9 @@ def data(golden: Golden) -> None:
     sheet = golden.path("sheet.png")
     golden.run("sheet", "data", "show", "rated/lab.csv", "-o", sheet)
     golden.keep("sheet.txt", hashlib.sha256(sheet.read_bytes()).hexdigest() + "\n")
-    photos = [f"--data=images/{name}.png" for name in ("astronaut", "chelsea", "coffee", "rocket")]
-    for method, given in {"niqe": photos, "brisque": ["--data=rated/both.csv"]}.items():
+    for method, given in {"niqe": "photos", "brisque": "rated/both.csv"}.items():
         output = golden.path(f"{method}.npz")
-        words = ("baselines", "fit", method, *given, "-o", output)
+        words = ("baselines", "fit", method, "--data", given, "-o", output)
         golden.run(f"fit-{method}", *words, keep_output=True)
         arrays = dict(np.load(output)) if output.is_file() else {}
         lists = {name: values.ravel().tolist()[:200] for name, values in sorted(arrays.items())}
