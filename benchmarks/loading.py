@@ -1,4 +1,4 @@
-"""Reading and resizing in worker processes, against doing it between two batches: photos of 12 megapixels.
+"""Seconds per photo of 12 megapixels, with images read and resized in worker processes against between batches.
 
 python benchmarks/loading.py [--json benchmarks/results/loading.json]
 """
@@ -6,7 +6,7 @@ python benchmarks/loading.py [--json benchmarks/results/loading.json]
 import tempfile
 from pathlib import Path
 
-from common import finish, interleaved, parser, row
+from common import finish, medians, parser, row
 from photos import tiles
 from PIL import Image
 
@@ -34,11 +34,12 @@ def main() -> None:
         paths = sorted(map(str, folder.iterdir()))
 
         def run(inline: int) -> None:
+            # The first `inline` images are read in this process: with all of them, no worker starts.
             for image in prepare_all(preparation, paths, inline=inline):
                 expected_scores(prefill(vlm.model, collate([image.prompts[0]], 0)), vocabulary)
 
-        run(4)  # warm
-        ours, theirs = interleaved(lambda: run(4), lambda: run(count), repeats)
+        run(4)  # warm-up
+        ours, theirs = medians(lambda: run(4), lambda: run(count), repeats)
     rows = [row(f"expect, {count} photos of 4000 × 3000", ours / count, theirs / count, "s/image")]
     finish("Reading images in workers against in turn", rows, args)
 
