@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from recipes.nano import card
+from visualquality.models.load import load
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
@@ -85,6 +88,10 @@ def test_links_and_make_targets():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_the_model_card_is_made_of_the_committed_results():
+    assert card.CARD.read_text(encoding="utf-8") == card.card_text(load("nano", device="cpu"))
 
 
 @pytest.mark.parametrize("name", ["experiments_page", "modes_page"])

@@ -3,8 +3,8 @@
     python recipes/baselines/fit.py --pristine FOLDER... --biq2021 FOLDER --output src/visualquality/baselines/weights
 
 NIQE is fitted on the clean photos of --pristine: Kodak's 24 and the 200 of BSDS500's train part.
-BRISQUE is fitted on the human MOS (0 to 1) of BIQ2021's train part; FOLDER holds train.csv and images/. Its authors used
-LIVE, 779 distorted copies of 29 photos. Two sets of that kind, with pseudo-MOS, were tried as well: one with JPEG,
+BRISQUE is fitted on the human MOS (0 to 1) of BIQ2021's train part; FOLDER holds train.csv and images/. Its authors
+used LIVE, 779 distorted copies of 29 photos. Two sets of that kind, with pseudo-MOS, were tried as well: one with JPEG,
 JPEG 2000, noise and blur, and one with all families of `visualquality.data.distortions`. BIQ2021 was chosen before any
 test: the regression on it agreed better with the other two sets, on average, than a regression on one of them agreed
 with the two sets that it had not been fitted on.

@@ -23,7 +23,8 @@ from rich.console import Console
 from visualquality import Scorer
 from visualquality.data.check import check
 from visualquality.data.manifest import Manifest, Row
-from visualquality.models.load import EMBEDDED, load
+from visualquality.io import write_text
+from visualquality.models.load import EMBEDDED, VisionLanguageModel, load
 from visualquality.quiet import quiet_libraries
 from visualquality.score.batch import score_all
 from visualquality.score.scorer import Mode
@@ -42,6 +43,7 @@ from recipes.nano.measure import (
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results"
+CARD = EMBEDDED / "README.md"
 CASES: tuple[tuple[str, Mode], ...] = (
     ("nano-base", "reason"),
     ("nano", "reason"),
@@ -105,32 +107,36 @@ def main() -> None:
                 label = {"test": f"{test}, no near copy in training"}
                 rows.append({**label, **model, **summary(*zip(*kept, strict=True))})
     times = {mode: seconds_per_photo(mode) for mode in ("expect", "reason")}
-    truth, transfer = (
-        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("truth", "transfer")
-    )
     result = {
         "weights": {name: vlm.digest for name, vlm in models.items()},
         "rows": rows,
         "seconds a photo of 512², K=1": times,
     }
     write_result(RESULTS / "nano.json", this_command(FOLDER=args.data), result)
-    vlm = models["nano"]
-    template = Environment(
+    write_text(CARD, card_text(models["nano"]))
+    console.print(f"written: {CARD} and {RESULTS / 'nano.json'}")
+
+
+def card_text(vlm: VisionLanguageModel) -> str:
+    """The model card, from the results of nano.json, truth.json and transfer.json; `vlm` is nano."""
+    nano, truth, transfer = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("nano", "truth", "transfer")
+    )
+    templates = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False
     )
-    card = template.get_template("card.md.jinja").render(
-        rows=rows,
+    card = templates.get_template("card.md.jinja").render(
+        rows=nano["rows"],
         truth=truth,
         transfer=mean_transfer(transfer["rows"]),
-        times=times,
+        times=nano["seconds a photo of 512², K=1"],
         vocabulary=len(vlm.processor.tokenizer),
         side=round(vlm.processor.image_processor.max_pixels**0.5),
         lessons=LESSONS,
         temperature=vlm.temperature,
         parameters=f"{sum(p.numel() for p in vlm.model.parameters()) / 1e6:.1f}",
     )
-    (EMBEDDED / "README.md").write_text(card + "\n")
-    console.print(f"written: {EMBEDDED / 'README.md'} and {RESULTS / 'nano.json'}")
+    return card + "\n"
 
 
 if __name__ == "__main__":
