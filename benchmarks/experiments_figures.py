@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 
 def draw_rows(result: dict[str, Any], path: Path) -> None:
-    """SRCC of each row on each test set: a dot a seed, a bar for their mean."""
+    """SRCC of each row on each test set: a dot for each seed, and a bar for their mean."""
     labels = list(dict.fromkeys(r["row"] for r in result["rows"]))
     tests = list(dict.fromkeys(r["test"] for r in result["rows"]))
     height = 0.9 + 0.34 * len(labels)
@@ -35,7 +35,7 @@ def draw_rows(result: dict[str, Any], path: Path) -> None:
 
 
 def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:
-    """As the paper's Fig. 3: std over the K answers along the steps, the mean of the seeds for each set.
+    """Like the paper's Fig. 3: for each set, the std over the K answers along the steps, averaged over seeds.
 
     `stds`: seed -> set -> (step, mean std of its images).
     """
@@ -52,8 +52,8 @@ def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Pat
             markersize=3,
             label=name,
         )
-    over = f"mean over images and {len(stds)} seeds" if len(stds) > 1 else "mean over images"
-    axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=over)
+    title = f"mean over images and {len(stds)} seeds" if len(stds) > 1 else "mean over images"
+    axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=title)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     fig.savefig(path, dpi=130)

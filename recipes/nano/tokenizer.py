@@ -1,7 +1,7 @@
 """The vocabulary of `nano`: a byte-level BPE of 1024 entries, trained on its own sentences and on the prompts.
 
-Pieces may span words (but not punctuation or digits), so that a prompt takes few tokens; each digit is one token, so
-that scores can be read off the distribution over digits.
+A piece may span several words, so that a prompt takes few tokens, but no punctuation and no digits. Each digit is one
+token, so that the mode `expect` can compute a score from the probabilities of the digits.
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ TEMPLATE = (
 def train_tokenizer(
     texts: Iterable[str], size: int = 1024, longest: int = 28
 ) -> PreTrainedTokenizerFast:
+    """A tokenizer with `size` entries at most, none longer than `longest` bytes."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -73,13 +73,13 @@ def _seed_functions() -> dict[str, Callable[..., Any]]:
 def _functions_of_5ac7da9() -> dict[str, Callable[..., Any]]:
     """What the functions of `visualquality.seeds` were in the commit that golden.json was written from."""
     import torch
-
     from visualquality.baselines.parameters import digest
+    from visualquality.score.asking import Asking
+
     from visualquality.data.distort import _generator, _number
     from visualquality.data.split import stable_hash
     from visualquality.models.generate import random_streams
     from visualquality.models.load import weights_digest
-    from visualquality.score.asking import Asking
 
     def request_seed(seed: int, image: str, k: int) -> int:
         asking = Asking("openai", "x", "direct", 1, seed, "paper", 1.0, None, None, False)

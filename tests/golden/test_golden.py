@@ -23,18 +23,7 @@ def test_nothing_is_left_out(found):
     assert list(found) == list(GOLDEN)
 
 
-# Only a model of others could have such a weight: none that comes with the package, and no Qwen-VL, has one.
-SCALAR = pytest.param(
-    "arrays_digest of a scalar weight",
-    marks=pytest.mark.xfail(
-        strict=True, reason="arrays_digest makes the shape () of a weight (1,)"
-    ),
-)
-
-
-@pytest.mark.parametrize(
-    "function", [SCALAR if name == SCALAR.values[0] else name for name in GOLDEN["seeds"]]
-)
+@pytest.mark.parametrize("function", GOLDEN["seeds"])
 def test_hashes_and_draws(found, function):
     assert found["seeds"][function] == GOLDEN["seeds"][function]
 
