@@ -17,7 +17,7 @@ from rich.console import Console
 
 from visualquality.baselines.brisque import fit_brisque
 from visualquality.baselines.niqe import fit_niqe
-from visualquality.data.images import find_images
+from visualquality.data.find import find_images
 from visualquality.data.manifest import Manifest
 
 

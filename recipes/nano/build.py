@@ -41,7 +41,8 @@ from transformers import PreTrainedTokenizerFast
 from words import fault, reasoning
 
 from visualquality.data.distort import build_set
-from visualquality.data.images import find_images, open_image
+from visualquality.data.find import find_images
+from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.encode import encode_prompt
 from visualquality.models.load import EMBEDDED, load
