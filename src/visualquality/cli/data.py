@@ -68,10 +68,16 @@ def import_(
         from ..data.sources import import_dataset
 
         _writable(output, (".csv", ".parquet"), overwrite)
-        options = {"split": split, "columns": _columns(columns or []), "images": images}
+        pairs = _columns(columns or [])
         with err.status(f"reading {escape(str(root))}"):
-            missing = "skip" if skip_missing else "error"
-            done = import_dataset(name, root, missing=missing, **options)
+            done = import_dataset(
+                name,
+                root,
+                split=split,
+                columns=pairs,
+                images=images,
+                missing="skip" if skip_missing else "error",
+            )
             done.manifest.write(output)
         out.print(_contents(done.manifest))
         if done.missing:

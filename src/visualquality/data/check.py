@@ -165,10 +165,7 @@ def _open(path: Path) -> _Opened | UserError:
         image = open_image(path)
     except UserError as error:
         return error
-    # As imagehash.phash does it, but with a better filter: it would resize by its own default.
-    side = _HASH_SIDE * 4
-    small = image.convert("L").resize((side, side), Image.Resampling.LANCZOS)
-    bits = imagehash.phash(small, hash_size=_HASH_SIDE).hash
+    bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash
     thumbnail = None
     if bits.sum() < _PLAIN_BITS:
         size = (_PLAIN_SIDE, _PLAIN_SIDE)
@@ -199,7 +196,8 @@ def _exact(listed: Iterable[_Listed]) -> list[Overlap]:
     for item in listed:
         if item.opened is not None:
             same[item.opened.digest].append(item.member)
-    return [Overlap("exact", tuple(members)) for members in same.values() if len(members) > 1]
+    groups = [tuple(members) for members in same.values() if len(members) > 1]
+    return [Overlap("exact", members) for members in groups]
 
 
 def _references(listed: Iterable[_Listed]) -> list[Overlap]:

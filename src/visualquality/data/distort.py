@@ -97,6 +97,7 @@ def build_set(
     Raises UserError for an unknown family, an unreadable image, stems that come twice, and a
     `per_reference` that is not between 1 and five times the number of families.
     """
+    # All that can be refused is refused before any image is written.
     families = list(dict.fromkeys(families or FAMILIES))
     _check_families(families)
     _check_references(references)
@@ -109,8 +110,10 @@ def build_set(
     rows: list[Row] = []
     for done in _each(task, references, workers):
         rows += done
+        # After every reference, since its images are safe now.
         if progress:
             progress(len(rows), len(references) * (per_reference + 1))
+    # At the end: an interrupted run has no manifest that could be mistaken for a whole one.
     manifest = output / "manifest.csv"
     Manifest(tuple(rows)).write(manifest)
     return manifest
@@ -148,6 +151,7 @@ def _build_reference(
         mos = _stored_mos(target, made_from)
         if mos is None:
             copy = distort(reference, family, level, own_seed)
+            # Rounded, since the last digits may differ from machine to machine.
             mos = round(pseudo_mos(reference, copy), 6)
             _store(target, copy, made_from, mos)
         rows.append(
@@ -162,6 +166,7 @@ def _draw(families: Sequence[str], count: int, seed: int) -> list[tuple[str, int
     order = [families[i] for i in rng.permutation(len(families))]
     levels = {family: rng.permutation(LEVELS).tolist() for family in order}
     pairs = []
+    # A round takes each family once, so families differ by one image at most.
     for i in range(count):
         turn, place = divmod(i, len(order))
         family = order[place]

@@ -5,7 +5,6 @@ MOS units), `reference` (the pristine original, see `Row.reference_image`), `dat
 `distortion` and `reasoning`. MOS are never rescaled: the method compares images of one data set only.
 """
 
-import csv
 import functools
 import math
 import os
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..io import write_whole
 from .images import image_faults
 from .row import SPLITS, Row
-from .tables import read_table
+from .tables import read_table, to_number, write_table
 
 _LISTED_FAULTS = 20
 # File names that do not name a data set; its folder does.
@@ -67,7 +65,7 @@ class Manifest:
         whose images are in more than one split of its data set.
         """
         reader = _Reader()
-        reader.read(Path(path), name, columns or {}, images)
+        reader.read(Path(path), name, columns, images)
         return reader.checked(check_images, references)
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -81,8 +79,8 @@ class Manifest:
             raise UserError(f"{path} is neither .csv nor .parquet: give it one of these suffixes")
         table: dict[str, list] = {}
         for field in _FIELDS:
-            values = [getattr(row, field) for row in self.rows]
             # A column that no row fills is left out.
+            values = [getattr(row, field) for row in self.rows]
             if field in _REQUIRED or set(values) - {None, ""}:
                 table[field] = values
         table["image"] = self._relative_images(path)
@@ -90,16 +88,7 @@ class Manifest:
             for key in row.extra:
                 if key not in _FIELDS and key not in table:
                     table[key] = [other.extra.get(key) for other in self.rows]
-        with write_whole(path) as part:
-            if path.suffix.lower() == ".parquet":
-                # Here, since a CSV need not wait for this import.
-                import pyarrow as pa
-                import pyarrow.parquet as pq
-
-                pq.write_table(pa.table(table), part)
-            else:
-                with part.open("w", encoding="utf-8", newline="") as file:
-                    csv.writer(file).writerows([list(table), *zip(*table.values(), strict=True)])
+        write_table(path, table)
 
     def _relative_images(self, path: Path) -> list[str]:
         # Between real folders, since ".." of a linked folder leads elsewhere. Only folders are resolved: an image
@@ -168,9 +157,8 @@ class _Reader:
         """Collect the rows of one file; for the arguments see `Manifest.read`."""
         columns = columns or {}
         if unknown := sorted(set(columns) - set(_FIELDS)):
-            raise UserError(
-                f"columns: {', '.join(unknown)} is none of our names: {', '.join(_FIELDS)}"
-            )
+            fix = f"is none of our names: {', '.join(_FIELDS)}"
+            raise UserError(f"columns: {', '.join(unknown)} {fix}")
         try:
             header, rows = read_table(path)
         except ValueError as error:
@@ -191,12 +179,10 @@ class _Reader:
         places = {
             f: header.index(columns.get(f, f)) for f in _FIELDS if columns.get(f, f) in header
         }
-        extra = {
-            i: column
-            for i, column in enumerate(header)
-            if column and column not in _FIELDS and i not in places.values()
-        }
+        used = {*places.values(), *(i for i, column in enumerate(header) if column in _FIELDS)}
+        extra = {i: column for i, column in enumerate(header) if column and i not in used}
         for number, cells in rows:
+            # An unquoted comma shifts all fields after it, so that none of the row can be trusted.
             if len(cells) != len(header):
                 text = f"{len(cells)} fields where the header has {len(header)}"
                 self.faults.append((path, number, f"{text}: quote texts that hold a comma"))
@@ -213,6 +199,7 @@ class _Reader:
 
     def checked(self, check_images: bool, references: bool) -> Manifest:
         """All rows, if there is no fault in them or between them; else one UserError."""
+        # Between rows and files first; then the files of the images, which takes longest.
         self._check_duplicates()
         datasets: dict[str, list[_Entry]] = defaultdict(list)
         for entry in self.entries:
@@ -246,6 +233,7 @@ class _Reader:
         self.faults.append((entry.file, entry.number, text))
 
     def _check_duplicates(self) -> None:
+        # Across files and data sets too: an image rated twice would be in training and test.
         first: dict[Path, _Entry] = {}
         for entry in self.entries:
             before = first.setdefault(entry.row.image, entry)
@@ -259,6 +247,7 @@ class _Reader:
             text = f"dataset: {name!r} is the name for {where}"
             fix = "give it in a `dataset` column of each, or give them other names"
             self.faults.append((files[0], 0, f"{text}: {fix}"))
+        # Nothing could be learnt from equal MOS, and no correlation be computed.
         mos = [entry.row.mos for entry in entries if math.isfinite(entry.row.mos)]
         if len(mos) > 1 and len(set(mos)) == 1:
             text = f"mos: all images of data set {name!r} have the MOS {mos[0]:g}"
@@ -296,34 +285,23 @@ def _row(given: dict[str, str], image: Path, dataset: str) -> tuple[Row, list[st
     faults = []
     if "image" not in given:
         faults.append("image: is empty: give a file name")
-    mos = _number(given.get("mos", ""))
-    if not math.isfinite(mos):
+    mos = to_number(given.get("mos", ""))
+    if mos is None:
         text = f"mos: {given.get('mos', '')!r} is not a finite number"
         faults.append(f"{text}: give one, or delete the row")
-    std = _number(given["std"]) if "std" in given else None
-    if std is not None and not 0 <= std < math.inf:
+    std = to_number(given.get("std", ""))
+    if "std" in given and (std is None or std < 0):
         text = f"std: {given['std']!r} is not a number of at least 0"
         faults.append(f"{text}: leave it empty if unknown")
     if given.get("split", "train") not in SPLITS:
         text = f"split: {given.pop('split')!r} is unknown"
         faults.append(f"{text}: use {', '.join(SPLITS)}, or leave it empty")
-    return Row(
-        image,
-        mos,
-        given.get("dataset", dataset),
-        std,
-        given.get("reference"),
-        given.get("split"),
-        given.get("distortion"),
-        given.get("reasoning"),
-    ), faults
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    names = ("reference", "split", "distortion", "reasoning")
+    reference, split, distortion, reasoning = map(given.get, names)
+    dataset = given.get("dataset", dataset)
+    # A row without a MOS is kept for the other checks of its image.
+    mos = math.nan if mos is None else mos
+    return Row(image, mos, dataset, std, reference, split, distortion, reasoning), faults
 
 
 def _header_faults(header: list[str], columns: dict[str, str]) -> list[str]:

@@ -61,6 +61,7 @@ def split(
 
 def _groups(rows: list[Row]) -> dict[Path, str]:
     """Image -> the name of its group, which does not depend on where on a disk the data set lies."""
+    # Relative to what all images of the data set share, so that a moved or mounted set splits alike.
     shared = os.path.commonpath([os.path.abspath(row.image.parent) for row in rows])
     return {
         row.image: row.reference or Path(os.path.relpath(row.image, shared)).as_posix()
@@ -72,6 +73,7 @@ def _largest_remainder(total: int, shares: Sequence[Fraction]) -> list[int]:
     """Whole numbers that sum to `total`, in proportion to `shares` (Hamilton's method)."""
     quotas = [total * share / sum(shares) for share in shares]
     counts = [int(quota) for quota in quotas]
+    # sorted is stable, which gives ties to the earlier split.
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - quotas[i])
     for i in by_remainder[: total - sum(counts)]:
         counts[i] += 1

@@ -3,10 +3,11 @@
 Excel sheets are read by pandas. CSV is read by `csv.reader`: pandas counts records, not lines, so that errors would
 name the wrong row after a quoted line break or a blank line, and it stops at the first row that has too many cells.
 Parquet is read by pyarrow: pandas would make floats of whole numbers where a cell is empty.
-Each library is imported where it is used, so that reading a CSV does not wait for pandas.
+pandas and pyarrow are imported where they are used, so that a CSV does not wait for them.
 """
 
 import csv
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,16 @@ def read_table(path: Path) -> Table:
     if not table.header:
         raise ValueError("its first line is empty")
     return table
+
+
+def to_number(text: str) -> float | None:
+    """The finite number that a cell holds, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    # float() also takes "nan" and "inf", which pandas and others write for an empty cell.
+    return value if math.isfinite(value) else None
 
 
 def _read_csv(path: Path) -> Table:
@@ -68,3 +79,20 @@ def _read_excel(path: Path) -> Table:
     sheet = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
     header, *rows = sheet.to_numpy().tolist() or [[]]
     return Table([name.strip() for name in header], list(enumerate(rows, start=2)))
+
+
+def write_table(path: Path, columns: dict[str, list]) -> None:
+    """Write named columns to a .parquet file, or else as a CSV; whole or not at all."""
+    # Here, since `--help` imports this module and should not wait for pydantic and YAML.
+    from ..io import write_whole
+
+    with write_whole(path) as part:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            pq.write_table(pa.table(columns), part)
+        else:
+            # Not by pandas, which would write whole numbers beside an empty cell as 3.0.
+            with part.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])

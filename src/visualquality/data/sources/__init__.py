@@ -41,6 +41,7 @@ class Source:
     columns: bool = False
 
 
+# The order is that of the help text: the paper's data sets, BIQ2021, then the forms of files.
 SOURCES: dict[str, Source] = {
     "kadid10k": Source(
         published.kadid10k,
@@ -103,7 +104,7 @@ SOURCES: dict[str, Source] = {
     "pyiqa-csv": Source(
         exchange.pyiqa_csv,
         "a meta_info CSV of pyiqa, from https://github.com/chaofengc/IQA-PyTorch",
-        splits=None,
+        splits=None,  # pyiqa's files name their splits in their columns
         columns=True,
     ),
     "deqa-json": Source(

@@ -10,6 +10,7 @@ from ..row import SPLITS, Row
 from .distribution import Distribution
 from .records import read_labels, read_records, read_text
 
+# The authors name label files by data set and split: KADID-10K_val_set, SPAQ_test_all.
 _LABEL_FILE = re.compile(
     r"(.*?)(?:_test_all|_mos|_(train|val|test)_set)?", re.IGNORECASE | re.DOTALL
 )
@@ -47,6 +48,7 @@ def authors_jsonl(data: Distribution) -> list[Row]:
             entry = json.loads(line)
             (image,) = entry["image"]
             turns = entry["conversations"]
+            # One image and one answer: the unpacking is an error for any other number.
             (answer,) = [turn["value"] for turn in turns if turn["from"] == "gpt"]
             mos, dataset = float(answer), entry["dataset_name"]
         except (ValueError, KeyError, TypeError) as error:
@@ -81,6 +83,7 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
     if mos.lower() not in _PYIQA_MOS and data.columns.get("mos") != mos:
         fix = f"If so, import with columns mos={mos}"
         raise UserError(f"{path}: is higher better in column {mos!r}? {fix}")
+    # Since places count, only the consent to this column can be given.
     if data.columns not in ({}, {"mos": mos}):
         fix = f"give mos={mos}, or leave columns out"
         raise UserError(f"columns of pyiqa-csv go by their place: {fix}")
@@ -140,6 +143,7 @@ def deqa_json(data: Distribution) -> list[Row]:
             std = _json_number(entry["std"], f"{where}: std")
             if std < 0:
                 raise UserError(f"{where}: std is {std}, below 0: correct it")
+        # KONIQ/images/1.jpg is of KONIQ; images/1.jpg names no data set.
         parts = PurePosixPath(entry["image"]).parts
         dataset = parts[0] if len(parts) > 2 and parts[0] != "/" else path.stem
         rows.append(Row(folder / entry["image"], mos, dataset, std))

@@ -25,8 +25,9 @@ KADID_DISTORTIONS = (
 )  # fmt: skip
 _KADID_NAME = re.compile(r"(I\d\d)_(0[1-9]|1\d|2[0-5])_0([1-5])\.png", re.IGNORECASE)
 _KONIQ_SETS = "koniq10k_distributions_sets.csv"
+# KonIQ-10k's names of the splits -> ours.
 _KONIQ_SPLITS = {"training": "train", "validation": "val", "test": "test"}
-_CLIVE_TRAINING = 7
+_CLIVE_TRAINING = 7  # images that raters were trained with
 _BIQ2021_FILES = {
     "train": ("Train (Images and MOS).csv", "Train.csv", "train.csv"),
     "test": ("Test (Images and MOS).csv", "Test.csv", "test.csv"),
@@ -48,6 +49,7 @@ def kadid10k(data: Distribution) -> list[Row]:
     """
     table = data.file("dmos.csv")
     folder = data.image_folder("images", "Images", beside=table.parent)
+    # Each distorted image has the split of its reference.
     split_of = kadid10k_authors_split() if data.split == "authors" else {}
     rows = []
     for record in read_records(data, table, "dist_img", "ref_img", "dmos", "var"):
@@ -93,6 +95,7 @@ def koniq10k(data: Distribution) -> list[Row]:
     if sets is None and data.split == "official":
         raise data.error(f"{_KONIQ_SETS!r}, which has the official split, is not there")
     split_of = {}
+    # Without that file all rows are left without a split.
     for record in read_records(data, sets, "image_name", "set") if sets else []:
         part = record.text("set")
         if part not in _KONIQ_SPLITS:
@@ -102,6 +105,7 @@ def koniq10k(data: Distribution) -> list[Row]:
     rows = []
     for record in read_records(data, table, "image_name", "MOS", "SD"):
         name = record.text("image_name")
+        # An image that one file has and the other lacks: these are not two files of one release.
         if split_of and name not in split_of:
             raise record.error("image_name", f"{name!r} is not in {_KONIQ_SETS}: get {data.source}")
         mos, std = record.number("MOS", 1, 5), record.number("SD", 0)
@@ -130,6 +134,7 @@ def clive(data: Distribution) -> list[Row]:
     The first 7 of the 1169 images (t1 to t7, in Images/trainingImages) are those that raters were trained
     with, and are left out: 1162.
     """
+    # Each file has one variable, of the file's own name.
     variables = ("AllImages_release", "AllMOS_release", "AllStdDev_release")
     files = [data.file(f"Data/{variable}.mat") for variable in variables]
     names, mos, std = map(read_mat, [data] * 3, files, variables)
@@ -137,6 +142,7 @@ def clive(data: Distribution) -> list[Row]:
     if not len(names) == len(mos) == len(std):
         counts = f"{len(names)} names, {len(mos)} MOS and {len(std)} standard deviations"
         raise data.error(f"the .mat files in {labels} have {counts}")
+    # Else seven rated images would be left out of a table in another order.
     first = [str(name) for name in names[:_CLIVE_TRAINING]]
     if not all(re.fullmatch(r"t\d\.\w+", name) for name in first):
         wanted = f"the {_CLIVE_TRAINING} training images t1 to t{_CLIVE_TRAINING}"
@@ -161,7 +167,8 @@ def bid(data: Distribution) -> list[Row]:
     folder = data.image_folder("ImageDatabase", beside=table.parent, or_beside=True)
     rows = []
     for record in read_records(data, table, "Image Number", "Average Subjective Grade"):
-        number = record.number("Image Number", 0)  # Excel stores a float
+        # Excel stores every number as a float.
+        number = record.number("Image Number", 0)
         if number != int(number):
             text = f"{number} is not a whole number"
             raise record.error("Image Number", f"{text}: get {data.source}")
@@ -234,12 +241,14 @@ def sriqa_bench(data: Distribution) -> list[Row]:
 
 
 def _processed(data: Distribution, file: str, low: float, high: float) -> list[Row]:
+    # The labels and the images come from different places, so the user may have put them side by side.
     table = data.file(file)
     folder = data.image_folder("images", "Images", beside=table.parent, or_beside=True)
     return read_labels(data, table, folder, dataset=data.name, shape=(2, 1), low=low, high=high)
 
 
 def _with_method(row: Row, data: Distribution, ending: str = "") -> Row:
+    # SRIQA-Bench's references are named a1_Original.png, its images a1_<method>.png.
     scene = PurePosixPath(row.reference or "").stem.removesuffix(ending) + "_"
     if not row.image.stem.startswith(scene) or row.image.stem == scene:
         raise data.error(f"{row.image.name} is not named after its reference {row.reference}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ...errors import UserError
 from ..find import SUFFIXES
 from ..row import Row
-from ..tables import read_table
+from ..tables import read_table, to_number
 from .distribution import Distribution
 
 # Normalised scores pass their bounds by rounding: SRIQA-Bench has 100.00000000000001.
@@ -32,7 +32,7 @@ class Record(NamedTuple):
     def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float:
         """The cell as a finite number; UserError if it is not one in [low, high]."""
         text = self.text(column)
-        value = _finite(text)
+        value = to_number(text)
         if value is None:
             fix = "correct it, or delete the row"
             raise self.error(column, f"{text!r} is not a finite number: {fix}")
@@ -163,7 +163,7 @@ def parse_label(line: str) -> Label | None:
     """
     words = list(re.finditer(r"\S+", line))
     numbers: list[float] = []
-    while words and (value := _finite(words[-1].group())) is not None:
+    while words and (value := to_number(words[-1].group())) is not None:
         numbers.insert(0, value)
         words.pop()
     names, start = [], 0
@@ -181,11 +181,3 @@ def parse_label(line: str) -> Label | None:
 def _form(shape: tuple[int, int]) -> str:
     names, numbers = shape
     return "reference " * (names == 2) + "image mos" + " std" * (numbers == 2)
-
-
-def _finite(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
