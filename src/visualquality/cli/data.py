@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Import, check, split and show rated images.", no_args_is_help=True)
 
 _LISTED = 10  # findings of a kind on the terminal; --json holds all
-_LISTED_MEMBERS = 4
+_LISTED_MEMBERS = 4  # images of a finding on the terminal
 _FINDINGS = {"exact": "equal pixels", "near": "look alike", "reference": "one reference"}
 
+# Below the help of `import`. Escaped, since brackets would be taken for markup.
 _SOURCES = "\n\n".join(escape(f"{name}: {each.source}") for name, each in SOURCES.items())
 
 ManifestPath = Annotated[
@@ -67,6 +68,7 @@ def import_(
     with errors():
         from ..data.sources import import_dataset
 
+        # Before the data set is read, which may take long.
         _writable(output, (".csv", ".parquet"), overwrite)
         pairs = _columns(columns or [])
         with err.status(f"reading {escape(str(root))}"):
@@ -81,6 +83,7 @@ def import_(
             done.manifest.write(output)
         out.print(_contents(done.manifest))
         if done.missing:
+            # Some names, so that the user sees which folder or suffix is wrong.
             first = ", ".join(done.missing[:3]) + (" …" if len(done.missing) > 3 else "")
             text = f"left out, since not there: {len(done.missing)} images ({first})"
             err.print(Text(text, style="yellow"))
@@ -110,6 +113,7 @@ def check(
             raise UserError(
                 f"{json_file.parent} is not a folder: make it, or write --json elsewhere"
             )
+        # Unreadable images are findings here, not errors.
         read = {str(path): Manifest.read(path, check_images=False) for path in manifests}
         found = check_images(read, console=err)
         if json_file is not None:
@@ -134,6 +138,7 @@ def split(
         from ..data.split import split as split_rows
 
         _writable(output, (".csv", ".parquet"), overwrite)
+        # The images themselves do not matter to a split.
         done = split_rows(
             Manifest.read(manifest, check_images=False), ratios=_ratios(ratios), seed=seed
         )
@@ -167,6 +172,7 @@ def _writable(output: Path, suffixes: tuple[str, ...], overwrite: bool) -> None:
     if output.suffix.lower() not in suffixes:
         raise UserError(f"{output} must end in {' or '.join(suffixes)}")
     if output.is_dir():
+        # Also where --overwrite is given.
         raise UserError(f"{output} is a folder: give the name of a file")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists: give another name, or --overwrite to replace it")
@@ -210,6 +216,7 @@ def _contents(manifest: "Manifest") -> Table:
 
 
 def _splits(counts: dict[str, int]) -> str:
+    # Rows without a split are counted only where others have one.
     parts = [f"{split} {counts[split]}" for split in ("train", "val", "test") if counts.get(split)]
     if parts and counts.get(""):
         parts.append(f"without {counts['']}")
@@ -245,6 +252,7 @@ def _summary(summary: "DatasetSummary") -> Table:
     table.add_row("images", str(summary.images))
     table.add_row("splits", _splits(summary.splits))
     table.add_row("references", str(summary.references or "-"))
+    # Four digits tell scales of 0 to 1 and of 0 to 100 apart alike.
     low, *quartiles, high = (f"{value:.4g}" for value in summary.mos)
     table.add_row("MOS", f"{low} to {high}, quartiles {', '.join(quartiles)}")
     for name in ("width", "height", "megapixels"):
@@ -261,6 +269,7 @@ def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool)
     images = [member.image for overlap in overlaps for member in overlap.members]
     folder = os.path.commonpath([os.path.dirname(image) for image in images])
     table = Table(title=f"{title}, in {escape(folder)}", title_justify="left")
+    # Folded, since the end of a cut name would be what differs.
     table.add_column("what")
     table.add_column("image", overflow="fold")
     table.add_column("where", overflow="fold")
@@ -277,7 +286,7 @@ def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool)
             where = f"{member.manifest} {member.split}" if show_manifest else member.split
             image = Text(os.path.relpath(member.image, folder))
             table.add_row(what, image, Text(where.strip()), f"{member.mos:.4g}")
-            what = ""
+            what = ""  # on the first line of a finding only
         if len(members) > _LISTED_MEMBERS:
             table.add_row("", f"and {len(members) - _LISTED_MEMBERS} more", "", "")
         table.add_section()

@@ -1,7 +1,7 @@
 """Synthetic ranking sets: distorted copies of reference photos, labelled with a pseudo-MOS.
 
-A pseudo-MOS is what a full-reference metric makes of a distorted image beside its reference. No person has
-rated the image: never report it as a human score.
+A pseudo-MOS is computed from the score that a full-reference metric gives a distorted image and its reference.
+No person has rated the image: never report it as a human score.
 """
 
 import io
@@ -54,7 +54,7 @@ def pseudo_mos(reference: Image.Image, distorted: Image.Image) -> float:
     The metric's score s (100 identical, 90 visually lossless, 70 high, 50 medium, 30 low quality, unbounded
     below) goes through 1 + 4 L(s) / L(100), L(s) = 1 / (1 + exp(-(s - 55.06) / 20.3)). That is the logistic
     which takes 100 to 5, 70 to 4 ("good") and 30 to 2 ("poor" in the five-point scale of ITU-R BT.500); 50
-    becomes 2.9. Images shorter than 256 pixels are continued by their mirror image up to that.
+    becomes 2.9. Images with a side below 256 pixels are extended to 256 by mirroring.
     Raises UserError if the sizes differ or the optional package `ssimulacra2` is missing.
     """
     try:

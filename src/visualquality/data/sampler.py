@@ -10,7 +10,7 @@ from ..seeds import order_key
 
 
 class OneDatasetBatches(Sampler[int]):
-    """Row indices for an unshuffled loader: each `batch_size` in turn are distinct rows of one data set.
+    """Row indices for a loader that does not shuffle: each batch of `batch_size` is distinct rows of one data set.
 
     datasets: for each row, the name of its data set. repeat: how often each chunk of `batch_size` indices
     is yielded, one right after the other. shuffle: False takes data sets and rows in the order they are

@@ -30,7 +30,7 @@ class Source:
     """A data set that can be imported.
 
     read: its function; image names in its rows need not exist, `import_dataset` looks for them.
-    source: what the set is and where it is had; error sentences end with "get <this>".
+    source: what the set is and where to get it; error sentences end with "get <this>".
     splits: names of the splits that come with it; None if its file names them.
     columns: whether its function takes names of columns from the user.
     """

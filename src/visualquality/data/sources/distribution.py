@@ -19,7 +19,7 @@ class Distribution:
 
     name: str
     root: Path
-    source: str  # what the set is and where it is had
+    source: str  # what the set is and where to get it
     split: str | None
     columns: dict[str, str]
     images: Path | None
@@ -106,7 +106,7 @@ def rows_on_disk(
         fix = "give their folder with --images"
         if kept:
             fix = "complete the set, or leave them out with --skip-missing"
-        # A single file is the user's own, and is had nowhere else.
+        # A single file is the user's own, and cannot be had anew.
         if data.root.is_dir():
             fix += f"; get {data.source}"
         total = len(kept) + len(absent)

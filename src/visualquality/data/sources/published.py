@@ -180,9 +180,10 @@ def bid(data: Distribution) -> list[Row]:
 def biq2021(data: Distribution) -> list[Row]:
     """`Train (Images and MOS).csv`, `Test (Images and MOS).csv` ("Image Name", "MOS", 0 to 1), and `Images/`.
 
-    The split is the official one, train or test by file; files named Train.csv, Test.csv, or in lower case,
-    do too. The train file has nameless empty columns. `ss02 (1014).jpg` is a .JPG on the disk. The official
-    files list no image twice; one that is in both would be a leak, and is an error (`rows_on_disk`).
+    The split is the official one, train or test by file; files named Train.csv and Test.csv, also in
+    lower case, are accepted too. The train file has nameless empty columns. `ss02 (1014).jpg` is a .JPG on the
+    disk. The official files list no image twice; one that is in both would be a leak, and is an error
+    (`rows_on_disk`).
     """
     rows = []
     for split, names in _BIQ2021_FILES.items():
