@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from rich.console import Console
-from scipy.cluster.hierarchy import DisjointSet
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..errors import UserError
@@ -34,6 +35,7 @@ _PLAIN_LEVELS = 2  # by which 8-bit values of two thumbnails may differ
 _BLOCK = 256  # rows of the matrix of distances that are in memory at a time
 
 Range = tuple[float, ...]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -221,39 +223,52 @@ def _near(listed: Iterable[_Listed]) -> list[Overlap]:
                 contents.append(item.opened)
             same[key].append(item.member)
     keys = list(same)
-    groups = DisjointSet(range(len(keys)))
-    farthest = [0] * len(keys)  # bits to the farthest content that each looks like
+    digests = np.unique([digest for digest, _ in keys], return_inverse=True)[1]
+    # Numbers of the references, so that pairs are compared as arrays; -1 is none.
+    numbers: dict[tuple[str, str] | None, int] = {None: -1}
+    references = np.array([numbers.setdefault(reference, len(numbers)) for _, reference in keys])
+    nodes = np.arange(len(keys))
+    labels = nodes  # the group that each content is in, so far
+    farthest = np.full(len(keys), -1)  # bits to the farthest content that each looks like
     for i, j, bits in _pairs_alike(contents):
-        (digest, reference), (other_digest, other_reference) = keys[i], keys[j]
-        if digest == other_digest or (reference is not None and reference == other_reference):
-            continue
-        groups.merge(i, j)
-        farthest[i] = max(farthest[i], bits)
+        same_reference = (references[i] == references[j]) & (references[i] >= 0)
+        listed_pair = (digests[i] != digests[j]) & ~same_reference
+        i, j, bits = i[listed_pair], j[listed_pair], bits[listed_pair]
+        np.maximum.at(farthest, i, bits)
+        np.maximum.at(farthest, j, bits)
+        # After each block only the groups are kept, not the pairs: if all images are alike, these are millions.
+        # Each content has an edge to the node that stands for its group so far, len(keys) + its label.
+        edges = np.append(i, nodes), np.append(j, len(keys) + labels)
+        graph = coo_array((np.ones(len(edges[0])), edges), shape=(2 * len(keys),) * 2)
+        labels = connected_components(graph, directed=False)[1][nodes]
+        labels = np.unique(labels, return_inverse=True)[1]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for node in np.flatnonzero(farthest >= 0).tolist():
+        groups[int(labels[node])].append(node)
     overlaps = []
-    for group in groups.subsets():
-        if len(group) > 1:
-            members = sorted(member for i in group for member in same[keys[i]])
-            overlaps.append(Overlap("near", tuple(members), max(farthest[i] for i in group)))
+    for group in groups.values():
+        members = sorted(member for node in group for member in same[keys[node]])
+        overlaps.append(Overlap("near", tuple(members), int(farthest[group].max())))
     return overlaps
 
 
-def _pairs_alike(contents: Sequence[_Opened]) -> Iterator[tuple[int, int, int]]:
-    """Indices i < j of all pairs that look alike, and their distance in bits."""
-    plain = [i for i, content in enumerate(contents) if content.thumbnail is not None]
-    textured = [i for i, content in enumerate(contents) if content.thumbnail is None]
-    hashes = np.array([contents[i].hash for i in textured], dtype=np.uint64).reshape(-1, 4)
-    # A block of rows at a time, since all distances of 10,000 images would take 3 GB.
+def _pairs_alike(contents: Sequence[_Opened]) -> Iterator[tuple[Indices, Indices, Indices]]:
+    """Indices i, j of all pairs that look alike and their distances in bits, a block at a time."""
+    plain = np.flatnonzero([content.thumbnail is not None for content in contents])
+    textured = np.flatnonzero([content.thumbnail is None for content in contents])
+    hashes = np.array([contents[i].hash for i in textured.tolist()], dtype=np.uint64).reshape(-1, 4)
+    # All distances of 10,000 images at once would take 3 GB.
     for start in range(0, len(textured), _BLOCK):
         differing = hashes[start : start + _BLOCK, None] ^ hashes[None, start:]
         distances = np.bitwise_count(differing).sum(axis=-1, dtype=np.uint16)
         # Above the diagonal, so that each pair comes once and no image is its own pair.
-        for i, j in np.argwhere(np.triu(distances <= NEAR_BITS, 1)).tolist():
-            yield textured[start + i], textured[start + j], int(distances[i, j])
-    if plain:
-        thumbnails = np.array([contents[i].thumbnail for i in plain], dtype=np.float32)
+        i, j = np.nonzero(np.triu(distances <= NEAR_BITS, 1))
+        yield textured[start + i], textured[start + j], distances[i, j].astype(np.intp)
+    if len(plain):
+        thumbnails = np.array([contents[i].thumbnail for i in plain.tolist()], dtype=np.float32)
         pairs = cKDTree(thumbnails).query_pairs(_PLAIN_LEVELS, p=np.inf, output_type="ndarray")
-        for i, j in pairs.tolist():
-            yield plain[i], plain[j], 0
+        i, j = pairs.T
+        yield plain[i], plain[j], np.zeros(len(i), dtype=np.intp)
 
 
 def _summaries(listed: Iterable[_Listed]) -> Iterator[DatasetSummary]:
