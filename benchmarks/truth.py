@@ -24,9 +24,10 @@ from recipes.nano.words import FAULTS
 from visualquality import Scorer
 from visualquality.data.distort import distort
 from visualquality.data.distortions import FAMILIES
-from visualquality.data.images import find_images, open_image
-from visualquality.data.split import stable_hash
+from visualquality.data.find import find_images
+from visualquality.data.images import open_image
 from visualquality.process import quiet_libraries
+from visualquality.seeds import order_key
 
 # Families that look alike even to a person who knows them. They are reported beside the strict count.
 ALIKE = (
@@ -62,7 +63,7 @@ def cases(photos: list[Path]) -> Iterator[tuple[str | None, int, Image.Image]]:
         image = open_image(path)
         yield None, 0, image
         for family in FAMILIES:
-            level = 2 + stable_hash(0, f"{path.stem}/{family}")[0] % 4
+            level = 2 + order_key(0, f"{path.stem}/{family}")[0] % 4
             yield family, level, distort(image, family, level, seed=level)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from visualquality.classics.brisque import fit_brisque
 from visualquality.classics.niqe import fit_niqe
-from visualquality.data.images import find_images
+from visualquality.data.find import find_images
 from visualquality.data.manifest import Manifest
 
 

@@ -34,7 +34,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from visualquality.data.distort import build_set
-from visualquality.data.images import find_images, open_image
+from visualquality.data.find import find_images
+from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.load import EMBEDDED, load
 from visualquality.models.nano import NanoProcessor

@@ -26,12 +26,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from visualquality.data.distort import LEVELS, distort
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
-from visualquality.data.split import stable_hash
 from visualquality.errors import UserError
 from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.io import write_whole
 from visualquality.models.nano.modeling import GLOBAL_WIDTH, root
 from visualquality.models.nano.tower import MIDDLE, SPREAD, STRIDE, Tower, fold_batch_norms
+from visualquality.seeds import order_key
 
 from .words import FAULTS
 
@@ -211,7 +211,7 @@ def hold_out(manifest: Path, folder: Path) -> tuple[Path, Path]:
     parts: tuple[list[Row], list[Row]] = ([], [])
     for row in Manifest.read(manifest).rows:
         if row.split in (None, "train"):
-            share = int.from_bytes(stable_hash(0, row.image.name)[:4]) / 2**32
+            share = int.from_bytes(order_key(0, row.image.name)[:4]) / 2**32
             parts[share < HELD_OUT].append(row)
     paths = folder / "rated.csv", folder / "held_out.csv"
     for path, rows in zip(paths, parts, strict=True):

@@ -134,7 +134,7 @@ def _seeds() -> dict[str, Any]:
             for k in (0, 5)
         ],
         "arrays_digest": [found["arrays_digest"](arrays), found["arrays_digest"](single)],
-        "arrays_digest of a fitted scalar": found["arrays_digest"]({"a": scalar}),
+        "arrays_digest of a fitted scalar": found["arrays_digest"]({"a": np.atleast_1d(scalar)}),
         "arrays_digest of a scalar weight": found["arrays_digest"]({"a": scalar.astype("<f4")}),
     }
 

@@ -73,7 +73,9 @@ class FittedMetric:
 
     def settings(self) -> dict[str, Any]:
         """All that a score depends on besides the image."""
-        return classic_settings(self.name, arrays_digest(vars(self)))
+        # A single number counts as an array of one: journals hold digests that were made so.
+        arrays = {name: np.atleast_1d(values) for name, values in vars(self).items()}
+        return classic_settings(self.name, arrays_digest(arrays))
 
 
 def _matches(array: NDArray, shape: Shape) -> bool:

@@ -50,7 +50,7 @@ def fit(
 
 def _fit_niqe(data: list[Path], output: Path, split: str | None) -> None:
     from ..classics.niqe import fit_niqe
-    from ..data.images import find_images
+    from ..data.find import find_images
     from ..data.manifest import read_manifests
 
     manifests = [path for path in data if path.suffix.lower() in (".csv", ".parquet")]

@@ -49,7 +49,7 @@ def score(
         if output
         else "nothing was kept: give -o"
     ):
-        from ..data.images import find_images
+        from ..data.find import find_images
         from ..score.journal import journal_path, score_all
 
         images = _sources(find_images(paths), reference)
@@ -114,7 +114,7 @@ def rank(
 ) -> None:
     """Order images from the best to the worst."""
     with clean_exit():
-        from ..data.images import find_images
+        from ..data.find import find_images
         from ..score.journal import score_all
 
         images = _sources(find_images(paths), reference)
@@ -128,7 +128,7 @@ def rank(
 
 def _sources(images: list[Path], reference: Path | None) -> "list[str | Referenced]":
     """The images by path, each with its reference where there is one."""
-    from ..data.images import find_references
+    from ..data.find import find_references
     from ..score.source import Referenced
 
     if reference is None:
