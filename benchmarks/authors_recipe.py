@@ -40,7 +40,6 @@ def score(
             num_return_sequences=returned,
             pad_token_id=tokenizer.pad_token_id,
         )
-        # Left padding: all prompts end at the same place.
         completions = sequences[:, prompts["input_ids"].shape[1] :]
         texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
         scores += [response.read(text).score for text in texts]

@@ -180,7 +180,6 @@ def run(
             # A run takes two minutes: a broken one starts again.
             shutil.rmtree(recipe.output, ignore_errors=True)
             train(recipe, console=console)
-            # Only the final weights are measured.
             for checkpoint in recipe.output.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         mode = "reason" if recipe.method == "rl2r" else "expect"
