@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 from common import rated_parser, write_result
-from experiments_figures import draw_rows, draw_training
+from experiments_figures import along_training, draw_rows, draw_training
 from experiments_page import cell
 from rich.console import Console
 from rich.table import Table
@@ -34,8 +34,6 @@ from rl2r_biq2021 import BASE
 from recipes.nano.features import rate_rows
 from recipes.nano.measure import summary, test_sets, train_set
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.page import evenly
-from visualquality.evaluate.probes import read_steps
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.score.scorer import Scorer
@@ -78,6 +76,7 @@ class Paths:
             for name, members in sets.items():
                 ranked = sorted(members, key=lambda r: r.mos)
                 chosen = [ranked[int(i)] for i in np.linspace(0, len(ranked) - 1, PROBES)]
+                # dict.fromkeys: a small set may give the same image twice.
                 rows += [Row(r.image.resolve(), r.mos, dataset=name) for r in dict.fromkeys(chosen)]
             self.work.mkdir(parents=True, exist_ok=True)
             Manifest(tuple(rows)).write(path)
@@ -102,6 +101,7 @@ def base_digest() -> str:
 def settings_of(changes: dict[str, Any], seed: int, paths: Paths) -> tuple[dict[str, Any], str]:
     """common.yaml with a row's changes, and the run's name: a hash of everything that its result depends on."""
     changes = dict(changes)
+    # Two keys are of this script and not of a recipe: a set to leave out, and whether to score probe images.
     without, probes = changes.pop("without", None), changes.pop("probes", False)
     tree = merged(yaml.safe_load((FOLDER / "common.yaml").read_text()), changes)
     biq = paths.data.resolve() / "biq2021"
@@ -178,6 +178,7 @@ def run(
     result = recipe.output.parent / "result.json"
     if not result.exists():
         if not (recipe.output / FINAL / "model.safetensors").exists():
+            # A run takes two minutes: a broken one starts again.
             shutil.rmtree(recipe.output, ignore_errors=True)
             train(recipe, console=console, cache=tests.cache)
             for checkpoint in recipe.output.glob("checkpoint-*"):
@@ -227,45 +228,6 @@ def experiment(
     rows.sort(key=lambda row: row["seed"])
     verdicts = [verdict(rows, *pair, test) for pair in spec["expected"] for test in tests.rows]
     return {"title": spec["title"], "paper": spec["paper"], "rows": rows, "verdicts": verdicts}
-
-
-def words(probes: Path) -> dict[str, Any]:
-    """Like the paper's Fig. 4: the answers about one generated image (the middle one by MOS) along the steps."""
-    found: dict[Any, list[Any]] = defaultdict(list)
-    for step in read_steps(probes):
-        for key, visit in step.items():
-            if key.dataset.startswith("AGIQA"):
-                found[key].append(visit)
-    key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
-    steps = [
-        {"step": visit.step, "score": visit.score, "std": visit.std, "words": visit.words}
-        for visit in evenly(found[key], 6)
-        if visit.score is not None and visit.std is not None
-    ]
-    return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": steps}
-
-
-def std_curves(probes: Path) -> dict[str, list[tuple[int, float]]]:
-    """Like the paper's Fig. 3: for each set, (step, std over the K answers, averaged over its images)."""
-    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for step in read_steps(probes):
-        for key, visit in step.items():
-            if visit.std is not None:
-                found[key.dataset][visit.step].append(visit.std)
-    return {
-        name: [(step, float(np.mean(stds))) for step, stds in steps.items()]
-        for name, steps in found.items()
-    }
-
-
-def along_training(rows: Rows, work: Path, earlier: dict[str, Any]) -> dict[str, Any]:
-    """The answers of the first seed and the std curves of all, from the runs or, where one is not here, `earlier`."""
-    probes = {str(row["seed"]): work / row["run"] / "run" / "probes.jsonl" for row in rows}
-    first = next(iter(probes.values()))
-    curves = {}
-    for seed, path in probes.items():
-        curves[seed] = std_curves(path) if path.exists() else earlier["std"][seed]
-    return {"words": words(first) if first.exists() else earlier["words"], "std": curves}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

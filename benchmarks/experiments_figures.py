@@ -1,4 +1,4 @@
-"""The figures of experiments.py."""
+"""The figures of experiments.py, and what its runs say of the probe images along the steps."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -9,6 +9,9 @@ import numpy as np
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+
+from visualquality.evaluate.page import evenly
+from visualquality.evaluate.probes import read_steps
 
 
 def draw_rows(result: dict[str, Any], path: Path) -> None:
@@ -58,3 +61,44 @@ def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Pat
     axis.legend(frameon=False)
     fig.savefig(path, dpi=130)
     plt.close(fig)
+
+
+def words(probes: Path) -> dict[str, Any]:
+    """Like the paper's Fig. 4: the answers about one generated image (the middle one by MOS) along the steps."""
+    found: dict[Any, list[Any]] = defaultdict(list)
+    for step in read_steps(probes):
+        for key, visit in step.items():
+            if key.dataset.startswith("AGIQA"):
+                found[key].append(visit)
+    key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
+    steps = [
+        {"step": visit.step, "score": visit.score, "std": visit.std, "words": visit.words}
+        for visit in evenly(found[key], 6)
+        if visit.score is not None and visit.std is not None
+    ]
+    return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": steps}
+
+
+def std_curves(probes: Path) -> dict[str, list[tuple[int, float]]]:
+    """Like the paper's Fig. 3: for each set, (step, std over the K answers, averaged over its images)."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for step in read_steps(probes):
+        for key, visit in step.items():
+            if visit.std is not None:
+                found[key.dataset][visit.step].append(visit.std)
+    return {
+        name: [(step, float(np.mean(stds))) for step, stds in steps.items()]
+        for name, steps in found.items()
+    }
+
+
+def along_training(
+    rows: list[dict[str, Any]], work: Path, earlier: dict[str, Any]
+) -> dict[str, Any]:
+    """The answers of the first seed and the std curves of all, from the runs or, where one is not here, `earlier`."""
+    probes = {str(row["seed"]): work / row["run"] / "run" / "probes.jsonl" for row in rows}
+    first = next(iter(probes.values()))
+    curves = {}
+    for seed, path in probes.items():
+        curves[seed] = std_curves(path) if path.exists() else earlier["std"][seed]
+    return {"words": words(first) if first.exists() else earlier["words"], "std": curves}

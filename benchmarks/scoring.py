@@ -66,6 +66,7 @@ def main() -> None:
     count, repeats = (16, 1) if args.short else (64, 3)
     with tempfile.TemporaryDirectory() as folder:
         rows = []
+        # nano ends its answers by itself, long before 512 tokens.
         nano = load("nano", device=args.device)
         rows += compare(
             nano, f"nano, {count} images of 512²", tiles(Path(folder), count, 512), 512, repeats

@@ -64,6 +64,7 @@ def perceptron(images: ImageStatistics, seed: int, stages: slice) -> Predictor:
     for x in statistics:
         projectors.append(Projector(x.shape[1], 256, limit=LIMIT))
         projectors[-1].mean.copy_(x.mean(0))
+        # As in the model: a constant statistic must not be divided by 0.
         projectors[-1].scale.copy_(x.std(0).clamp(min=1e-3))
     model = ProjectorsWithHeads(projectors).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -118,6 +119,7 @@ def measure(sets: dict[str, ImageStatistics]) -> list[dict[str, object]]:
     rows = []
     for seed in SEEDS:
         for name, images in sets.items():
+            # With two sets, the other one is unique.
             (other,) = (found for key, found in sets.items() if key != name)
             train, rest = split(images, seed)
             for label, predictor in fitted_predictors(train, seed).items():

@@ -63,6 +63,7 @@ def synthetic(
     Returns the manifest of all images, and of those whose photos are not in `unseen`.
     """
     described, seen = folder / "described.csv", folder / "seen.csv"
+    # seen.csv is written last, so its presence says that this stage is complete.
     if seen.exists():
         return described, seen
     references = find_images([*pristine, *unseen])
@@ -74,6 +75,7 @@ def synthetic(
         words = reasoning(open_image(row.image), fault, row.mos)
         rows.append(Row(**{**vars(row), "reasoning": words, "dataset": "synthetic"}))
     Manifest(tuple(rows)).write(described)
+    # The copies of a photo are in a folder of its name.
     hidden = {path.stem for path in find_images(unseen)}
     Manifest(tuple(row for row in rows if row.image.parent.name not in hidden)).write(seen)
     return described, seen
@@ -96,6 +98,7 @@ def export(base: Path, nano: Path, console: Console) -> None:
     """
     for name, folder in (("nano-base", base), ("nano", nano)):
         vlm = load(str(folder), device="cpu")
+        # lm_head is tied to the embeddings: one copy is enough.
         state = {
             k: v.half().contiguous()
             for k, v in vlm.model.state_dict().items()

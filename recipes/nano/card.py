@@ -55,6 +55,7 @@ def near_copies(test: Sequence[Row], rated: Path) -> set[Path]:
     """The test images that nearly equal one in `rated`, by the perceptual hash of `data check`."""
     train = Manifest.read(rated, check_images=False)
     found = check({"train": train, "test": Manifest(tuple(test))})
+    # Groups of near-equal images with members in both manifests.
     leaks = [
         overlap for overlap in found.overlaps if len({m.manifest for m in overlap.members}) == 2
     ]
@@ -67,12 +68,13 @@ def seconds_per_photo(mode: Mode) -> float:
     scorer = Scorer("nano", mode=mode, samples=1, device="cpu")
     seconds = []
     for _ in range(16):
+        # Noise enlarged 32 times: as smooth as a photo, and different each time.
         small = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
         photo = small.resize((512, 512), Image.Resampling.BICUBIC)
         started = time.perf_counter()
         scorer(photo)
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+    return statistics.median(seconds[1:])  # the first one warms up
 
 
 def main() -> None:

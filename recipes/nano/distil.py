@@ -68,6 +68,7 @@ def target_scores(start: Path, rated: Path, lessons: Path) -> Tensor:
     encode = PromptEncoder(expecting.vlm, CACHE)
     vision = expecting.vlm.model.model.vision
     photos, taught = (image_statistics(path, encode, vision.widths) for path in (rated, lessons))
+    # Both predictions use the same features, so the tower sees each image once.
     ratings = rate_rows(expecting, encode, [*photos.rows, *taught.rows])
     # The mode `expect` draws nothing, so no score is None.
     first = torch.tensor([rating.score for rating in ratings])

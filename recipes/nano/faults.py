@@ -37,6 +37,7 @@ def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
     if manifest.exists():
         return manifest
     synthetic, photos = (Manifest.read(path).rows for path in (clean, rated))
+    # (family, level) -> the pseudo-MOS of the synthetic images that have it
     scores: dict[tuple[str | None, int], list[float]] = defaultdict(list)
     for row in synthetic:
         scores[row.distortion, level_of(row)].append(row.mos)
@@ -67,6 +68,7 @@ def lesson(
     index: int,
 ) -> Row:
     """Lesson number `index`. It depends on the number and the photos alone, so any process may make it."""
+    # 5 keeps these draws apart from those of other stages with the same number.
     rng = np.random.default_rng([5, index])
     photos = pools[index % len(pools)]
     image = random_part(open_image(photos[rng.integers(len(photos))]), rng)
@@ -76,6 +78,7 @@ def lesson(
         level = int(rng.choice(LEVELS, p=LEVEL_SHARES))
         image = distort(image, family, level, seed=int(rng.integers(2**31)))
     path = folder / f"{index:05}.png"
+    # PNG: JPEG would add a fault of its own.
     image.save(path, compress_level=1)
     mos = typical[family, level]
     words = reasoning(image, fault_sentence(family, level), mos)
@@ -91,6 +94,7 @@ def lesson(
 
 def random_part(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A part of 256 to 512 pixels a side (or the photo's own, if smaller), in most cases of a shrunk copy."""
+    # A photo is never shrunk so far that the smallest part would not fit.
     smallest = SIDES[0] * STRIDE / min(photo.size)
     scale = max(smallest, rng.uniform(*SHRUNK)) if rng.random() < SHRUNK_SHARE else 1.0
     if scale < 1:

@@ -60,7 +60,7 @@ def initial(
     """
     if (folder / "model.safetensors").exists():
         return folder
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # for the decoder's initial weights
     config = NanoConfig(
         text_config={
             **DECODER,
@@ -95,6 +95,7 @@ def set_scale(
     model: NanoForConditionalGeneration, processor: NanoProcessor, paths: list[Path]
 ) -> None:
     """Write the mean and standard deviation of every statistic over these images into the projectors."""
+    # Statistics of the whole image, and of each of its cells, of all images together.
     whole, local, vision = [], [], model.model.vision
     for path in paths:
         encoded = encode_prompt(processor, [open_image(path)], "")
@@ -106,4 +107,5 @@ def set_scale(
     parts = [*torch.stack(whole).split(vision.widths, 1), torch.cat(local)]
     for projector, values in zip([*vision.stages, vision.cells], parts, strict=True):
         projector.mean.copy_(values.mean(0))
+        # A statistic that is constant over these images must not be divided by 0.
         projector.scale.copy_(values.std(0).clamp(min=1e-3))

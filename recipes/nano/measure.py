@@ -63,6 +63,7 @@ def summary(rows: Sequence[Row], ratings: Sequence[Rating]) -> dict[str, Any]:
     `n` counts all images. `readable` is 1 where no answer was drawn, as in the mode `expect`.
     """
     found = agreement([r.score for r in ratings], [row.mos for row in rows])
+    # None stands for an answer that could not be read.
     samples = [s for r in ratings for s in r.samples]
     return {
         "n": found.n + found.n_unreadable,
@@ -122,6 +123,7 @@ def this_command(**words: object) -> str:
     `words` gives placeholders for values of this machine, `FOLDER=args.data` for instance. Other absolute paths are
     cut to their last part.
     """
+    # Nobody else has this machine's folders, and their names may be private.
     placeholders = {str(value): word for word, value in words.items()}
     parts = ["python", Path(sys.argv[0]).resolve().relative_to(ROOT).as_posix()]
     for argument in sys.argv[1:]:

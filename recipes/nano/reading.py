@@ -62,7 +62,7 @@ def fit_projectors(
     validation = image_statistics(held_out, encode, vision.widths)
     mos = {name: one.mos for name, one in images.items()}
     families, severities = images["lessons"].families, images["lessons"].severities
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # for the heads, the batches and the dropout
     model = ProjectorsWithHeads(vision.stages).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=WARMUP)

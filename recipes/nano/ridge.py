@@ -27,6 +27,7 @@ def fit(sets: Sequence[ImageStatistics], hidden: int) -> LinearQuality:
     raw = quality.levelled(together)
     quality.mean.copy_(raw.mean(0))
     quality.scale.copy_(raw.std(0) + 1e-3)
+    # Float64: the products below are sums over thousands of images.
     x, y = [], []
     for one in sets:
         levelled, mos = quality.levelled(one.statistics).double(), one.mos.double()
@@ -39,6 +40,7 @@ def fit(sets: Sequence[ImageStatistics], hidden: int) -> LinearQuality:
     predicted = quality.read(together)
     quality.projector.mean.copy_(predicted.mean())
     quality.projector.scale.copy_(predicted.std())
+    # The projector's output layer at zero: the decoder sees nothing of the prediction yet.
     torch.nn.init.zeros_(quality.projector.down.weight)
     torch.nn.init.zeros_(quality.projector.down.bias)
     return quality

@@ -25,6 +25,7 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer with `size` entries at most, none longer than `longest` bytes."""
     bpe = Tokenizer(models.BPE())
+    # Split at every digit and punctuation mark, so that no piece crosses one. Spaces stay inside the pieces.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r"[0-9]|[.,:;!?<>/\n]|[^0-9.,:;!?<>/\n]+"), "isolated"),
@@ -32,6 +33,7 @@ def train_tokenizer(
         ]
     )
     bpe.decoder = decoders.ByteLevel()
+    # The tags are added after training; the sum is `size`.
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(TAGS),
         special_tokens=list(SPECIAL),
@@ -40,6 +42,7 @@ def train_tokenizer(
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+    # Not special: special tokens are dropped when an answer is decoded, and its tags are needed.
     bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
