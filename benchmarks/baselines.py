@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from visualquality.baselines.brisque import Brisque
-from visualquality.baselines.niqe import Niqe
+from visualquality.classics.brisque import Brisque
+from visualquality.classics.niqe import Niqe
 from visualquality.data.manifest import Manifest
 from visualquality.evaluate.correlation import agreement, srcc
+from visualquality.score.raters import ImageFunctionRater
 from visualquality.score.rating import Rater
 
 ROUNDS = 3
@@ -168,13 +169,16 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    niqe, brisque = Niqe(workers=options.threads), Brisque(workers=options.threads)
-    raters: dict[str, Rater] = {"niqe": niqe, "brisque": brisque}
+    niqe, brisque = Niqe.load(), Brisque.load()
+    raters: dict[str, Rater] = {
+        classic.name: ImageFunctionRater(classic, workers=options.threads)
+        for classic in (niqe, brisque)
+    }
     sets = test_sets(options.data)
     rows = sets["AGIQA-3K"].rows
     step = max(1, len(rows) // options.images)
     images = [str(row.image) for row in rows[::step]][: options.images]
-    parameters = vars(niqe.parameters) | vars(brisque.parameters)
+    parameters = vars(niqe) | vars(brisque)
     with started(options.pyiqa_python, options.threads, images, parameters) as other:
         speed, same = speeds(raters, images, other)
     agreements = {

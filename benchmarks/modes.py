@@ -24,7 +24,7 @@ from visualquality.evaluate.correlation import agreement, logistic4, srcc
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.response import Response
-from visualquality.score.batch import score_all
+from visualquality.score.journal import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import settled
 

@@ -28,7 +28,7 @@ from visualquality.evaluate.correlation import agreement
 from visualquality.evaluate.report import read_metrics
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
-from visualquality.score.batch import score_all
+from visualquality.score.journal import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe

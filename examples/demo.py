@@ -28,7 +28,7 @@ from visualquality.evaluate.report import (
     write_training_report,
 )
 from visualquality.process import quiet_libraries
-from visualquality.score.batch import score_all
+from visualquality.score.journal import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,26 @@ def test_results_are_kept_and_not_made_again(folder, tmp_path, suffix):
     other = run.invoke(app, [*command, "--seed", "3"])
     assert other.exit_code == 2
     assert "seed" in other.output
+
+
+def test_a_run_that_goes_on_reads_its_journal_once(folder, tmp_path, monkeypatch):
+    output = tmp_path / "scores.csv"
+    command = ["score", str(folder), "-o", str(output), "--mode", "expect"]
+    assert run.invoke(app, command).exit_code == 0
+    lines = Path(f"{output}.jsonl").read_bytes().splitlines(keepends=True)
+    before = output.read_bytes()
+    output.unlink()
+    parsed = Counter()
+    loads = json.loads
+
+    def counting(text, **options):
+        parsed[text] += 1
+        return loads(text, **options)
+
+    monkeypatch.setattr(json, "loads", counting)
+    assert run.invoke(app, command).exit_code == 0
+    assert [parsed[line] for line in lines[1:]] == [1] * 4
+    assert output.read_bytes() == before
 
 
 def test_killed_and_run_again_gives_each_image_once(folder, tmp_path):

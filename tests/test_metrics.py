@@ -148,6 +148,8 @@ def test_the_same_picture_has_the_same_score_in_every_form(tmp_path, pictures):
         pictures,
         [str(tmp_path / "0.png"), tmp_path / "1.png"],
         stack.double() / 255,
+        [np.asarray(image) for image in pictures],
+        np.array([str(tmp_path / "0.png"), str(tmp_path / "1.png")]),
     ):
         assert torch.equal(metric(same), scores)
     for one in (stack[0], pictures[0], str(tmp_path / "0.png"), stack[:1]):

@@ -1,6 +1,6 @@
 """Make the fitted parameters of NIQE and BRISQUE that come with the package.
 
-    python recipes/baselines/fit.py --pristine FOLDER... --biq2021 FOLDER --output src/visualquality/baselines/weights
+    python recipes/baselines/fit.py --pristine FOLDER... --biq2021 FOLDER --output src/visualquality/classics/weights
 
 NIQE: the clean photos of --pristine (Kodak's 24 and the 200 of BSDS500's train part).
 BRISQUE: the human MOS (0 to 1) of the photos in BIQ2021's train part; FOLDER holds train.csv and images/. The authors
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from visualquality.baselines.brisque import fit_brisque
-from visualquality.baselines.niqe import fit_niqe
+from visualquality.classics.brisque import fit_brisque
+from visualquality.classics.niqe import fit_niqe
 from visualquality.data.images import find_images
 from visualquality.data.manifest import Manifest
 
@@ -39,9 +39,9 @@ def main() -> None:
         columns={"image": "Image Name", "mos": "MOS"},
         images=options.biq2021 / "images",
     )
-    parameters, srcc = fit_brisque(manifest)
-    parameters.save(options.output / "brisque.npz")
-    console.print(f"BRISQUE: {len(parameters.vectors)} support vectors of {len(manifest)} photos")
+    brisque, srcc = fit_brisque(manifest)
+    brisque.save(options.output / "brisque.npz")
+    console.print(f"BRISQUE: {len(brisque.vectors)} support vectors of {len(manifest)} photos")
     console.print(f"SRCC {srcc:.3f}, cross-validated")
 
 

@@ -31,7 +31,7 @@ from visualquality.data.check import check
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.load import EMBEDDED, load
 from visualquality.process import quiet_libraries
-from visualquality.score.batch import score_all
+from visualquality.score.journal import score_all
 from visualquality.score.scorer import Mode
 
 HERE = Path(__file__).parent

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -17,12 +18,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from .baselines.methods import method
 from .errors import UserError
 from .evaluate import coefficients
+from .score.raters import make_rater
 from .score.rating import Rater
+from .score.settings import score_settings
+from .score.source import Picture
 
-Picture = str | Path | Image.Image | Tensor
 ROUNDING = (
     1e-6  # how far beyond [0, 1] a float may be, as for pyiqa: a normalisation undone in float32
 )
@@ -32,13 +34,14 @@ class VisualQualityScore(Metric):
     """The mean quality score of all images seen, of those whose score could be read.
 
     rater: a `Rater`, such as a `Scorer`, or the name of a method: nano, a folder or hub name, niqe, pyiqa:musiq, ….
-    options: for a name, those of `baselines.methods.method` (mode, samples, seed, prompt, batch, device, max_pixels);
+    options: for a name, those of `ScoreSettings` (mode, samples, seed, prompt, batch, device, max_pixels);
     the rest are `torchmetrics.Metric`'s. `device` is where the model runs, and `.to()` moves the sums alone.
 
-    `update` takes a tensor (N, 3, H, W) or (3, H, W), float in [0, 1] or uint8 in [0, 255], a path, a PIL image, or a
-    list of these. An image without a score, such as one with an unreadable answer, is left out of the mean with a
-    warning, and counted in the state `unreadable`. `compute` gives a 0-d float64 tensor, in the unit of the rater (1 to
-    5 for a vision-language model); NaN with a warning, as is the habit of torchmetrics, where no image had a score.
+    `update` takes a tensor (N, 3, H, W) or (3, H, W), float in [0, 1] or uint8 in [0, 255], a path, a PIL image, an
+    array (H, W, 3) as `open_image` takes it, or a list of these. An image without a score, such as one with an
+    unreadable answer, is left out of the mean with a warning, and counted in the state `unreadable`. `compute` gives a
+    0-d float64 tensor, in the unit of the rater (1 to 5 for a vision-language model); NaN with a warning, as is the
+    habit of torchmetrics, where no image had a score.
 
     >>> metric = VisualQualityScore("nano", samples=1, mode="direct", device="cpu")
     >>> metric.update(torch.zeros(2, 3, 64, 64))
@@ -61,12 +64,14 @@ class VisualQualityScore(Metric):
             raise UserError(
                 f"{', '.join(of_method)}: options of a rater that exists already; give them to it instead"
             )
-        self.rater = method(rater, **of_method) if isinstance(rater, str) else rater
+        if isinstance(rater, str):
+            rater = make_rater(rater, score_settings(**of_method))
+        self.rater = rater
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("unreadable", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, images: Picture | Sequence[Picture]) -> None:
+    def update(self, images: Picture | Tensor | Sequence[Picture | Tensor]) -> None:
         """Rate `images` and add them to the mean. Raises UserError for tensors of another shape or range."""
         ratings = list(self.rater.rate(_sources(images)))
         scores = [rating.score for rating in ratings if rating.score is not None]
@@ -178,11 +183,12 @@ class InferenceMetric:
         self.metric_name = metric_name
         self.rater = rater
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
+    def __call__(self, images: Picture | Tensor | Sequence[Picture | Tensor]) -> Tensor:
         """Scores (N,), float32 on the CPU, in [1, 5], without gradient; N is 1 for one image.
 
-        images: a path, a PIL image, a tensor (N, 3, H, W) or (3, H, W), float in [0, 1] or uint8 in [0, 255], or a list
-        of these. The same picture has the same score in each of these forms.
+        images: a path, a PIL image, an array (H, W, 3) as `open_image` takes it, a tensor (N, 3, H, W) or (3, H, W),
+        float in [0, 1] or uint8 in [0, 255], or a list of these. The same picture has the same score in each of these
+        forms.
 
         Raises UserError that names the image for one that cannot be opened or has no readable answer: a NaN would be
         averaged with the others, and no number is made up.
@@ -229,9 +235,12 @@ def create_metric(
     )
 
 
-def _sources(images: Picture | Sequence[Picture]) -> list[Any]:
+def _sources(images: Picture | Tensor | Sequence[Picture | Tensor]) -> list[Any]:
     """One image after another, in a form that every `Rater` takes."""
     if isinstance(images, str | Path | Image.Image):
+        return [images]
+    # An array of one axis is no image: it may be a column of paths.
+    if isinstance(images, np.ndarray) and images.ndim > 1:
         return [images]
     if not isinstance(images, Tensor):
         return [source for image in images for source in _sources(image)]

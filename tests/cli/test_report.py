@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from conftest import picture
 from visualquality.cli.report import report
+from visualquality.score.journal import Journal
 from visualquality.score.rating import Rating
-from visualquality.score.store import ResultStore
 
 app = typer.Typer()
 app.command()(report)
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
         picture(i).save(tmp_path / name)
         lines.append(f"{name},{i},{'test' if i < 3 else 'train'}")
     (tmp_path / "set.csv").write_text("\n".join(lines) + "\n")
-    with ResultStore(tmp_path / "results.csv.jsonl", {"model": "nano", "seed": 0}) as store:
+    with Journal(tmp_path / "results.csv.jsonl", {"model": "nano", "seed": 0}) as store:
         for i, name in enumerate([*names[:5], "other.png"]):
             image = str(tmp_path / name)
             store.append(

@@ -1,7 +1,6 @@
 """Running a suite: what is scored, what is not scored again, and what is said where a method cannot be had."""
 
 import csv
-import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,13 +14,14 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from visualquality.baselines import methods
 from visualquality.cli.benchmark import benchmark
 from visualquality.data.images import open_image
 from visualquality.errors import UserError
 from visualquality.evaluate.benchmark import Results, run
 from visualquality.evaluate.suite import Method, read_suite
+from visualquality.score import raters
 from visualquality.score.rating import Rating
+from visualquality.score.settings import ScoreSettings
 
 CONSOLE = Console(quiet=True)
 
@@ -223,16 +223,14 @@ def test_scales_are_not_mixed(suite_file):
 @pytest.fixture
 def command(monkeypatch) -> Callable[..., Any]:
     asked: list[dict[str, Any]] = []
-    real = inspect.signature(methods.method)
 
-    def method(name: str, **settings: Any) -> Brightness:
-        real.bind(name, **settings)
-        asked.append({"name": name, **settings})
+    def make_rater(name: str, settings: ScoreSettings) -> Brightness:
+        asked.append({"name": name, **settings.model_dump()})
         if name == "far":
             raise UserError("far is not to be had")
-        return Brightness(settings["seed"])
+        return Brightness(settings.seed)
 
-    monkeypatch.setattr(methods, "method", method)
+    monkeypatch.setattr(raters, "make_rater", make_rater)
     app = typer.Typer()
     app.command()(benchmark)
 
@@ -255,7 +253,7 @@ def test_the_command_writes_every_form(suite_file, tmp_path, command):
     )
     done = command(suite_file, "-o", tmp_path / "out", "--batch", 5)
     assert done.code == 0
-    assert done.asked[1] == {
+    assert done.asked[1] == ScoreSettings().model_dump() | {
         "name": "nano",
         "mode": "direct",
         "samples": 2,

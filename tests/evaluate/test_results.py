@@ -17,8 +17,8 @@ from visualquality.evaluate.results import (
     join,
     read_results,
 )
+from visualquality.score.journal import Journal
 from visualquality.score.rating import Rating
-from visualquality.score.store import ResultStore
 
 
 def rated(i: int, mos: float, score: float | None, std: float | None = 0.2, **row: object) -> Rated:
@@ -148,11 +148,11 @@ def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="header of results"):
             read_results(path)
     path.unlink()
-    with ResultStore(path, {"model": "m"}) as store:
+    with Journal(path, {"model": "m"}) as store:
         pass
     with pytest.raises(UserError, match="no results yet"):
         read_results(path)
-    with ResultStore(path, {"model": "m"}) as store:
+    with Journal(path, {"model": "m"}) as store:
         store.append(rated(0, 1, 2.5).rating)
     header, ratings = read_results(path)
     assert (header, [r.score for r in ratings]) == ({"model": "m"}, [2.5])

@@ -81,10 +81,13 @@ def benchmark(
 
 
 def _rater(method: "Method", batch: int, device: str | None) -> "Rater":
-    from ..baselines.methods import method as rater
     from ..evaluate.suite import OPTIONS
+    from ..score import raters
+    from ..score.settings import score_settings
 
     assert method.model is not None
-    return rater(
-        method.model, batch=batch, device=device, **method.model_dump(include=set(OPTIONS))
-    )
+    options = method.model_dump(include=set(OPTIONS))
+    if method.engine == "here":
+        # Not for vLLM, whose own number of images at a time is larger.
+        options["batch"] = batch
+    return raters.make_rater(method.model, score_settings(device=device, **options))

@@ -140,7 +140,7 @@ def _results(source: Path, manifests: list[Path], split: str | None, output: Pat
     from ..evaluate.results_report import write_results_report, write_scores_report
 
     if source.suffix in (".csv", ".parquet"):
-        from ..score.store import journal_path
+        from ..score.journal import journal_path
 
         source = journal_path(source)
     header, ratings = read_results(source)

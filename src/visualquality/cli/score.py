@@ -50,20 +50,28 @@ def score(
         else "nothing was kept: give -o"
     ):
         from ..data.images import find_images
-        from ..score.batch import score_all
-        from ..score.store import export, journal_path
+        from ..score.journal import journal_path, score_all
 
         images = _sources(find_images(paths), reference)
-        journal = None if output is None else journal_path(output)
+        journal = export_to = None
+        if output is not None:
+            journal = journal_path(output)
+            # -o x.jsonl is its own journal.
+            export_to = output if output != journal else None
         scorer = make(reference=reference is not None)
         ratings = []
-        for rating in score_all(scorer, images, journal=journal, references=reference, console=err):
+        for rating in score_all(
+            scorer,
+            images,
+            journal=journal,
+            export_to=export_to,
+            references=reference,
+            console=err,
+        ):
             ratings.append(rating)
             if as_json:
                 sys.stdout.write(json.dumps(rating.to_dict(), ensure_ascii=False) + "\n")
                 sys.stdout.flush()
-        if output is not None and journal is not None and journal != output:
-            export(journal, output)
         if not as_json and output is None:
             out.print(_ratings_table(ratings))
         failed = [rating for rating in ratings if rating.problem is not None]
@@ -107,7 +115,7 @@ def rank(
     """Order images from the best to the worst."""
     with clean_exit():
         from ..data.images import find_images
-        from ..score.batch import score_all
+        from ..score.journal import score_all
 
         images = _sources(find_images(paths), reference)
         scorer = make(reference=reference is not None)

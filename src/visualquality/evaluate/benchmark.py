@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
-from ..score.batch import progress_bar
+from ..io import progress_bar
 from ..score.rating import Rater
 from .cache import ScoreCache, contents
 from .correlation import Agreement, agreement
@@ -193,7 +193,7 @@ class _Bench:
 
     def rated(self, method: Method, make: Callable[[Method], Rater]) -> Result:
         """A row from a rater, which is gone when this returns, and its memory with it."""
-        loading = self.progress.add_task(f"loading {method.name}", total=None, rate="")
+        loading = self.progress.add_task(f"loading {method.name}", total=None, note="")
         try:
             rater = make(method)
         except UserError as error:
@@ -238,12 +238,12 @@ class _Bench:
 
 def _watched(progress: Progress, what: str, items: Iterable[Item], total: int) -> Iterator[Item]:
     """`items` as they come, with a line of progress that shows their rate and the time left."""
-    task = progress.add_task(what, total=total, rate="")
+    task = progress.add_task(what, total=total, note="")
     try:
         for item in items:
             progress.advance(task)
             speed = progress.tasks[progress.task_ids.index(task)].speed
-            progress.update(task, rate=f"{speed:.1f} images/s" if speed else "")
+            progress.update(task, note=f"{speed:.1f} images/s" if speed else "")
             yield item
     finally:
         progress.remove_task(task)

@@ -10,11 +10,11 @@ from typing import Any
 
 import xxhash
 
-from ..baselines.rate import map_in_threads
 from ..data.images import image_digest, open_image
 from ..errors import UserError
+from ..io import map_ahead
+from ..score.journal import Journal
 from ..score.rating import Rater, Rating
-from ..score.store import ResultStore, read_ratings
 
 
 def journal_of(folder: Path, settings: Mapping[str, Any]) -> Path:
@@ -33,13 +33,13 @@ def contents(images: Sequence[Path]) -> Iterator[str | UserError]:
         except UserError as error:
             return error
 
-    return map_in_threads(content, images)
+    return map_ahead(content, images)
 
 
 class ScoreCache:
     """The scores of one rater: `with ScoreCache(folder, rater) as cache`, then `rate` what is not in `known`.
 
-    A journal of results (`ResultStore`) in `folder`, whose images are named by the digest of their pixels: the same
+    A journal of results (`Journal`) in `folder`, whose images are named by the digest of their pixels: the same
     photo under another name is the same image, and another seed, prompt or weights is another file. A run that was
     stopped goes on. An image without a score is not kept, so that it is tried again. Raises UserError where another
     run holds the file.
@@ -48,12 +48,12 @@ class ScoreCache:
     def __init__(self, folder: Path, rater: Rater) -> None:
         settings = rater.settings()
         self._rater = rater
-        self._store = ResultStore(journal_of(folder, settings), settings)
+        self._store = Journal(journal_of(folder, settings), settings)
         self.known: dict[str, float] = {}  # digest -> score
 
     def __enter__(self) -> "ScoreCache":
         self._store.__enter__()
-        for rating in read_ratings(self._store.path):
+        for rating in self._store.ratings.values():
             if rating.score is not None:
                 self.known[rating.image] = rating.score
         return self

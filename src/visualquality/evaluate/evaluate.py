@@ -8,10 +8,10 @@ from rich.console import Console
 
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
-from ..score.batch import score_all
+from ..score.files import read_scores
+from ..score.journal import score_all
 from ..score.rating import Rater
 from ..score.source import Referenced
-from ..score.store import read_scores
 from .correlation import Agreement, agreement
 
 

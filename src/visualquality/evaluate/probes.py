@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .. import response
 from ..errors import UserError
-from ..score.scores import parse_line
+from ..io import read_jsonl
 from .page import evenly, spread
 
 PROBES = 6  # images that are followed
@@ -65,20 +65,15 @@ def read_steps(path: Path) -> list[Step]:
     not as a run writes it.
     """
     steps, unclear = list[Step](), set[ImageKey]()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                step, twice = _step(parse_line(path, number, line))
-            except (KeyError, TypeError, ValueError) as error:
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(
-                    f"{path}, line {number} is not a step of a run ({error!r}): remove it"
-                ) from error
-            steps.append(step)
-            unclear |= twice
+    for line in read_jsonl(path):
+        try:
+            step, twice = _step(line.record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}, line {line.number} is not a step of a run ({error!r}): remove it"
+            ) from error
+        steps.append(step)
+        unclear |= twice
     return [{key: visit for key, visit in step.items() if key not in unclear} for step in steps]
 
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from ..data.manifest import Row
 from ..errors import UserError
+from ..score.journal import read_journal
 from ..score.rating import Rating
-from ..score.scores import parse_line
-from ..score.store import read_ratings
 from .coefficients import Array, LogisticFit, logistic4, srcc, weighted_srcc, why_undefined
 from .correlation import Agreement, Estimate, agreement
 
@@ -103,20 +102,7 @@ class Calibration:
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[Rating]]:
     """The header and the ratings of a journal. Raises UserError where `path` is none, or holds no rating."""
-    if not path.is_file():
-        raise UserError(
-            f"{path} is not a file: give the .jsonl that score or evaluate wrote with -o"
-        )
-    with path.open("rb") as file:
-        try:
-            header = parse_line(path, 1, file.readline()).get("header")
-        except UserError:
-            header = None
-    if not isinstance(header, dict):
-        raise UserError(
-            f"{path} does not begin with a header of results: give the .jsonl that score or evaluate wrote"
-        )
-    ratings = list(read_ratings(path))
+    header, ratings = read_journal(path)
     if not ratings:
         raise UserError(f"{path} holds no results yet: let the command that writes it go on")
     return header, ratings

@@ -22,7 +22,7 @@ class Section(BaseModel):
 class Method(Section):
     """A row. Exactly one of `model` and `scores`.
 
-    `model` is a name of `baselines.methods.method`: niqe, brisque, pyiqa:NAME, nano, a folder, a hub name. `scores` is
+    `model` is a name of `score.raters.make_rater`: niqe, brisque, pyiqa:NAME, nano, a folder, a hub name. `scores` is
     a file of scores made elsewhere: .csv, .jsonl or .parquet with the columns image and score, a higher score being a
     better image. `OPTIONS` are for vision-language models, and mean what they mean there.
     """

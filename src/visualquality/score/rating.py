@@ -1,4 +1,4 @@
-"""What is said of one image: a score, its uncertainty and its reason, or why there is none."""
+"""The rating of one image: a score, its uncertainty and its reasoning, or why there is no score."""
 
 import math
 from collections import Counter
@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Protocol
 
-from visualquality.errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from visualquality.response import Response
+    from ..response import Response
 
 GAMMA = 1e-6  # γ of Eq. 1: keeps the denominator from zero
 
@@ -20,17 +20,17 @@ class Rating:
     """The rating of one image.
 
     Attributes:
-        image: the key of the image, as the user named it.
-        score: mean of the readable samples, rounded to 4 decimals, in [1, 5]; None just where `problem` says why.
+        image: the name of the image, as the user gave it.
+        score: mean of the readable samples, rounded to 4 decimals, in [1, 5]; None if and only if there is a `problem`.
         std: unbiased standard deviation of the readable samples, in the unit of the score; None for fewer than 2.
         samples: (K,) scores in the order they were drawn, None for an answer that could not be read.
         reasoning: the words of the readable sample nearest to the mean, or None.
         problem: why there is no score, or None.
-        model, mode, seed: what made it.
+        model, mode, seed: the settings that the rating was made with.
         seconds: the time it took, or its share of the time of a batch.
-        prompt: the name of what was asked, or None where nothing was, as by NIQE.
+        prompt: the name of the prompt, or None where there is none, as for NIQE.
 
-    NaN and infinity are refused (`ValueError`): no rating holds a number that was not read.
+    Raises ValueError for a number that is not finite, and for both or neither of a score and a problem.
     """
 
     image: str
@@ -46,6 +46,7 @@ class Rating:
     prompt: str | None = None
 
     def __post_init__(self) -> None:
+        # NaN is not JSON, and one that gets into a mean or a correlation makes all of it NaN.
         numbers = (self.score, self.std, self.seconds, *self.samples)
         if not all(number is None or math.isfinite(number) for number in numbers):
             raise ValueError(f"{self.image}: a rating holds finite numbers or None, not {numbers}")
@@ -66,72 +67,95 @@ class Rating:
         seconds: float,
         prompt: str | None = None,
     ) -> "Rating":
-        """The rating that K `responses` (score or None, reasoning, problem) make together."""
-        samples = tuple(response.score for response in responses)
-        readable = [
-            (response.score, response) for response in responses if response.score is not None
-        ]
-        made_by: dict[str, Any] = {
-            "model": model,
-            "mode": mode,
-            "seed": seed,
-            "seconds": seconds,
-            "prompt": prompt,
-        }
-        if not readable:
-            common = Counter(str(response.problem) for response in responses).most_common(1)
-            problem = f"no readable answer in {len(samples)} samples"
-            problem += f": {common[0][0]}" if common else ""
-            return cls(image, None, None, samples, None, _printable(problem), **made_by)
-        scores = [score for score, _ in readable]
-        mean = fmean(scores)
-        # Rounded, so that equal distances tie in spite of binary fractions: min then takes the first.
-        _, nearest = min(readable, key=lambda pair: round(abs(pair[0] - mean), 9))
-        std = stdev(scores) if len(scores) > 1 else None
+        """The rating that K `responses` to one image give together; those without a score are not readable."""
+        answers = [response for response in responses if response.score is not None]
+        scores = [response.score for response in responses if response.score is not None]
+        score = std = reasoning = problem = None
+        if scores:
+            mean = fmean(scores)
+            score = round(mean, 4)
+            # Rounded, since distances that are equal in decimals may differ in binary: the first of them is taken.
+            distances = [round(abs(value - mean), 9) for value in scores]
+            reasoning = answers[distances.index(min(distances))].reasoning
+        else:
+            problem = f"no readable answer in {len(responses)} samples"
+            # The samples may fail in different ways; the most common one says most.
+            counts = Counter(str(response.problem) for response in responses)
+            if counts:
+                problem += f": {counts.most_common(1)[0][0]}"
+        # Division by K - 1, so that one sample has no deviation rather than 0.
+        if len(scores) > 1:
+            std = stdev(scores)
         return cls(
-            image, round(mean, 4), std, samples, _printable(nearest.reasoning), None, **made_by
+            image=image,
+            score=score,
+            std=std,
+            samples=tuple(response.score for response in responses),
+            reasoning=_printable(reasoning),
+            problem=_printable(problem),
+            model=model,
+            mode=mode,
+            seed=seed,
+            seconds=seconds,
+            prompt=prompt,
         )
 
     @classmethod
-    def failed(cls, image: str, problem: str, **made_by: Any) -> "Rating":
-        """The rating of an image that could not be scored at all, such as a file that is not an image.
-
-        `made_by`: model, mode, seed, and what else there is of the last fields.
-        """
-        return cls(image, None, None, (), None, _printable(problem), **{"seconds": 0.0, **made_by})
+    def failed(
+        cls,
+        image: str,
+        problem: str,
+        *,
+        model: str,
+        mode: str,
+        seed: int,
+        seconds: float = 0.0,
+        prompt: str | None = None,
+    ) -> "Rating":
+        """The rating of an image that nothing answered for, such as a file that is not an image."""
+        why = _printable(problem)
+        return cls(image, None, None, (), None, why, model, mode, seed, seconds, prompt)
 
     @property
-    def asked(self) -> bool:
-        """Whether anything was asked about the image. If not, its file could not be read or no server answered, which
-        may be mended: a run that goes on tries it again.
+    def answered(self) -> bool:
+        """Whether the rater gave an answer for the image, readable or not.
+
+        If not, its file could not be read or no server replied, which may be fixed by now: a run that resumes tries
+        the image again.
         """
-        return self.score is not None or bool(self.samples)
+        # A score may come without samples, as the expected score does.
+        return self.score is not None or len(self.samples) > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe, in the order of the fields; `samples` is a list."""
+        """The fields in their order, ready for JSON: `samples` is a list."""
+        # `vars` keeps the order of the fields, which is that of the columns of an export.
         return {**vars(self), "samples": list(self.samples)}
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> "Rating":
-        """The inverse of `to_dict`. Raises `UserError` naming an absent or unknown field, or wrong value."""
+        """The inverse of `to_dict`. Raises UserError that names missing or unknown fields, or a wrong value."""
         names = {field.name for field in fields(cls)}
-        if wrong := sorted(
-            (names ^ row.keys()) - {"prompt"}
-        ):  # files of version 0.1 have no prompt
+        # Files of version 0.1 have no prompt.
+        wrong = sorted((names ^ row.keys()) - {"prompt"})
+        if wrong:
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
             )
+        # The constructor refuses NaN, and a score beside a problem; `tuple` refuses samples that are no list.
         try:
             return cls(**{**row, "samples": tuple(row["samples"])})
-        except (TypeError, ValueError) as fault:
+        except (TypeError, ValueError) as error:
             raise UserError(
-                f"the rating of {row['image']!r} holds a wrong value: {fault}"
-            ) from fault
+                f"the rating of {row['image']!r} holds a wrong value: {error}"
+            ) from error
 
 
 def _printable(text: str | None) -> str | None:
-    """Text that every file can hold: a server may cut a character in two, leaving half a surrogate pair."""
-    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+    """`text` with a question mark for each half of a surrogate pair, which is no UTF-8."""
+    if text is None:
+        return None
+    # A server that stops at a token may cut a character in two.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def compare(a: Rating, b: Rating) -> float:
@@ -150,11 +174,11 @@ def compare(a: Rating, b: Rating) -> float:
 
 
 class Rater(Protocol):
-    """Whatever rates images: `Scorer`, NIQE, BRISQUE, a metric of pyiqa.
+    """Anything that rates images: `Scorer`, NIQE, BRISQUE, a metric of pyiqa. A higher score is a better image.
 
-    `settings` holds everything that a score depends on besides the image, as the header of a results file; "model" is
-    in it. `rate` gives a rating for each image, in order, one batch at a time; what is wrong with an image is in its
-    rating's `problem`. A higher score is a better image, whatever the range.
+    `settings` gives everything that a score depends on besides the image, for the header of a journal; the key
+    "model" is in it. `rate` gives one rating for each image (a `Source`), in order, as they are made; what is wrong
+    with an image is in the `problem` of its rating.
     """
 
     def settings(self) -> dict[str, Any]: ...

@@ -1,4 +1,4 @@
-"""What is scored: an image, or an image with the reference that it is rated against."""
+"""What is scored: an image, or an image with the reference image that it is rated against."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ Picture = str | Path | Image.Image | np.ndarray  # what `open_image` takes
 
 @dataclass(frozen=True)
 class Referenced:
-    """An image to rate and its reference, which need not be pristine, nor of the same size."""
+    """An image to rate and its reference image, which need not be pristine, nor of the same size."""
 
     image: Picture
     reference: Picture
@@ -24,24 +24,32 @@ Source = Picture | Referenced
 
 
 def name_of(source: Source) -> str:
-    """What the user called an image."""
+    """The name of an image in its rating: the path as given, or "image" or "array" for one without a file."""
     if isinstance(source, Referenced):
         return name_of(source.image)
     if isinstance(source, Image.Image):
+        # Only an image that Pillow opened from a file has this attribute.
         return getattr(source, "filename", "") or "image"
-    return "array" if isinstance(source, np.ndarray) else str(source)
+    if isinstance(source, np.ndarray):
+        return "array"
+    return str(source)
 
 
 def open_source(source: Source, *, reference: bool) -> tuple[tuple[Image.Image, ...], str]:
-    """The images of a source in the order of the prompt, a reference first, and the digest of all their pixels.
+    """The images of a source in the order of the prompt (the reference first), and the digest of all their pixels.
 
-    Raises UserError for an image that cannot be opened, and where there is a reference just if none is asked for.
+    Raises UserError for an image that cannot be opened, for a missing reference image where `reference` is set, and
+    for one that is given where it is not.
     """
-    if isinstance(source, Referenced) is not reference:
-        mend = "Referenced(image, reference) has one" if reference else "ask for reference=True"
+    if reference and not isinstance(source, Referenced):
         raise UserError(
-            f"{name_of(source)} is given {'without' if reference else 'with'} a reference image: {mend}"
+            f"{name_of(source)} is given without a reference image: give Referenced(image, reference)"
+        )
+    if not reference and isinstance(source, Referenced):
+        raise UserError(
+            f"{name_of(source)} is given with a reference image: set reference=True to use it"
         )
     pictures = (source.reference, source.image) if isinstance(source, Referenced) else (source,)
     images = tuple(map(open_image, pictures))
+    # The digest of a single image is that of `image_digest` alone: scores without a reference depend on it.
     return images, "/".join(map(image_digest, images))

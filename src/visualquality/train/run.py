@@ -13,13 +13,13 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
-from ..io import filter_jsonl, write_text
+from ..io import write_text
 from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..process import keep_freed_memory
 from .examples import FeatureCache, read_examples, run_order
 from .expected import ExpectedScoreTrainer
-from .logs import LiveProgress, MetricsFile, read_probes
+from .logs import LiveProgress, MetricsFile, cut_back, read_probes
 from .packed import allow_packing
 from .plan import count_images, count_steps
 from .recipe import Recipe
@@ -79,8 +79,9 @@ def train(
     if is_main:
         # What a resumed run will write again goes. Probes are scored before a step, under the number of steps done.
         done = checkpoint_step(checkpoint) if checkpoint else 0
-        for log, last in ((metrics, done), (samples, done), (output / "probes.jsonl", done - 1)):
-            filter_jsonl(log, lambda record, last=last: record["step"] <= last)
+        cut_back(metrics, done)
+        cut_back(samples, done)
+        cut_back(output / "probes.jsonl", done - 1)
     if recipe.freeze_vision:
         cache = cache or FeatureCache()
     else:

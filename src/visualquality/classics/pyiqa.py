@@ -1,18 +1,15 @@
-"""The no-reference metrics of pyiqa (https://github.com/chaofengc/IQA-PyTorch) under this package's `Rater`.
+"""The no-reference metrics of pyiqa (https://github.com/chaofengc/IQA-PyTorch) as classics.
 
 pyiqa is an optional extra, `pip install "visualquality[pyiqa]"`. Its licence, PolyForm Noncommercial 1.0.0, allows
 noncommercial use only, and the weights that it downloads at first use have terms of their own. This package neither
 contains nor needs any of it.
 
-The names of the paper's baselines there: unique, musiq, maniqa, liqe, qalign, niqe, brisque. DeQA-Score is not among
-pyiqa's metrics (version 0.1.16).
+The paper's baselines that it has are in `NAMED_IN_THE_PAPER`. DeQA-Score is not among its metrics (version 0.1.16).
 """
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -20,25 +17,24 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
-from ..score.rating import Rating
-from ..score.source import Picture
-from .rate import rate_each
+from .fitted import classic_settings
 
 NAMED_IN_THE_PAPER = ("unique", "musiq", "maniqa", "liqe", "qalign", "niqe", "brisque")
 
 
-class PyiqaRater:
-    """Rates images with a no-reference metric of pyiqa (a `Rater`), one image at a time at its full size.
+class PyiqaMetric:
+    """A no-reference metric of pyiqa as a classic, on an image at its full size. Not safe to call from two threads.
 
     The score is the metric's own, with its sign turned where pyiqa says that lower is better (NIQE, BRISQUE), so that
-    higher is better. An image that the metric fails on, or gives no finite number for, has that as its problem.
-
-    Raises UserError where pyiqa is missing or cannot be imported, has no such metric, or cannot fetch its weights.
+    higher is better. A call raises UserError for an image that the metric fails on or gives no finite number for.
     """
 
     def __init__(self, metric: str, *, device: str | None = None) -> None:
-        """device: "cuda" where there is one, else "cpu"."""
-        pyiqa = _pyiqa()
+        """device: by default "cuda" where there is one, else "cpu".
+
+        Raises UserError where pyiqa is missing or cannot be imported, has no such metric, or cannot fetch its weights.
+        """
+        pyiqa = _import_pyiqa()
         if metric not in pyiqa.list_models(metric_mode="NR"):
             raise UserError(
                 f"pyiqa {pyiqa.__version__} has no no-reference metric {metric!r}: choose one of "
@@ -50,28 +46,17 @@ class PyiqaRater:
         self._version = pyiqa.__version__
 
     def settings(self) -> dict[str, Any]:
-        """What a score depends on besides the image: pyiqa's version stands for the weights, which it pins."""
-        made_by = {
-            "model": self.name,
-            "weights": f"pyiqa {self._version}",
-            "mode": "direct",
-            "seed": 0,
-        }
-        return {**made_by, "lower_better": self.lower_better, "version": version("visualquality")}
+        """All that a score depends on besides the image: pyiqa's version stands for the weights, which it pins."""
+        weights = f"pyiqa {self._version}"
+        return classic_settings(self.name, weights, lower_better=self.lower_better)
 
-    def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
-        """Ratings in the order of `images`."""
-        return rate_each(
-            self._score, images, model=self.name, workers=1
-        )  # pyiqa's networks are not thread-safe
-
-    def _score(self, image: Image.Image) -> float:
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)[None]
+    def __call__(self, image: Image.Image) -> float:
+        pixels = np.array(image, dtype=np.float32) / 255
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W) in [0, 1]
         try:
-            value = float(torch.as_tensor(self.metric(pixels)).item())
-        except (
-            Exception
-        ) as fault:  # pyiqa's metrics raise nearly anything for images that they were not made for
+            value = float(torch.as_tensor(self.metric(batch)).item())
+        # Its metrics raise nearly any kind of error for images that they were not made for, such as small ones.
+        except Exception as fault:
             raise UserError(
                 f"{self.name} failed on this image ({_first_line(fault)}): leave it out"
             ) from fault
@@ -82,12 +67,12 @@ class PyiqaRater:
         return -value if self.lower_better else value
 
 
-def _pyiqa() -> Any:
+def _import_pyiqa() -> Any:
     try:
+        # The package, not this module of the same name: imports without dots are absolute.
         import pyiqa
-    except (
-        Exception
-    ) as fault:  # a torchvision that does not fit torch raises RuntimeError or AttributeError
+    # Any Exception: a torchvision that does not fit torch raises RuntimeError or AttributeError.
+    except Exception as fault:
         if isinstance(fault, ModuleNotFoundError) and fault.name == "pyiqa":
             raise UserError(
                 'pyiqa is not installed: pip install "visualquality[pyiqa]" (for noncommercial use)'
@@ -101,18 +86,17 @@ def _pyiqa() -> Any:
 
 def _create(pyiqa: Any, metric: str, device: str | None) -> Any:
     try:
-        with redirect_stdout(
-            sys.stderr
-        ):  # pyiqa prints what it loads; our own output is for results
+        # pyiqa prints what it loads, but standard output is for results.
+        with redirect_stdout(sys.stderr):
             return pyiqa.create_metric(metric, device=device)
-    except OSError as fault:  # so are the errors of urllib, requests and huggingface_hub
+    # The errors of urllib, requests and huggingface_hub are OSErrors.
+    except OSError as fault:
         raise UserError(
             f"the weights of pyiqa:{metric} could not be fetched ({_first_line(fault)}): connect to the network once, "
             "or copy ~/.cache/torch/hub and ~/.cache/huggingface from a machine that has them"
         ) from fault
-    except (
-        Exception
-    ) as fault:  # an optional package that is missing, or a version that does not fit
+    # An optional package that is missing, or a version that does not fit.
+    except Exception as fault:
         raise UserError(
             f"pyiqa:{metric} cannot be set up here: {_first_line(fault)}; install what it needs"
         ) from fault

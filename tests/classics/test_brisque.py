@@ -1,5 +1,7 @@
 """BRISQUE: its regression against scikit-learn's, its files, and images of every kind."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,11 @@ from skimage import data
 from sklearn.svm import SVR
 from typer.testing import CliRunner
 
-from visualquality.baselines import brisque
-from visualquality.baselines.brisque import (
-    Brisque,
-    BrisqueParameters,
-    fit_brisque,
-    fit_regression,
-    predict,
-)
+from visualquality.classics import brisque
+from visualquality.classics.brisque import Brisque, fit_brisque, fit_regression
 from visualquality.cli.baselines import app
 from visualquality.data.distort import distort
+from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.errors import UserError
 
@@ -45,13 +42,12 @@ def one_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_choice")
 def test_the_prediction_is_that_of_scikit_learn(features: np.ndarray, mos: np.ndarray) -> None:
-    parameters, _ = fit_regression(features, mos, [str(k) for k in range(80)])
+    fitted, _ = fit_regression(features, mos, [str(k) for k in range(80)])
     scaled = 2 * (features - features.min(0)) / np.ptp(features, axis=0) - 1
     svr = SVR(C=16 * mos.std(), gamma=0.05, epsilon=brisque.TOLERANCE * mos.std()).fit(scaled, mos)
-    assert predict(features, parameters) == pytest.approx(
-        svr.predict(scaled), abs=1e-4
-    )  # float32 on disk
-    exact = BrisqueParameters(
+    # The numbers are those of float32, as on disk.
+    assert fitted.predict(features) == pytest.approx(svr.predict(scaled), abs=1e-4)
+    exact = Brisque(
         features.min(0),
         features.max(0),
         svr.support_vectors_,
@@ -59,7 +55,7 @@ def test_the_prediction_is_that_of_scikit_learn(features: np.ndarray, mos: np.nd
         np.float64(svr.intercept_[0]),
         np.float64(0.05),
     )
-    assert predict(features, exact) == pytest.approx(svr.predict(scaled), abs=1e-10)
+    assert exact.predict(features) == pytest.approx(svr.predict(scaled), abs=1e-10)
 
 
 def test_copies_of_one_reference_are_never_on_both_sides(features: np.ndarray) -> None:
@@ -74,20 +70,19 @@ def test_copies_of_one_reference_are_never_on_both_sides(features: np.ndarray) -
 
 @pytest.mark.usefixtures("one_choice")
 def test_a_file_predicts_the_same(features: np.ndarray, mos: np.ndarray, tmp_path: Path) -> None:
-    parameters, _ = fit_regression(features, mos, [str(k) for k in range(80)])
-    parameters.save(tmp_path / "svr.npz")
-    loaded = BrisqueParameters.load(tmp_path / "svr.npz")
-    assert (predict(features, loaded) == predict(features, parameters)).all()
+    fitted, _ = fit_regression(features, mos, [str(k) for k in range(80)])
+    fitted.save(tmp_path / "svr.npz")
+    loaded = Brisque.load(tmp_path / "svr.npz")
+    assert (loaded.predict(features) == fitted.predict(features)).all()
+    assert loaded.settings() == fitted.settings()
     for name in ("vectors", "gamma"):
-        arrays = {k: v for k, v in vars(parameters).items() if k != name}
+        arrays = {k: v for k, v in vars(fitted).items() if k != name}
         np.savez(tmp_path / "less.npz", **arrays)
         with pytest.raises(UserError, match=r"less\.npz.*baselines fit brisque"):
-            Brisque(tmp_path / "less.npz")
-    np.savez(
-        tmp_path / "odd.npz", **(vars(parameters) | {"coefficients": parameters.coefficients[1:]})
-    )
+            Brisque.load(tmp_path / "less.npz")
+    np.savez(tmp_path / "odd.npz", **(vars(fitted) | {"coefficients": fitted.coefficients[1:]}))
     with pytest.raises(UserError, match="another number of coefficients"):
-        Brisque(tmp_path / "odd.npz")
+        Brisque.load(tmp_path / "odd.npz")
 
 
 def test_a_feature_that_never_varied_is_left_out() -> None:
@@ -110,19 +105,15 @@ def test_every_image_has_a_finite_score(size: tuple[int, int], kind: str, value:
         pixels[:, size[1] // 2 :] = 255 - value
     elif kind == "bit":
         pixels[0, 0] = 255 - value
-    rating = next(Brisque(workers=1).rate([pixels]))
-    assert rating.score is not None
-    assert -1e3 < rating.score < 1e3
+    assert -1e3 < Brisque.load()(Image.fromarray(pixels)) < 1e3
 
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
 @pytest.mark.parametrize("family", ["gaussian_blur", "white_noise"])
 def test_a_strong_distortion_scores_lower(name: str, family: str) -> None:
     image = Image.fromarray(getattr(data, name)())
-    whole, distorted = Brisque(workers=1).rate([image, distort(image, family, 5, seed=0)])
-    assert whole.score is not None
-    assert distorted.score is not None
-    assert distorted.score < whole.score
+    brisque = Brisque.load()
+    assert brisque(distort(image, family, 5, seed=0)) < brisque(image)
 
 
 def made(folder: Path) -> Path:
@@ -150,11 +141,11 @@ def test_the_command_fits_what_then_ranks_unseen_images(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "20 images" in result.output
     assert "cross-validated" in result.output
-    ratings = list(Brisque(output).rate([tmp_path / f"5_{level}.png" for level in range(4)]))
-    scores = [r.score for r in ratings if r.score is not None]
+    fitted = Brisque.load(output)
+    scores = [fitted(open_image(tmp_path / f"5_{level}.png")) for level in range(4)]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == 4
-    assert Brisque(output).settings()["weights"] != Brisque().settings()["weights"]
+    assert fitted.settings()["weights"] != Brisque.load().settings()["weights"]
 
 
 def test_a_fit_that_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -166,3 +157,13 @@ def test_a_fit_that_cannot_be_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["fit", "brisque", "--data", str(tmp_path), "-o", "svr.txt"])
     assert result.exit_code == 2
     assert "svr.txt must end in .npz" in result.output
+
+
+def test_classics_need_neither_the_scoring_nor_the_evaluation_of_models() -> None:
+    """Imports run one way: score and evaluate use the classics, not the other way round."""
+    program = (
+        "import sys, visualquality.classics.brisque, visualquality.classics.niqe, visualquality.classics.pyiqa\n"
+        "print([m for m in sys.modules if m.startswith(('visualquality.score', 'visualquality.evaluate'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr

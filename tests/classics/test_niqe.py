@@ -1,7 +1,6 @@
 """NIQE: its distance, its pristine model, and what it does with images that are too small, flat, or broken."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
 from skimage import data
 from typer.testing import CliRunner
 
-from visualquality.baselines import niqe
-from visualquality.baselines.niqe import Niqe, NiqeParameters, fit_niqe, patch_features
-from visualquality.baselines.rate import map_in_threads
+from visualquality.classics.niqe import Niqe, fit_niqe, patch_features
 from visualquality.cli.baselines import app
 from visualquality.data.distort import distort
+from visualquality.data.images import open_image
 from visualquality.errors import UserError
-from visualquality.score.batch import score_all
 
 
 def photo(name: str) -> Image.Image:
@@ -28,13 +24,11 @@ def photo(name: str) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def shipped() -> Niqe:
-    return Niqe(workers=1)
+    return Niqe.load()
 
 
-def score(rater: Niqe, image: Image.Image | np.ndarray | str) -> float:
-    rating = next(rater.rate([image]))
-    assert rating.score is not None, rating.problem
-    return rating.score
+def score(niqe: Niqe, image: Image.Image | np.ndarray) -> float:
+    return niqe(open_image(image))
 
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
@@ -48,12 +42,12 @@ def test_a_stronger_distortion_scores_lower(shipped: Niqe, name: str, family: st
 def test_the_distance_is_that_of_the_paper() -> None:
     image, rng = photo("coffee"), np.random.default_rng(0)
     spread = rng.normal(size=(60, 36))
-    parameters = NiqeParameters(rng.random(36), spread.T @ spread / 60)
+    niqe = Niqe(rng.random(36), spread.T @ spread / 60)
     features, _ = patch_features(image)
     assert len(features) == (400 // 96) * (600 // 96)
-    difference = features.mean(0) - parameters.mean
-    solved = np.linalg.solve((np.cov(features.T) + parameters.covariance) / 2, difference)
-    assert niqe.niqe(image, parameters) == pytest.approx(np.sqrt(difference @ solved), rel=1e-6)
+    difference = features.mean(0) - niqe.mean
+    solved = np.linalg.solve((np.cov(features.T) + niqe.covariance) / 2, difference)
+    assert -niqe(image) == pytest.approx(np.sqrt(difference @ solved), rel=1e-6)
 
 
 def test_what_fills_no_patch_and_what_is_flat_does_not_count(shipped: Niqe) -> None:
@@ -65,7 +59,7 @@ def test_what_fills_no_patch_and_what_is_flat_does_not_count(shipped: Niqe) -> N
     )  # but for the window's three pixels at the cut
     with_sky = np.concatenate([pixels, np.full((192, 288, 3), 250, np.uint8)], axis=0)
     _, sharpness = patch_features(Image.fromarray(with_sky))
-    assert (sharpness[9:] == 0).all()  # the flat patches beyond the window's reach
+    assert (sharpness[9:] == 0).all()  # the flat patches beyond the window's edge
     assert score(shipped, with_sky) == score(shipped, with_sky[:288])
 
 
@@ -124,40 +118,6 @@ def test_a_model_cannot_be_fitted_on_too_little(images: list, words: str) -> Non
         fit_niqe(images)
 
 
-def test_ratings_keep_their_order_and_name_what_cannot_be_read(
-    shipped: Niqe, tmp_path: Path
-) -> None:
-    names = [str(tmp_path / f"{k}.png") for k in range(7)]
-    for k, name in enumerate(names):
-        Image.fromarray(
-            np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        ).save(name)
-    Path(names[3]).write_bytes(b"no image")
-    journal = tmp_path / "scores.jsonl"
-    alone = [next(shipped.rate([name])).score for name in names]
-    ratings = list(score_all(Niqe(workers=3), names, journal=journal, console=Console(quiet=True)))
-    assert [r.image for r in ratings] == names
-    assert [r.score for r in ratings] == alone
-    assert ratings[3].score is None
-    assert names[3] in str(ratings[3].problem)
-    assert ratings[0].samples == (ratings[0].score,)
-    assert json.loads(journal.read_text().splitlines()[0])["header"]["model"] == "niqe"
-
-
-def test_images_are_taken_only_a_few_ahead() -> None:
-    taken: list[int] = []
-
-    def endless() -> Iterator[int]:
-        while True:
-            taken.append(len(taken))
-            yield taken[-1]
-
-    results = map_in_threads(lambda n: n * n, endless(), workers=2)
-    assert [next(results) for _ in range(10)] == [n * n for n in range(10)]
-    assert len(taken) <= 14
-    results.close()  # type: ignore[attr-defined]
-
-
 def test_the_command_fits_on_folders_and_manifests(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for seed in (0, 1):
@@ -170,11 +130,11 @@ def test_the_command_fits_on_folders_and_manifests(tmp_path: Path) -> None:
             app, ["fit", "niqe", "--data", str(tmp_path / source), "-o", str(output)]
         )
         assert result.exit_code == 0, result.output
-        made.append(Niqe(output))
+        made.append(Niqe.load(output))
     assert made[0].settings() == made[1].settings()
-    assert made[0].settings()["weights"] != Niqe().settings()["weights"]
+    assert made[0].settings()["weights"] != Niqe.load().settings()["weights"]
     expected = fit_niqe([textures(0), textures(1)])
-    assert (made[0].parameters.covariance == expected.covariance).all()
+    assert (made[0].covariance == expected.covariance).all()
 
 
 def _missing(path: Path) -> None: ...
@@ -203,4 +163,4 @@ def test_a_file_that_holds_no_model_is_refused_in_one_sentence(
     path = tmp_path / "model.npz"
     write(path)
     with pytest.raises(UserError, match=r"model\.npz.*baselines fit niqe"):
-        Niqe(path)
+        Niqe.load(path)

@@ -1,26 +1,24 @@
-"""The journal and its exports: nothing lost, nothing twice, no number that was not read."""
+"""The journal: nothing lost, nothing twice, no number that was not read."""
 
-import csv
 import fcntl
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from visualquality.errors import UserError
+from visualquality.score.files import read_scores
+from visualquality.score.journal import Journal, journal_path, read_journal, score_all
 from visualquality.score.rating import Rating
-from visualquality.score.store import ResultStore, export, journal_path, read_ratings, read_scores
 
 HEADER = {
     "model": "nano",
@@ -53,7 +51,7 @@ WRITER = """
 import os, sys, time
 from pathlib import Path
 from visualquality.score.rating import Rating
-from visualquality.score.store import ResultStore
+from visualquality.score.journal import Journal
 
 real = os.write
 def slow(fd, data):  # a line goes out in ten pieces, so that a kill falls within one
@@ -62,11 +60,11 @@ def slow(fd, data):  # a line goes out in ten pieces, so that a kill falls withi
     return real(fd, bytes(data)[:500])
 os.write = slow
 
-with ResultStore(Path(sys.argv[1]), {"seed": 0}) as store:
+with Journal(Path(sys.argv[1]), {"seed": 0}) as journal:
     for i in range(int(sys.argv[2])):
-        if f"{i}.png" not in store.done:
+        if f"{i}.png" not in journal.ratings:
             words = str(i % 10) * 4800
-            store.append(Rating(f"{i}.png", 3.0, None, (3.0,), words, None, "nano", "reasoning", 0, 0.1))
+            journal.append(Rating(f"{i}.png", 3.0, None, (3.0,), words, None, "nano", "reasoning", 0, 0.1))
 """
 
 
@@ -80,7 +78,7 @@ def test_killed_in_the_middle_again_and_again_gives_every_image_once(tmp_path):
                 time.sleep(0.001)
             try:
                 with pytest.raises(UserError, match="another run is writing"):
-                    ResultStore(path, {"seed": 0}).__enter__()
+                    Journal(path, {"seed": 0}).__enter__()
             finally:
                 process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
@@ -88,31 +86,52 @@ def test_killed_in_the_middle_again_and_again_gives_every_image_once(tmp_path):
     assert torn > 0  # else the test has not met what it is about
     n = path.read_bytes().count(b"\n") + 20
     subprocess.run([sys.executable, str(script), str(path), str(n)], check=True)
-    ratings = list(read_ratings(path))
+    ratings = read_journal(path)[1]
     assert sorted(rating.image for rating in ratings) == sorted(f"{i}.png" for i in range(n))
     assert all(rating.reasoning == rating.image[-5] * 4800 for rating in ratings)
 
 
 def written(path: Path, ratings=RATINGS) -> Path:
-    with ResultStore(path, HEADER) as store:
+    with Journal(path, HEADER) as journal:
         for rating in ratings:
-            store.append(rating)
+            journal.append(rating)
     return path
 
 
 def test_a_torn_journal_loses_the_torn_line_alone(tmp_path):
     path = written(tmp_path / "out.jsonl")
     whole = path.read_bytes()
-    starts = [i + 1 for i, byte in enumerate(whole) if byte == 10]
-    ends = (starts[0] - 1, len(whole) - 1)  # all but the line feed
-    for cut in (*range(0, starts[0], 9), *range(starts[-2], len(whole), 9), *ends):
+    lines = whole.splitlines(keepends=True)
+    header, last = len(lines[0]), len(whole) - len(lines[-1])
+    for cut in (*range(header + 1), *range(last, len(whole) + 1)):
         path.write_bytes(whole[:cut])
-        with ResultStore(path, HEADER) as store:
-            missing = [rating for rating in RATINGS if rating.image not in store.done]
-            assert len(missing) == (1 if cut >= starts[0] else 4)
+        with Journal(path, HEADER) as journal:
+            missing = [rating for rating in RATINGS if rating.image not in journal.ratings]
+            if cut <= header:
+                assert missing == RATINGS
+            elif cut < len(whole) - 1:
+                assert missing == RATINGS[-1:]
+            else:  # no more than the line feed is missing: the rating is whole
+                assert missing == []
             for rating in missing:
-                store.append(rating)
+                journal.append(rating)
         assert path.read_bytes() == whole
+
+
+def test_a_rating_that_lacks_its_line_feed_alone_counts_and_its_line_is_completed(tmp_path):
+    path = written(tmp_path / "out.jsonl", RATINGS[:2])
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    assert read_journal(path) == (HEADER, RATINGS[:2])
+    written(path, RATINGS[2:])
+    assert path.read_bytes() == written(tmp_path / "at once.jsonl").read_bytes()
+
+
+def test_blank_lines_are_skipped(tmp_path):
+    path = written(tmp_path / "out.jsonl")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n\n"))
+    assert read_journal(path) == (HEADER, RATINGS)
+    with Journal(path, HEADER) as journal:
+        assert list(journal.ratings.values()) == RATINGS
 
 
 @pytest.mark.parametrize(
@@ -133,12 +152,12 @@ def test_other_settings_are_refused_by_name(tmp_path, header, message):
     path = written(tmp_path / "out.jsonl")
     before = path.read_bytes()
     with pytest.raises(UserError, match=message):
-        ResultStore(path, header).__enter__()
+        Journal(path, header).__enter__()
     assert path.read_bytes() == before
-    with ResultStore(
+    with Journal(
         path, dict(reversed(HEADER.items()))
-    ) as store:  # the order of the fields is no setting
-        assert store.done == {rating.image for rating in RATINGS}
+    ) as journal:  # the order of the fields is no setting
+        assert list(journal.ratings.values()) == RATINGS
 
 
 @pytest.mark.parametrize(
@@ -148,7 +167,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     path = tmp_path / "notes.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match="no journal of results; give another -o"):
-        ResultStore(path, HEADER).__enter__()
+        Journal(path, HEADER).__enter__()
     assert path.read_bytes() == content
 
 
@@ -162,28 +181,30 @@ def test_a_damaged_or_repeated_line_is_named(tmp_path):
     ):
         path.write_bytes(b"".join([*lines[:2], third, *lines[3:]]))
         with pytest.raises(UserError, match=message):
-            ResultStore(path, HEADER).__enter__()
+            Journal(path, HEADER).__enter__()
+        with pytest.raises(UserError, match=message):
+            read_journal(path)
 
 
 def test_one_process_at_a_time_and_no_image_twice(tmp_path):
     path = tmp_path / "new" / "out.jsonl"
-    with ResultStore(path, HEADER) as store:
+    with Journal(path, HEADER) as journal:
         with pytest.raises(UserError, match="another run is writing"):
-            ResultStore(path, HEADER).__enter__()
-        store.append(RATINGS[0])
+            Journal(path, HEADER).__enter__()
+        journal.append(RATINGS[0])
         with pytest.raises(ValueError, match="already"):
-            store.append(RATINGS[0])
-    with ResultStore(path, HEADER) as store:
-        assert store.done == {"a.png"}
+            journal.append(RATINGS[0])
+    with Journal(path, HEADER) as journal:
+        assert journal.ratings == {"a.png": RATINGS[0]}
     with pytest.raises(UserError, match="cannot be opened"):
-        ResultStore(tmp_path, HEADER).__enter__()
+        Journal(tmp_path, HEADER).__enter__()
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     path = tmp_path / "out.jsonl"
     real = os.write
-    with ResultStore(path, HEADER) as store:
-        store.append(RATINGS[0])
+    with Journal(path, HEADER) as journal:
+        journal.append(RATINGS[0])
         before = path.read_bytes()
 
         def fills_up(fd, data):
@@ -193,11 +214,11 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, "write", fills_up)
         with pytest.raises(UserError, match="cannot be written: No space left"):
-            store.append(RATINGS[1])
+            journal.append(RATINGS[1])
         assert path.read_bytes() == before
         monkeypatch.undo()
-        store.append(RATINGS[1])
-    assert list(read_ratings(path)) == RATINGS[:2]
+        journal.append(RATINGS[1])
+    assert read_journal(path)[1] == RATINGS[:2]
 
 
 def test_each_row_is_with_the_kernel_at_once_and_with_the_disk_within_a_second(
@@ -207,17 +228,14 @@ def test_each_row_is_with_the_kernel_at_once_and_with_the_disk_within_a_second(
     monkeypatch.setattr(os, "fsync", synced.append)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     path = tmp_path / "out.jsonl"
-    with ResultStore(path, HEADER) as store:
+    with Journal(path, HEADER) as journal:
         assert len(synced) == 1
         for i in range(20):
             now[0] += 0.25
-            store.append(rated(f"{i}.png", 3.0))
+            journal.append(rated(f"{i}.png", 3.0))
             assert path.read_bytes().count(b"\n") == i + 2
         assert len(synced) == 1 + 5
     assert len(synced) == 7
-
-
-# --- exports
 
 
 @settings(deadline=None, max_examples=30)
@@ -233,66 +251,30 @@ def test_the_journal_gives_back_what_it_got(tmp_path_factory, image, reasoning, 
         image, score, 0.1, (score, None), reasoning, None, "nano", "reasoning", seed, 0.25
     )
     written(path, [rating])
-    assert list(read_ratings(path)) == [rating]
+    assert read_journal(path)[1] == [rating]
 
 
-def test_exports_hold_every_rating_and_no_nan(tmp_path):
-    journal = written(journal_path(tmp_path / "out.csv"))
-    assert journal.name == "out.csv.jsonl"
+@pytest.mark.parametrize("content", [None, b"", b"[1]\n", b'{"image": "a"}\n', b'{"header": {"mo'])
+def test_what_is_no_journal_is_not_read(tmp_path, content):
+    path = tmp_path / "notes.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"notes.jsonl .*give the .jsonl that score"):
+        read_journal(path)
+
+
+def test_journal_path(tmp_path):
+    assert journal_path(tmp_path / "out.csv") == tmp_path / "out.csv.jsonl"
+    assert journal_path(tmp_path / "out.parquet") == tmp_path / "out.parquet.jsonl"
     assert journal_path(tmp_path / "out.jsonl") == tmp_path / "out.jsonl"
-    with journal.open("ab") as torn:
-        torn.write(b'{"image": "e.png", "sco')
-    export(journal, tmp_path / "out.csv")
-    export(journal, tmp_path / "out.parquet")
-    columns = list(asdict(RATINGS[0]))
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == columns
-    as_text = [
-        [
-            "" if v is None else json.dumps(v) if k == "samples" else str(v)
-            for k, v in r.to_dict().items()
-        ]
-        for r in RATINGS
-    ]
-    assert [list(row.values()) for row in rows] == as_text
-    parquet = pq.read_table(tmp_path / "out.parquet")
-    assert parquet.column_names == columns
-    assert [Rating.from_dict(row) for row in parquet.to_pylist()] == RATINGS
-    expected = {rating.image: rating.score for rating in RATINGS}
-    complete = written(tmp_path / "complete.jsonl")
-    for path in (tmp_path / "out.csv", tmp_path / "out.parquet", complete):
-        assert read_scores(path) == expected
-        assert list(read_scores(path)) == list(expected)
-        assert not re.search(rb"\bnan\b", path.read_bytes(), re.IGNORECASE)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "out.csv",
-        "out.csv.jsonl",
-        "out.parquet",
-        "complete.jsonl",
-    }
+    with pytest.raises(UserError, match="xlsx"):
+        journal_path(tmp_path / "out.xlsx")
 
 
-def test_an_export_that_fails_leaves_the_old_one(tmp_path):
-    name = os.fsdecode(b"caf\xe9.png")  # a Latin-1 file name
-    journal = written(tmp_path / "out.jsonl", [rated(name, 3.0)])
-    export(journal, tmp_path / "out.csv")
-    assert b"caf\xe9.png" in (tmp_path / "out.csv").read_bytes()
-    assert read_scores(tmp_path / "out.csv") == {name: 3.0}
-    (tmp_path / "out.parquet").write_text("old")
-    with pytest.raises(UserError, match="Parquet cannot hold"):
-        export(journal, tmp_path / "out.parquet")
-    assert (tmp_path / "out.parquet").read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 3
-    for make in (journal_path, lambda output: export(journal, output)):
-        with pytest.raises(UserError, match="xlsx"):
-            make(tmp_path / "out.xlsx")
-
-
-def test_the_lock_ends_with_the_store_though_a_copy_of_its_descriptor_lives(tmp_path):
+def test_the_lock_ends_with_the_journal_though_a_copy_of_its_descriptor_lives(tmp_path):
     path = tmp_path / "out.jsonl"
-    with ResultStore(path, HEADER) as store:
-        copy = os.dup(store._fd)  # as a forked worker holds one
+    with Journal(path, HEADER) as journal:
+        copy = os.dup(journal._fd)  # as a forked worker holds one
     try:
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -307,17 +289,81 @@ def test_what_could_not_be_asked_is_tried_again_and_the_last_line_counts(tmp_pat
     unread = Rating(
         "b.png", None, None, (None, None), None, "no readable answer", "m", "reason", 0, 0.1
     )
+    fixed = replace(RATINGS[0], image="a.png")
     path = tmp_path / "out.jsonl"
-    with ResultStore(path, {"model": "m"}) as store:
-        store.append(broken)
-        store.append(unread)
-    with ResultStore(path, {"model": "m"}) as store:
-        assert store.done == {"b.png"}  # its answers could not be read, which no second try mends
-        store.append(replace(RATINGS[0], image="a.png"))
-    assert [(r.image, r.score) for r in read_ratings(path)] == [
-        ("b.png", None),
-        ("a.png", RATINGS[0].score),
+    with Journal(path, {"model": "m"}) as journal:
+        journal.append(broken)
+        journal.append(unread)
+    with Journal(path, {"model": "m"}) as journal:
+        assert list(journal.ratings.values()) == [broken, unread]
+        # Its answers could not be read, and a second try would give the same answers.
+        with pytest.raises(ValueError, match="already"):
+            journal.append(unread)
+        journal.append(fixed)
+        ratings = list(journal.ratings.values())
+    assert ratings == read_journal(path)[1] == [unread, fixed]
+    assert read_scores(path) == {"a.png": fixed.score, "b.png": None}
+    with Journal(path, {"model": "m"}) as journal:
+        assert list(journal.ratings.values()) == ratings
+
+
+class Counting:
+    """A `Rater` of files that are there; `seen` are the images that it was asked for."""
+
+    def __init__(self):
+        self.seen = []
+
+    def settings(self):
+        return {"model": "counting"}
+
+    def rate(self, images):
+        for image in images:
+            self.seen.append(image)
+            if Path(image).exists():
+                yield rated(image, 3.0)
+            else:
+                yield Rating.failed(image, "there is no such file", **BY)
+
+
+def test_a_run_goes_on_from_its_journal_and_exports_all_of_it(tmp_path):
+    images = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for image in images[1:]:
+        Path(image).touch()
+    files = {"journal": tmp_path / "out.csv.jsonl", "export_to": tmp_path / "out.csv"}
+    first = Counting()
+    stopped = score_all(first, images, **files, console=Console(quiet=True))
+    assert [next(stopped).image for _ in range(2)] == images[:2]
+    stopped.close()
+    assert not files["export_to"].exists()
+
+    Path(images[0]).touch()  # it could not be read before, and is tried again
+    for run, (wanted, asked) in enumerate(
+        [
+            (images[:3], [images[0], images[2]]),
+            # What an earlier run rated stays in the export, in the order of the journal.
+            (images[3:], images[3:]),
+            (images, []),
+        ]
+    ):
+        rater = Counting()
+        ratings = list(score_all(rater, wanted, **files, console=Console(quiet=True)))
+        assert [rating.image for rating in ratings] == wanted
+        assert rater.seen == asked, run
+        assert list(read_scores(files["export_to"])) == [
+            rating.image for rating in read_journal(files["journal"])[1]
+        ]
+    assert [rating.image for rating in read_journal(files["journal"])[1]] == [
+        images[i] for i in (1, 0, 2, 3)
     ]
-    assert read_scores(path) == {"a.png": RATINGS[0].score, "b.png": None}
-    export(path, tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text().count("a.png") == 1
+
+
+def test_ratings_against_other_references_are_refused(tmp_path):
+    journal = tmp_path / "out.jsonl"
+    for references in (tmp_path / "clean", tmp_path / "clean"):
+        list(
+            score_all(
+                Counting(), [], journal=journal, references=references, console=Console(quiet=True)
+            )
+        )
+    with pytest.raises(UserError, match=r"reference '.*clean' and this run has none"):
+        list(score_all(Counting(), [], journal=journal, console=Console(quiet=True)))

@@ -1,4 +1,4 @@
-"""The bridge is tested on a stand-in for pyiqa, which is an optional package whose weights come from the network."""
+"""The metrics of pyiqa, on a stand-in: it is an optional package, and its weights come from the network."""
 
 import sys
 from types import SimpleNamespace
@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from conftest import picture
-from visualquality import Scorer, UserError
-from visualquality.baselines.brisque import Brisque
-from visualquality.baselines.methods import method
-from visualquality.baselines.niqe import Niqe, NiqeParameters
+from visualquality import UserError
+from visualquality.classics.pyiqa import PyiqaMetric
+from visualquality.data.images import open_image
+from visualquality.score.raters import make_rater
+from visualquality.score.settings import ScoreSettings
 
 
 class Metric:
@@ -52,62 +53,18 @@ def pyiqa(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", stand_in)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("niqe", Niqe), ("brisque", Brisque)])
-def test_our_own_methods_by_name(name, kind):
-    assert isinstance(method(name), kind)
-
-
-def test_our_own_methods_with_parameters_of_ones_own(tmp_path):
-    parameters = NiqeParameters(np.zeros(36), np.eye(36))
-    parameters.save(tmp_path / "mine.npz")
-    mine = method(f"niqe:{tmp_path}/mine.npz")
-    assert mine.settings() == Niqe(tmp_path / "mine.npz").settings() != Niqe().settings()
-    with pytest.raises(UserError, match=r"absent.npz"):
-        method(f"brisque:{tmp_path}/absent.npz")
-
-
-def test_any_other_name_is_a_model_with_its_options(model_folder):
-    rater = method(
-        str(model_folder("nano")),
-        mode="direct",
-        samples=2,
-        seed=5,
-        prompt="released",
-        device="cpu",
-        batch=3,
-    )
-    assert isinstance(rater, Scorer)
-    settings = rater.settings()
-    assert [settings[k] for k in ("mode", "samples", "seed", "prompt")] == [
-        "direct",
-        2,
-        5,
-        "released",
-    ]
-    assert rater.batch == 3
-    with pytest.raises(UserError, match="no model 'nique'"):
-        method("nique")
-
-
-@pytest.mark.parametrize("option", [{"prompt": "paper"}, {"max_pixels": 10_000}])
-@pytest.mark.parametrize("name", ["niqe", "brisque", "pyiqa:unique"])
-def test_classic_methods_take_no_option_of_a_model(name, option):
-    with pytest.raises(UserError, match=f"{name} takes no {next(iter(option))}"):
-        method(name, **option)
-
-
 @pytest.mark.usefixtures("pyiqa")
 def test_higher_is_better_whatever_the_metric_says(tmp_path):
     image = picture(0, (40, 30))
     image.save(tmp_path / "a.png")
     brightness = pytest.approx(np.asarray(image).mean() / 255, abs=1e-5)
-    (up,), (down,) = (
-        method(name).rate([tmp_path / "a.png"]) for name in ("pyiqa:unique", "pyiqa:niqe")
-    )
-    assert up.score == brightness
-    assert -down.score == brightness
-    assert up.image == str(tmp_path / "a.png")
-    assert up.model == "pyiqa:unique"
+    opened = open_image(tmp_path / "a.png")
+    assert PyiqaMetric("unique")(opened) == brightness
+    assert -PyiqaMetric("niqe")(opened) == brightness
+    (rating,) = make_rater("pyiqa:unique", ScoreSettings()).rate([tmp_path / "a.png"])
+    assert rating.score == brightness
+    assert rating.image == str(tmp_path / "a.png")
+    assert rating.model == "pyiqa:unique"
 
 
 @pytest.mark.usefixtures("pyiqa")
@@ -119,7 +76,7 @@ def test_an_image_that_the_metric_cannot_rate_is_a_problem_and_the_others_go_on(
         tmp_path / "absent.png",
         picture(0),
     ]
-    ratings = list(method("pyiqa:unique").rate(images))
+    ratings = list(make_rater("pyiqa:unique", ScoreSettings()).rate(images))
     assert [rating.score is None for rating in ratings] == [False, True, True, True, False]
     assert ratings[0].score == ratings[4].score
     for rating, words in zip(
@@ -130,7 +87,7 @@ def test_an_image_that_the_metric_cannot_rate_is_a_problem_and_the_others_go_on(
 
 @pytest.mark.usefixtures("pyiqa")
 def test_settings_tell_metrics_apart_and_what_pyiqa_prints_is_no_result(capsys):
-    unique, niqe = method("pyiqa:unique").settings(), method("pyiqa:niqe").settings()
+    unique, niqe = PyiqaMetric("unique").settings(), PyiqaMetric("niqe").settings()
     assert unique["model"] == "pyiqa:unique"
     assert unique["weights"] == "pyiqa 0.1.16"
     assert (unique["lower_better"], niqe["lower_better"]) == (False, True)
@@ -152,13 +109,13 @@ def test_settings_tell_metrics_apart_and_what_pyiqa_prints_is_no_result(capsys):
 )
 def test_a_metric_that_cannot_be_had_is_one_sentence(name, words):
     with pytest.raises(UserError, match=words):
-        method(name)
+        make_rater(name, ScoreSettings())
 
 
 def test_without_pyiqa_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(UserError, match=r"visualquality\[pyiqa\]"):
-        method("pyiqa:unique")
+        PyiqaMetric("unique")
 
 
 def test_a_torchvision_that_does_not_fit_is_named(monkeypatch, tmp_path):
@@ -170,4 +127,4 @@ def test_a_torchvision_that_does_not_fit_is_named(monkeypatch, tmp_path):
     with pytest.raises(
         UserError, match=r"torchvision::nms does not exist.*torchvision made for torch"
     ):
-        method("pyiqa:unique")
+        PyiqaMetric("unique")

@@ -11,8 +11,8 @@ from PIL import Image
 from scipy.optimize import brentq
 from scipy.special import gamma
 
-from visualquality.baselines import brisque, niqe
-from visualquality.baselines.nss import WINDOW, fit_aggd, fit_ggd, fit_sizes, half_size, luma, mscn
+from visualquality.classics import brisque, niqe
+from visualquality.classics.nss import WINDOW, fit_aggd, fit_ggd, fit_sizes, half_size, luma, mscn
 
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 

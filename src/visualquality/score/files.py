@@ -1,0 +1,164 @@
+"""Scores in tables: reading files of scores, whoever wrote them, and exporting ratings to CSV or Parquet.
+
+CSV goes through `csv`, not pandas, so that every error names its row: pandas fills up rows that are too short,
+and its two parsers either accept text after a closing quote or do not tell the row of a quote that is never closed.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UserError
+from ..io import read_jsonl, write_whole
+from .rating import Rating
+
+Row = tuple[int, Any, Any]  # number, image and score of a row, not checked yet
+
+# The columns of an export are the fields of `Rating`; those that are not named here are text.
+NUMBERS = {
+    "score": pa.float64(),
+    "std": pa.float64(),
+    "samples": pa.list_(pa.float64()),
+    "seed": pa.int64(),
+    "seconds": pa.float64(),
+}
+SCHEMA = pa.schema([(field.name, NUMBERS.get(field.name, pa.string())) for field in fields(Rating)])
+
+
+def export(ratings: Iterable[Rating], output: Path) -> None:
+    """Write `ratings` to `output` (.csv or .parquet), all of them or nothing.
+
+    Columns are the fields of `Rating`. None is an empty cell (CSV) or null (Parquet); `samples` is a JSON list in
+    CSV. Raises UserError for another ending, a file that cannot be written, or an image name that Parquet cannot hold.
+    """
+    if output.suffix not in (".csv", ".parquet"):
+        raise UserError(
+            f"results are exported to .csv or .parquet, not to {output}; give another name"
+        )
+    rows = [rating.to_dict() for rating in ratings]
+    with write_whole(output) as part:
+        if output.suffix == ".csv":
+            _write_csv(rows, part)
+        else:
+            _write_parquet(rows, part)
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    # surrogateescape writes file names that are not UTF-8 byte for byte as they are on the disk.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        # Lines end in CR LF (RFC 4180). With LF alone the writer would leave a lone CR in a cell unquoted.
+        writer = csv.DictWriter(file, SCHEMA.names)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "samples": json.dumps(row["samples"])})
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    try:
+        table = pa.Table.from_pylist(rows, SCHEMA)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"Parquet cannot hold {error.object!r}, not UTF-8; rename it or use .csv"
+        ) from error
+    pq.write_table(table, path)
+
+
+def read_scores(path: Path) -> dict[str, float | None]:
+    """The scores of a .jsonl, .csv or .parquet file: image name -> score, in the order of the file.
+
+    The columns `image` and `score` are needed, others are ignored. An empty score or NaN is None. Of a journal of
+    results, the header is no row, and the last line counts of an image that was tried again.
+
+    Rows are counted as a spreadsheet does, the header of a CSV file being row 1. Raises UserError with the row of
+    what is wrong.
+    """
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    if path.suffix not in readers:
+        raise UserError(f"{path} must be a .jsonl, .csv or .parquet file of scores")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; give a file of scores that exists")
+    scores: dict[str, float | None] = {}
+    row_of: dict[str, int] = {}  # image -> its row, for the error about a second one
+    for row, image, score in readers[path.suffix](path):
+        if not isinstance(image, str) or not image:
+            raise UserError(f"{path}, row {row}: image is {image!r}; it must be a file name")
+        # A journal has a second line for an image that had no score the first time.
+        tried_again = path.suffix == ".jsonl" and scores.get(image, 0.0) is None
+        if image in row_of and not tried_again:
+            raise UserError(
+                f"{path}, row {row}: {image} is already in row {row_of[image]}; remove one of the two"
+            )
+        row_of[image] = row
+        # True and False are numbers to Python, and to no one else.
+        number = isinstance(score, int | float) and not isinstance(score, bool)
+        if score is None or (number and math.isnan(score)):
+            scores[image] = None
+        elif number and math.isfinite(score):
+            scores[image] = float(score)
+        else:
+            raise UserError(
+                f"{path}, row {row}: the score {score!r} of {image} must be a number, or empty for none"
+            )
+    if not scores:
+        raise UserError(f"{path} holds no scores")
+    return scores
+
+
+def _need_columns(where: str, columns: list[str]) -> None:
+    missing = [name for name in ("image", "score") if name not in columns]
+    if missing:
+        raise UserError(
+            f"{where} has no {' and no '.join(missing)}, only {', '.join(columns) or 'nothing'}"
+        )
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    for line in read_jsonl(path):
+        if line.number == 1 and line.record.keys() == {"header"}:
+            continue
+        _need_columns(f"{path}, row {line.number}", list(line.record))
+        yield line.number, line.record["image"], line.record["score"]
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    # utf-8-sig: Excel writes a byte order mark, which would otherwise be part of the first column's name.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        number = 1
+        try:
+            _need_columns(str(path), list(reader.fieldnames or []))
+            for number, cells in enumerate(reader, start=2):
+                # DictReader puts surplus cells under the key None, and None into missing ones.
+                if None in cells or None in cells.values():
+                    raise UserError(
+                        f"{path}, row {number}: it has more or fewer cells than the header"
+                    )
+                text = cells["score"].strip()
+                score: float | str | None = text or None
+                # Text that is no number stays as it is, for the error message.
+                with suppress(ValueError):
+                    score = float(text)
+                yield number, cells["image"], score
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, after row {number}: not CSV ({error}); fix the quotes there"
+            ) from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
+    _need_columns(str(path), file.schema_arrow.names)
+    rows = file.read(columns=["image", "score"]).to_pylist()
+    for number, cells in enumerate(rows, start=1):
+        yield number, cells["image"], cells["score"]
