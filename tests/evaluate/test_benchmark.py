@@ -280,6 +280,15 @@ def test_the_command_writes_every_form(suite_file, tmp_path, command):
     assert f"{value:.3f}" in done.out
 
 
+def test_the_batch_of_the_command_is_not_that_of_an_engine(suite_file, tmp_path, command):
+    add(suite_file, "{name: Fast, model: some/model, engine: vllm}")
+    done = command(suite_file, "-o", tmp_path / "out", "--batch", 5)
+    assert [(asked["name"], asked["batch"]) for asked in done.asked] == [
+        ("bright", 5),
+        ("some/model", ScoreSettings().batch),
+    ]
+
+
 def test_the_command_ends_with_1_and_names_what_is_missing(suite_file, tmp_path, command):
     add(suite_file, "{name: Far, model: far}")
     done = command(suite_file, "-o", tmp_path / "out")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from visualquality.score.batch import score_all
 
 from visualquality import Scorer, UserError
 from visualquality.classics.brisque import Brisque
 from visualquality.classics.niqe import Niqe
+from visualquality.score.journal import score_all
 from visualquality.score.raters import ImageFunctionRater, make_rater
 from visualquality.score.rating import Rater
 from visualquality.score.settings import ScoreSettings, score_settings
@@ -58,7 +58,7 @@ def test_any_other_name_is_a_model_with_its_options(model_folder):
         5,
         "released",
     ]
-    assert rater.batch == 3
+    assert rater.options.batch == 3
     with pytest.raises(UserError, match="no model 'nique'"):
         rater_of("nique")
 

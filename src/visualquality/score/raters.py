@@ -88,7 +88,7 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
 
 def _refuse_model_options(name: str, settings: ScoreSettings) -> None:
     for option in MODEL_OPTIONS:
-        # Not `model_fields_set`: the command line gives every option, most at their defaults.
+        # Not `model_fields_set`: a benchmark suite gives every option, most at their defaults.
         if getattr(settings, option) != ScoreSettings.model_fields[option].default:
             raise UserError(
                 f"{name} takes no {option}, it is not a vision-language model: leave {option} out"
