@@ -55,7 +55,9 @@ def problem_of_command(command: str) -> str | None:
     unknown = {word for word in words if word.startswith("-")} - options
     if unknown:
         return f"{found.name} has no {' and no '.join(sorted(unknown))}"
-    missing = [word for word in words if word.startswith("recipes/") and not (ROOT / word).is_file()]
+    missing = [
+        word for word in words if word.startswith("recipes/") and not (ROOT / word).is_file()
+    ]
     return f"no file {missing[0]}" if missing else None
 
 
@@ -74,7 +76,7 @@ def test_what_pages_name_exists(page):
                 problems.append(f"no test {span}")
         elif NAME.fullmatch(span) and not exists(span):
             problems.append(f"no name visualquality.{span}")
-    assert problems == []
+    assert not problems, "\n".join(problems)
 
 
 def test_paper_to_code_has_every_equation_table_and_figure():
@@ -109,7 +111,9 @@ def test_trees_are_those_of_the_repository(page):
     planned = {path for path, words in said.items() if "(planned)" in words}
     assert [path for path in said if path not in planned and not (ROOT / path).exists()] == []
     assert [path for path in planned if (ROOT / path).exists()] == [], "no longer planned"
-    rooms = {path for path in PACKAGE.iterdir() if path.name[0] not in "_." and path.suffix != ".typed"}
+    rooms = {
+        path for path in PACKAGE.iterdir() if path.name[0] not in "_." and path.suffix != ".typed"
+    }
     top = {ROOT / name for name in ("recipes", "benchmarks", "docs", "examples", "tests")}
     needed = {f"{p.relative_to(ROOT)}{'/' if p.is_dir() else ''}" for p in rooms | top}
     assert needed - said.keys() == set(), f"add a line for it to the tree of {page}"
@@ -121,4 +125,3 @@ def test_the_tree_of_the_design_has_every_module():
         path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py") if path.name[0] != "_"
     }
     assert modules - said.keys() == set(), "add a line for each to the tree of docs/design.md"
-

@@ -24,7 +24,13 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from conftest import picture
 from visualquality import Scorer, rl2r
-from visualquality.models.families import FAMILIES, OTHER, Family, ImageOnlyQwenVLProcessor, family_of
+from visualquality.models.families import (
+    FAMILIES,
+    OTHER,
+    Family,
+    ImageOnlyQwenVLProcessor,
+    family_of,
+)
 from visualquality.models.load import load
 from visualquality.train import packed
 from visualquality.train.recipe import read_recipe
@@ -139,7 +145,9 @@ def test_one_entry_trains_with_packed_responses(run_one_step, folder, monkeypatc
     before, after = (load(str(path), device="cpu").model.state_dict() for path in (folder, final))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
-    assert not [name for name in changed if ".visual." in name]  # `vision_tower` found what to freeze
+    assert not [
+        name for name in changed if ".visual." in name
+    ]  # `vision_tower` found what to freeze
 
 
 def test_without_the_entry_responses_have_rows_of_their_own(
