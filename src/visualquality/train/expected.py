@@ -126,6 +126,7 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
             self.tree,
         )
         loss = objective_loss(self.recipe.expect.objective, found, mos, datasets)
+        # The words are learnt beside the score, in a forward of their own.
         if "rehearsed" in inputs:
             rehearsal = model(**inputs["rehearsed"]).loss
             self._metrics["train"]["rehearsal_loss"].append(rehearsal.item())
@@ -154,6 +155,7 @@ class OpenedAnswerCollator:
         )
         self.pad_token_id = vlm.processor.tokenizer.pad_token_id
         self.encode = PromptEncoder(vlm, cache)
+        # Only some of the images may have a reasoning: they are rehearsed with whatever image is trained on.
         self.reasoned = [index for index, example in enumerate(examples) if example.reasoning]
         self.targets = None
         if recipe.expect.rehearsal:
