@@ -56,7 +56,7 @@ class Golden:
 
 
 def timeless(name: str, content: bytes) -> bytes:
-    """`content` without what changes from run to run; pictures inside pages become hashes, and a page has a line an element."""
+    """`content` without what changes from run to run; in a page, pictures become hashes and each element has a line."""
     # Whether a fit of a resample ends can hang on the last bit, which is not the same each time.
     content = re.sub(rb"undefined in \d+ of the", b"undefined in N of the", content)
     if name.endswith(".html"):
