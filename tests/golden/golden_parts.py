@@ -65,6 +65,7 @@ def timeless(name: str, content: bytes) -> bytes:
     if name.endswith(".stdout"):
         # Tables and wrapped text are as wide as the paths in them.
         content = re.sub(rb"(?: |\xe2\x94\x80|\xe2\x94\x81){2,}", b"  ", content)
+        content = re.sub(rb"(?m) +$", b"", content)
     # Journals keep all their bytes but these, and so do their exports, whose cell stands before the prompt.
     content = re.sub(rb'"seconds": [0-9.eE+-]+', b'"seconds": 0', content)
     return re.sub(rb"(?m)(,-?\d*),[0-9.eE+-]+(,[\w-]*\r)$", rb"\1,0\2", content)
