@@ -10,8 +10,9 @@ makes some of the parts: ratings, training, evaluation, data, options. Of the pa
 public names are used, so this script runs against any version. Models and data sets in their official forms are made
 once, since what makes them imports more; `make` looks for them in `models` beside its folder (or `--models`).
 
-What a folder holds is compared to the bit. Left out are times (seconds, dates). Numbers depend on the processor and on
-the versions of PyTorch and NumPy, so both folders must be made on one machine.
+What a folder holds is compared to the bit. Left out are times (seconds, dates) and the number of resamples in which
+the logistic fit fails, which is not the same each time; the interval of that coefficient may then differ too.
+Numbers depend on the processor and on the versions of PyTorch and NumPy: make both folders on one machine.
 
     python tests/golden/golden.py unit --package OLD/src                   writes golden.json for test_golden.py
 """

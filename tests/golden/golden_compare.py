@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Compared to the byte, since programs read them; `.jsonl` of a run is compared by key.
-BYTES = ("ratings", "evaluation/nano.jsonl")
-
 
 def compare(old: Path, new: Path, limit: int) -> int:
     """Print every difference, at most `limit` of a file, and return the exit status: 1 if there is any.
@@ -51,14 +48,10 @@ def _differences(old: Path, new: Path, name: str) -> Iterator[str]:
     before, after = old.read_bytes(), new.read_bytes()
     if before == after:
         return
-    if name.startswith(BYTES) or not name.endswith((".json", ".jsonl")):
+    trees = [_parsed(content, name) for content in (before, after)]
+    if None in trees:
         yield from _lines(before, after)
         return
-    trees: list[Any] = []
-    for content in (before, after):
-        text = content.decode()
-        whole = name.endswith(".json")
-        trees.append(json.loads(text) if whole else list(map(json.loads, text.splitlines())))
     places: dict[str, list[str]] = {}
     for place, general, difference in _tree(*trees):
         places.setdefault(f"{general} {difference.split(':')[0]}", []).append(
@@ -67,7 +60,17 @@ def _differences(old: Path, new: Path, name: str) -> Iterator[str]:
     for first, *more in places.values():
         yield first + (f"   (and so {len(more)} times more)" if more else "")
     if not places:
-        yield "the bytes differ (order of keys, or spaces), the content does not"
+        yield "the bytes differ (spaces, or how a number is written), the content does not"
+
+
+def _parsed(content: bytes, name: str) -> Any:
+    """JSON, or a list of the objects of JSON Lines; None for what is neither."""
+    try:
+        if name.endswith(".json"):
+            return json.loads(content)
+        return [json.loads(line) for line in content.splitlines()]
+    except ValueError:
+        return None
 
 
 def _lines(before: bytes, after: bytes) -> Iterator[str]:
@@ -89,6 +92,8 @@ def _tree(old: Any, new: Any, place: str = "", general: str = "") -> Iterator[tu
                 yield *inner, f"only in {side}: {_short(value)}"
             else:
                 yield from _tree(old[key], new[key], *inner)
+        if old.keys() == new.keys() and list(old) != list(new):
+            yield place, general, f"order of keys: old {list(old)}, new {list(new)}"
     elif isinstance(old, list) and isinstance(new, list):
         if len(old) != len(new):
             yield place, general, f"length: old {len(old)}, new {len(new)}"
