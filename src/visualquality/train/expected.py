@@ -3,8 +3,8 @@ drawn. What `--mode expect` reads is what is learnt here.
 
 The objectives are those of RL2R's peers, on one model:
 
-- "fidelity": RL2R's reward (Eq. 1-3) as a loss. Mean and variance are those of the distribution instead of K samples,
-  as UNIQUE has it with a network's own (Zhang et al. 2021). Compares within a data set, on any scale.
+- "fidelity": RL2R's reward (Eq. 3, rl2r.fidelity) as a loss. Mean and variance are those of the distribution instead
+  of K samples, as UNIQUE has it with a network's own (Zhang et al. 2021). Compares within a data set, on any scale.
 - "regression": the squared error of the mean, as MUSIQ and MANIQA learn.
 - "levels": the cross-entropy of the nearest of five levels, here the bare answers 1 to 5, whose mean is the score, as
   Q-Align has it with five words (Wu et al. 2023).
@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..models.encode import Encoded, collate, prompt_positions
 from ..models.generate import eos_token_ids, random_streams
 from ..models.load import VisionLanguageModel
-from ..rl2r.preference import GAMMA, true_preference
+from ..rl2r import fidelity, thurstone, true_preference
 from ..score.expect import ScoreVocabulary, begun
 from .examples import Example, PromptEncoder
 from .recipe import Objective, Recipe
@@ -166,16 +166,24 @@ def fidelity_loss(
     mos: Tensor,
     datasets: Int[Tensor, " b"],
 ) -> Tensor:
-    """1 minus Eq. 3 on Eq. 1, with one mean and variance an image, over all pairs of a data set; 0 without a pair."""
-    z = (mean[:, None] - mean[None]) / (variance[:, None] + variance[None] + GAMMA).sqrt()
-    truth = true_preference(mos).to(z.dtype)
-    # exp(log Φ / 2) is the root of Φ, with a gradient where Φ itself would round to 0.
-    better, worse = (torch.exp(torch.special.log_ndtr(x) / 2) for x in (z, -z))
-    fidelity = truth.sqrt() * better + (1 - truth).sqrt() * worse
+    """1 minus the mean of Eq. 3 (rl2r.fidelity) over all pairs of images of a data set; 0 without a pair.
+
+    The preferences are those of Eq. 1 (rl2r.thurstone) with the mean of both images.
+    """
+    # In float64: in float32 a preference rounds to 0, and so loses its gradient, at 14 standard deviations,
+    # but its root, of which the loss is made, only at 20.
+    exact_mean, exact_variance = mean.double(), variance.double()
+    better = thurstone(
+        exact_mean[:, None], exact_variance[:, None], exact_mean[None], exact_variance[None]
+    )
+    # The transpose swaps the images of each pair, which is 1 − better without rounding.
+    agreement = fidelity(better, better.T, true_preference(mos).to(better.dtype))
     pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(
         len(mos), dtype=torch.bool, device=mos.device
     )
-    return 1 - fidelity[pairs].mean() if pairs.any() else (mean * 0).sum()
+    if not pairs.any():
+        return (mean * 0).sum()
+    return (1 - agreement[pairs].mean()).to(mean.dtype)
 
 
 def level_shares(mos: Float[Tensor, " b"], *, soft: bool) -> Float[Tensor, "b 5"]:

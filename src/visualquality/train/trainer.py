@@ -2,8 +2,8 @@
 
 TRL carries the loop: optimizer, schedule, LoRA, mixed precision, several devices, checkpoints, logging. What RL2R
 needs is overridden here, and read from top to bottom it is the method: batches of one data set, K responses for each
-image from a prompt that is encoded once, rewards from all devices' scores (Eq. 1-3), advantages (Eq. 4), packed
-objective (Eq. 5-6).
+image from a prompt that is encoded once, rewards from all devices' scores (Eq. 1-3, rl2r.total_reward), advantages
+(Eq. 4, rl2r.advantage), packed objective (Eq. 5-6, rl2r.policy_objective).
 
 Where this departs from the paper: the answer of an unreadable response is never replaced by a number (its fidelity and
 format reward are 0); comparisons see the images of all devices; each batch is used for one update, so that the ratio of
@@ -216,7 +216,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         truncated: list[bool],
         lengths: Int[Tensor, "images k"],
     ) -> Float[Tensor, "images k"]:
-        """Eq. 1-4 on the responses of all processes; the part of this process is returned."""
+        """Eq. 1-4 (rl2r.total_reward, rl2r.advantage) on the responses of all processes; returns those of this one."""
         k = self.settings.responses
         read = [response.read(t, truncated=c) for t, c in zip(texts, truncated, strict=True)]
         nan = float("nan")
@@ -240,10 +240,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
             self.settings.compare_within is not None
         ):  # every batch is of one data set: groups take its place
             datasets = torch.arange(len(everyone)) // self.settings.compare_within
-        ranking = rl2r.reward(scores, mos, datasets, self.settings.reward)
-        rewards = ranking + self.settings.format_weight * rl2r.format_reward(formed)
-        if self.settings.length_weight:
-            rewards -= self.settings.length_weight * tokens / self.settings.max_new_tokens
+        rewards, ranking = rl2r.total_reward(scores, mos, datasets, formed, tokens, self.settings)
         self._watch_rewards(scores, ranking, formed, rewards)
         self._write_samples(everyone, scores, rewards, gather_object(texts))
         own = slice(self.accelerator.process_index * len(examples), None)
@@ -256,7 +253,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Eq. 5 with Eq. 6."""
+        """Eq. 5 with Eq. 6 (rl2r.policy_objective)."""
         log_p = self._log_probabilities(model, inputs).flatten(0, 1)
         reference = inputs["reference"]
         result = rl2r.policy_objective(
