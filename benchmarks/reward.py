@@ -13,8 +13,7 @@ import torch
 from common import Row, finish, medians, parser, row
 from torch import Tensor
 
-from visualquality.rl2r import fidelity_reward
-from visualquality.rl2r.preference import GAMMA
+from visualquality.rl2r import GAMMA, fidelity_reward
 
 K = 6
 

@@ -1,4 +1,7 @@
-"""Batches of one data set: the preference of two images (Eq. 2) is known only where one panel rated both."""
+"""Batches of one data set, because the preference between two images is known only where one panel rated both.
+
+That preference is Eq. 2 (rl2r.true_preference).
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

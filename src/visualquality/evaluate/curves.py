@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from .. import rl2r
 from ..errors import UserError
 from .page import LIGHT, Panel, draw
 
@@ -58,7 +59,7 @@ def curves(metrics: Sequence[dict]) -> dict[str, Any]:
     }
     return {
         "window": window,
-        "parts": list(parts.values()),
+        "meaning": {part: rl2r.description(part) for part in parts.values()},
         "reward": _curves(metrics, window, {"reward": "total"} | parts),
         "score_std": _curves(metrics, window, {"score_std": "mean standard deviation"}),
         "kl": _curves(metrics, window, {"kl": "KL divergence"}),

@@ -4,11 +4,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import UserError
 from ..response import PromptName
-from ..rl2r import Variant
+from ..rl2r import REWARDS
 
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
 
@@ -40,10 +47,10 @@ class DataSource(Section):
 
 
 class RL2R(Section):
-    """Settings of Eq. 1-6; the defaults are the paper's."""
+    """Settings of Eq. 1-6 (see rl2r.py); the defaults are the paper's."""
 
     responses: int = Field(6, ge=2, description="K")
-    reward: Variant = "fidelity"
+    reward: str = Field("fidelity", description="ranking reward, a key of rl2r.REWARDS")
     format_weight: float = Field(
         1.0, ge=0, description="weight of the format reward, added to the ranking reward"
     )
@@ -53,10 +60,17 @@ class RL2R(Section):
     compare_within: int | None = Field(
         None, ge=2, description="compare images in groups of so many, not all with all"
     )
-    kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5")
-    clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5")
+    kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5 (rl2r.policy_objective)")
+    clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5 (rl2r.policy_objective)")
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(256, ge=8)
+
+    @field_validator("reward")
+    @classmethod
+    def _known_reward(cls, name: str) -> str:
+        if name not in REWARDS:
+            raise ValueError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
+        return name
 
 
 class SFT(Section):

@@ -40,7 +40,7 @@ def train(
     """Run a recipe and return the folder of the trained model, `output/final`.
 
     `output` gets `recipe.yaml`, `metrics.jsonl`, `samples.jsonl` (RL2R), checkpoints, and `final`. With `resume` an
-    interrupted run continues from its last checkpoint (or its start, where it had none yet), to the same weights as if it
+    interrupted run continues from its last checkpoint (or its start, if it had none yet), to the same weights as if it
     had not been interrupted. Run it under torchrun or accelerate for several processes.
     `cache`: what a frozen vision tower gives for images, shared by several runs of one process.
     Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.

@@ -222,7 +222,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         truncated: list[bool],
         lengths: Int[Tensor, "images k"],
     ) -> Float[Tensor, "images k"]:
-        """Eq. 1-4 on the responses of all processes; the part of this process is returned."""
+        """Eq. 1-4 (rl2r.total_reward, rl2r.advantage) on the responses of all processes; this one's are returned."""
         k = self.settings.responses
         scores, well_formed = [], []
         for text, cut_off in zip(texts, truncated, strict=True):
@@ -246,10 +246,9 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         groups = torch.zeros(len(everyone), dtype=torch.long)
         if self.settings.compare_within is not None:
             groups = torch.arange(len(everyone)) // self.settings.compare_within
-        ranking = rl2r.reward(all_scores, mos, groups, self.settings.reward)
-        rewards = ranking + self.settings.format_weight * rl2r.format_reward(all_formed)
-        if self.settings.length_weight:
-            rewards -= self.settings.length_weight * all_tokens / self.settings.max_new_tokens
+        rewards, ranking = rl2r.total_reward(
+            all_scores, mos, groups, all_formed, all_tokens, self.settings
+        )
         self._log_rewards(all_scores, ranking, all_formed, rewards)
         self._write_samples(everyone, all_scores, rewards, gather_object(texts))
         # In float64 up to here: two equal rewards must stay equal, since Eq. 4 divides by their deviation.
@@ -264,7 +263,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Eq. 5 with Eq. 6."""
+        """Eq. 5 with Eq. 6 (rl2r.policy_objective)."""
         logp = self._logp(model, inputs).flatten(0, 1)
         ref_logp = inputs["ref_logp"]
         # The update follows its rollout at once, so the policy that wrote the responses is this one: the ratio is 1.
