@@ -109,14 +109,17 @@ def tree(page: str) -> dict[str, str]:
 def test_trees_are_those_of_the_repository(page):
     said = tree(page)
     planned = {path for path, words in said.items() if "(planned)" in words}
-    assert [path for path in said if path not in planned and not (ROOT / path).exists()] == []
-    assert [path for path in planned if (ROOT / path).exists()] == [], "no longer planned"
+    gone = [path for path in said if path not in planned and not (ROOT / path).exists()]
+    assert not gone, "\n".join(f"{page}: no {path}" for path in gone)
+    built = [path for path in planned if (ROOT / path).exists()]
+    assert not built, f"{page}: no longer planned: {built}"
     rooms = {
         path for path in PACKAGE.iterdir() if path.name[0] not in "_." and path.suffix != ".typed"
     }
     top = {ROOT / name for name in ("recipes", "benchmarks", "docs", "examples", "tests")}
     needed = {f"{p.relative_to(ROOT)}{'/' if p.is_dir() else ''}" for p in rooms | top}
-    assert needed - said.keys() == set(), f"add a line for it to the tree of {page}"
+    missing = sorted(needed - said.keys())
+    assert not missing, "\n".join(f"{page}: add a line to its tree for {path}" for path in missing)
 
 
 def test_the_tree_of_the_design_has_every_module():
@@ -124,4 +127,5 @@ def test_the_tree_of_the_design_has_every_module():
     modules = {
         path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py") if path.name[0] != "_"
     }
-    assert modules - said.keys() == set(), "add a line for each to the tree of docs/design.md"
+    missing = sorted(modules - said.keys())
+    assert not missing, "\n".join(f"docs/design.md: add a line for {path}" for path in missing)
