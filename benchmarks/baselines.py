@@ -27,7 +27,8 @@ import numpy as np
 from visualquality.baselines.brisque import Brisque
 from visualquality.baselines.niqe import Niqe
 from visualquality.data.manifest import Manifest
-from visualquality.evaluate.correlation import agreement, srcc
+from visualquality.evaluate.agreement import agreement
+from visualquality.evaluate.coefficients import srcc
 from visualquality.score.rating import Rater
 
 ROUNDS = 3

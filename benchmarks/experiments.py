@@ -32,8 +32,8 @@ from rich.table import Table
 from rl2r_biq2021 import BASE, summary, test_sets, train_set
 
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.page import evenly
-from visualquality.evaluate.probes import read_steps
+from visualquality.evaluate.page import pick_evenly
+from visualquality.evaluate.run_images import read_steps
 from visualquality.models.load import load
 from visualquality.quiet import quiet_libraries
 from visualquality.score.scorer import Scorer
@@ -235,7 +235,7 @@ def words(probed: Path) -> dict[str, Any]:
             if key.dataset.startswith("AGIQA"):
                 found[key].append(visit)
     key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
-    kept = [v for v in evenly(found[key], 6) if v.score is not None and v.std is not None]
+    kept = [v for v in pick_evenly(found[key], 6) if v.score is not None and v.std is not None]
     said = [{"step": v.step, "score": v.score, "std": v.std, "words": v.words} for v in kept]
     return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": said}
 

@@ -19,7 +19,8 @@ from rl2r_biq2021 import test_sets
 from scipy.stats import trim_mean
 
 from visualquality import Scorer
-from visualquality.evaluate.correlation import agreement, logistic4, srcc
+from visualquality.evaluate.agreement import agreement
+from visualquality.evaluate.coefficients import logistic4, srcc
 from visualquality.models.load import load
 from visualquality.quiet import quiet_libraries
 from visualquality.response import Response

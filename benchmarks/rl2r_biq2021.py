@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.correlation import agreement
-from visualquality.evaluate.report import read_metrics
+from visualquality.evaluate.agreement import agreement
+from visualquality.evaluate.run_page import read_metrics
 from visualquality.models.load import load
 from visualquality.quiet import quiet_libraries
 from visualquality.score.batch import score_all

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visualquality.evaluate.agreement import Agreement, Estimate
 from visualquality.evaluate.benchmark import Column, Measured, Result, Results
-from visualquality.evaluate.correlation import Agreement, Estimate
 from visualquality.evaluate.layout import Line, Table, layout
 from visualquality.evaluate.paper import paper_tables
 from visualquality.evaluate.render import latex, markdown, terminal, to_csv, write_html

@@ -50,8 +50,8 @@ def evaluate(
         else "nothing was kept: give -o"
     ):
         from ..data.manifest import read_manifests
-        from ..evaluate.correlation import average, table
-        from ..evaluate.evaluate import evaluate_model, evaluate_scores
+        from ..evaluate.agreement import average, table
+        from ..evaluate.matching import evaluate_model, evaluate_scores
 
         if reference and scores is not None:
             raise UserError(

@@ -12,9 +12,9 @@ from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.batch import progress_bar
 from ..score.rating import Rater
+from .agreement import Agreement, agreement
 from .cache import ScoreCache, contents
-from .correlation import Agreement, agreement
-from .evaluate import evaluate_scores, rows_of
+from .matching import evaluate_scores, rows_of
 from .paper import paper_tables
 from .suite import DataSet, Method, Suite
 

@@ -9,8 +9,8 @@ from itertools import groupby
 from math import isnan
 from typing import Literal, TypeVar
 
+from .agreement import Estimate, average
 from .benchmark import Column, Result, Results
-from .correlation import Estimate, average
 from .notes import notes_of
 from .paper import paper_tables
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from .agreement import COEFFICIENTS
 from .benchmark import Column, Results
-from .correlation import COEFFICIENTS
 from .paper import paper_tables
 
 PLCC = {

@@ -10,8 +10,8 @@ from textwrap import wrap
 
 from rich.text import Text
 
+from .agreement import COEFFICIENTS, Agreement, average
 from .benchmark import Measured, Results
-from .correlation import COEFFICIENTS, Agreement, average
 from .layout import Line, Table, Value
 from .paper import paper_tables
 
