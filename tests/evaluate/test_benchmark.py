@@ -59,7 +59,7 @@ class Brightness:
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr("visualquality.evaluate.benchmark.BOOTSTRAP", 10)
+    monkeypatch.setattr("visualquality.evaluate.benchmark.RESAMPLES", 10)
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def command(monkeypatch) -> Callable[..., Any]:
         asked.append({"name": name, **settings})
         if name == "far":
             raise UserError("far is not to be had")
-        return Brightness(settings["seed"])
+        return Brightness(settings.get("seed", 0))
 
     monkeypatch.setattr(methods, "method", method)
     app = typer.Typer()
@@ -263,11 +263,6 @@ def test_the_command_writes_every_form(suite_file, tmp_path, command):
         "prompt": "released",
         "batch": 5,
         "device": None,
-        "max_pixels": None,
-        "tolerance": 0.1,
-        "doubt": 0.5,
-        "engine": "here",
-        "url": None,
     }
     names = {"table.md", "table.tex", "table.csv", "table.html", "results.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from ..errors import UserError
 from .shared import err, errors, out
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ def benchmark(
         from ..evaluate.layout import layout
         from ..evaluate.render import latex, markdown, terminal, to_csv, write_html
         from ..evaluate.suite import read_suite
+        from ..io import write_text
 
         wanted = read_suite(suite)
         folder = output or Path("runs") / suite.stem
@@ -61,14 +61,8 @@ def benchmark(
             )
             + "\n",
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in texts.items():
-                (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror}); give another -o"
-            ) from error
+        for name, text in texts.items():
+            write_text(folder / name, text)
         write_html(table, folder / "table.html")
         out.print(terminal(table), no_wrap=True, overflow="ignore", crop=False)
         for note in table.notes:
@@ -82,9 +76,7 @@ def benchmark(
 
 def _rater(method: "Method", batch: int, device: str | None) -> "Rater":
     from ..baselines.methods import method as rater
-    from ..evaluate.suite import OPTIONS
 
     assert method.model is not None
-    return rater(
-        method.model, batch=batch, device=device, **method.model_dump(include=set(OPTIONS))
-    )
+    settings = method.settings(batch=batch, device=device)
+    return rater(method.model, **settings.model_dump(exclude_unset=True))
