@@ -38,9 +38,9 @@ def benchmark(
 
         quiet_libraries()
         from ..evaluate.benchmark import run
-        from ..evaluate.layout import layout
         from ..evaluate.render import latex, markdown, terminal, to_csv, write_html
         from ..evaluate.suite import read_suite
+        from ..evaluate.tables import layout
         from ..io import write_text
 
         wanted = read_suite(suite)

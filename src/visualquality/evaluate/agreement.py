@@ -51,6 +51,7 @@ class Estimate:
 
     def __post_init__(self) -> None:
         for name, number in vars(self).items():
+            # The way around the frozen dataclass that its own __init__ takes.
             object.__setattr__(self, name, round(float(number), DECIMALS))
 
     def to_dict(self) -> dict[str, float | None]:
@@ -110,7 +111,9 @@ def resampled(
 def _estimate(value: float, drawn: Array) -> Estimate:
     """A value and its percentile interval over `drawn`, of which NaN are left out."""
     kept = drawn[~np.isnan(drawn)]
-    low, high = np.percentile(kept, [2.5, 97.5]) if len(kept) else (NAN, NAN)
+    if not len(kept):
+        return Estimate(value, NAN, NAN)
+    low, high = np.percentile(kept, [2.5, 97.5])
     return Estimate(value, low, high)
 
 
@@ -141,8 +144,9 @@ def agreement(
     same input and seed give the same result. Raises `UserError` where lengths differ or a MOS is not finite.
     """
     x, y = pair([NAN if score is None else score for score in scores], mos)
-    if not np.isfinite(y).all():
-        row = int(np.argmin(np.isfinite(y))) + 1
+    finite = np.isfinite(y)
+    if not finite.all():
+        row = int(np.argmin(finite)) + 1
         raise UserError(f"mos {row} of {len(y)} is not a finite number; fix that row")
     readable = ~np.isnan(x)
     x, y = x[readable], y[readable]
@@ -154,6 +158,7 @@ def agreement(
         fit = logistic4(x, y)
         if fit.problem:
             problems.append(f"PLCC (logistic): {fit.problem}")
+        # The order of the sentences: the fit first, then the coefficients.
         for key, (value, drawn) in _coefficients(x, y, fit, bootstrap, seed).items():
             estimates[key] = _estimate(value, drawn)
             if undefined := int(np.isnan(drawn).sum()):
@@ -174,13 +179,16 @@ def _coefficients(
     x: Array, y: Array, fit: LogisticFit, resamples: int, seed: int
 ) -> dict[str, tuple[float, Array]]:
     """Each coefficient of `x` and `y`, and its values in resamples."""
-    n, unit_x, unit_y = len(x), unit(x), unit(y)
+    n = len(x)
+    # `weighted_plcc` needs values near 1; ranks are so by themselves.
+    unit_x, unit_y = unit(x), unit(y)
 
     def fast(statistic: Callable[[Array], Array]) -> Array:
         return resampled(statistic, n, resamples, seed)
 
     def slow(coefficient: Callable[[Array, Array], float]) -> Array:
         def statistic(counts: Array) -> list[float]:
+            # There is no weighted form: each resample is written out, an image as often as it is drawn.
             drawn = [np.repeat(np.arange(n), row.astype(int)) for row in counts]
             return [coefficient(x[take], y[take]) for take in drawn]
 
@@ -200,10 +208,16 @@ def _coefficients(
 
 def _mean(estimates: Sequence[Estimate]) -> Estimate:
     value, low, high = np.array([(e.value, e.low, e.high) for e in estimates]).T
+    m = len(value)
     mean = value.mean()
-    below = np.sqrt(((value - low) ** 2).sum()) / len(value)
-    above = np.sqrt(((value - high) ** 2).sum()) / len(value)
-    return Estimate(mean, np.maximum(-1, mean - below), np.minimum(1, mean + above))
+    below = np.sqrt(((value - low) ** 2).sum()) / m
+    above = np.sqrt(((value - high) ** 2).sum()) / m
+    # np.maximum, unlike max, keeps NaN.
+    return Estimate(
+        mean,
+        np.maximum(-1, mean - below),
+        np.minimum(1, mean + above),
+    )
 
 
 def average(agreements: Iterable[Agreement]) -> Agreement:

@@ -45,13 +45,14 @@ class Analysis:
         """The images with the largest errors, the largest first; none where the fit failed."""
         if self.fit.problem:
             return []
-        # By MOS and path first, so that equal errors come in the same order whatever the manifest's.
-        order = sorted(range(len(self.scored)), key=lambda i: self._worst_order(i))
-        return [self.scored[i] for i in order[:count]]
 
-    def _worst_order(self, i: int) -> tuple[float, float, str]:
-        row = self.scored[i].row
-        return -self.error[i], row.mos, str(row.image)
+        def order(i: int) -> tuple[float, float, str]:
+            # Equal errors come by MOS and path, whatever the order of the manifest.
+            row = self.scored[i].row
+            return -self.error[i], row.mos, str(row.image)
+
+        places = sorted(range(len(self.scored)), key=order)
+        return [self.scored[i] for i in places[:count]]
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,21 @@ def _analyse(name: str, images: Sequence[Rated]) -> Analysis:
     scores = np.array([each.rating.score for each in scored], dtype=np.float64)
     mos = np.array([each.row.mos for each in scored], dtype=np.float64)
     fit = logistic4(scores, mos)
-    found = agreement([each.rating.score for each in images], [each.row.mos for each in images])
-    return Analysis(name, images, scored, found, fit, scores, mos, np.abs(mos - fit(scores)))
+    # Of all images, so that those without a score are counted.
+    found = agreement(
+        [each.rating.score for each in images],
+        [each.row.mos for each in images],
+    )
+    return Analysis(
+        name=name,
+        images=images,
+        scored=scored,
+        agreement=found,
+        fit=fit,
+        scores=scores,
+        mos=mos,
+        error=np.abs(mos - fit(scores)),
+    )
 
 
 def breakdowns(data: Analysis) -> dict[str, list[Group]]:
@@ -115,8 +129,10 @@ def breakdowns(data: Analysis) -> dict[str, list[Group]]:
     A column other than the first two counts where it has 2 to `MAX_GROUPS` values, of `MIN_GROUP` images each on
     average. Groups named by numbers are in their order, others from the highest SRCC to the lowest.
     """
+    # Column -> its value for each scored image, "" where it is empty.
     columns = {"distortion": [each.row.distortion or "" for each in data.scored]}
     extra = [key for each in data.scored for key in each.row.extra]
+    # A dict keeps the columns in the order of the manifest; `level` comes first.
     for key in dict.fromkeys(["level", *extra]):
         values = [each.row.extra.get(key) for each in data.scored]
         columns[key] = ["" if value is None else str(value) for value in values]
@@ -151,30 +167,46 @@ def _group_order(group: Group) -> tuple[int, float, str]:
     try:
         return 0, float(group.name), group.name
     except ValueError:
-        return (2, 0.0, group.name) if group.problem else (1, -group.srcc.value, group.name)
+        pass
+    # Groups without a correlation cannot be ranked and come last.
+    if group.problem:
+        return 2, 0.0, group.name
+    return 1, -group.srcc.value, group.name
 
 
 def calibration(data: Analysis) -> Calibration:
     """How the std of the scores goes with their errors. Bins hold about equally many images; equal stds share one."""
-    known = np.array(
-        [i for i, each in enumerate(data.scored) if each.rating.std is not None], dtype=int
-    )
-    std = np.array([data.scored[i].rating.std for i in known], dtype=np.float64)
-    error, mos, scores = data.error[known], data.mos[known], data.scores[known]
-    if problem := data.fit.problem or _why_no_bins(std):
-        return Calibration(len(known), (), UNDEFINED, (NAN, NAN), problem)
+    all_std = np.array([each.rating.std for each in data.scored], dtype=np.float64)
+    # None became NaN: a single answer has no std.
+    has_std = ~np.isnan(all_std)
+    std = all_std[has_std]
+    error = data.error[has_std]
+    mos = data.mos[has_std]
+    scores = data.scores[has_std]
+    problem = data.fit.problem or _why_no_bins(std)
+    if problem:
+        return Calibration(len(std), (), UNDEFINED, (NAN, NAN), problem)
     shares = []
     for k in (1, 2):
-        # Sorted, since a curve that falls swaps the two ends.
-        low, high = np.sort([data.fit(scores - k * std), data.fit(scores + k * std)], axis=0)
-        shares.append(float(((low <= mos) & (mos <= high)).mean()))
-    count = min(BINS, len(known) // MIN_BIN)
+        # The interval of scores is mapped to one of MOS. Its ends are sorted, since a falling curve swaps them.
+        ends = [data.fit(scores - k * std), data.fit(scores + k * std)]
+        low, high = np.sort(ends, axis=0)
+        within = (low <= mos) & (mos <= high)
+        shares.append(float(within.mean()))
+    # Few images make fewer bins, so that each mean error is of at least MIN_BIN images or so.
+    count = min(BINS, len(std) // MIN_BIN)
     # Stds that are equal at several quantiles leave fewer edges, and so fewer bins.
     edges = np.unique(np.quantile(std, np.linspace(0, 1, count + 1)))
     # The largest std lies on the last edge and belongs to the last bin.
-    place = np.clip(np.searchsorted(edges, std, side="right") - 1, 0, max(0, len(edges) - 2))
+    place = np.searchsorted(edges, std, side="right") - 1
+    place = np.clip(place, 0, max(0, len(edges) - 2))
     bins = [_bin(std[place == i], error[place == i]) for i in np.unique(place)]
-    return Calibration(len(known), tuple(bins), srcc_estimate(std, error), (shares[0], shares[1]))
+    return Calibration(
+        n=len(std),
+        bins=tuple(bins),
+        srcc=srcc_estimate(std, error),
+        within=(shares[0], shares[1]),
+    )
 
 
 def _why_no_bins(std: Array) -> str | None:
@@ -188,7 +220,16 @@ def _why_no_bins(std: Array) -> str | None:
 
 
 def _bin(std: Array, error: Array) -> Bin:
+    n = len(error)
     mean = float(error.mean())
-    # 1.96 standard errors, as of a normal distribution.
-    half = 1.96 * float(error.std(ddof=1)) / len(error) ** 0.5 if len(error) > 1 else NAN
-    return Bin(len(error), float(std.mean()), mean, max(0.0, mean - half), mean + half)
+    half = NAN
+    if n > 1:
+        # 1.96 standard errors of the mean hold 95 % of a normal distribution.
+        half = 1.96 * float(error.std(ddof=1)) / n**0.5
+    return Bin(
+        n=n,
+        std=float(std.mean()),
+        error=mean,
+        low=max(0.0, mean - half),  # an error is never negative
+        high=mean + half,
+    )

@@ -143,6 +143,7 @@ class ScoreCache:
         todo = {digest: str(path) for digest, path in images.items() if digest not in self.scores}
         for digest, rating in zip(todo, self._rater.rate(todo.values()), strict=True):
             if rating.score is not None:
+                # Under its digest, not its name: what is kept is of the content.
                 self._store.append(replace(rating, image=digest))
                 self.scores[digest] = rating.score
             yield rating
@@ -158,6 +159,7 @@ class ScoreCache:
 
 def _cache_file(folder: Path, settings: Mapping[str, Any]) -> Path:
     """The file in `folder` for scores made with `settings` (model, weights, prompt, mode, seed, …): one for each."""
+    # Sorted, since two dicts with the same content may differ in order.
     canonical = json.dumps(dict(settings), sort_keys=True, allow_nan=False)
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(str(settings["model"])).name).strip("-.")
     return folder / f"{name[:60]}-{xxhash.xxh3_64(canonical.encode()).hexdigest()}.jsonl"
@@ -175,8 +177,10 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
     sets: dict[Column, list[Row]] = {}
     for data in suite.datasets:
         rows = _rows(data)
+        # The size of what is measured, not of the manifest: a suite may take one split of it.
         sets[Column(data.name, data.group, data.column, len(rows))] = rows
     with progress_bar(console) as bar:
+        # The pixels of all images are read once, whatever the number of methods. Files of scores need none.
         digests: Digests = {}
         if any(method.model is not None for method in suite.methods):
             images = list(dict.fromkeys(row.image for rows in sets.values() for row in rows))
@@ -236,6 +240,7 @@ class _Bench:
 
     def from_rater(self, method: Method, make: Callable[[Method], Rater]) -> Result:
         """A row from a rater, which is freed with its memory when this returns."""
+        # No total: how long weights take to load is not known.
         loading = self.bar.add_task(f"loading {method.name}", total=None, note="")
         try:
             rater = make(method)
@@ -263,6 +268,7 @@ class _Bench:
                 # Results may be published: they name files, but no folders of this machine.
                 problems.append(str(digest).replace(str(row.image), row.image.name))
             else:
+                # The same pixels under two names are scored once.
                 images.setdefault(digest, row.image)
         todo = len(images.keys() - cache.scores.keys())
         for rating in tracked(self.bar, cache.rate(images), what, todo):
@@ -270,6 +276,7 @@ class _Bench:
                 problems.append(f"{Path(rating.image).name}: {rating.problem}")
         message = f"{what}: {len(rows)} images, {todo} scored now"
         self.console.print(message, markup=False, highlight=False)
+        # An image that cannot be opened has an error for a digest, which is in no cache: no score.
         scores = [cache.scores.get(str(self.digests[row.image])) for row in rows]
         found = agreement(scores, [row.mos for row in rows], bootstrap=RESAMPLES)
         return Measured(found, problems[0] if problems else None)

@@ -66,6 +66,7 @@ def weighted_plcc(weights: Array, a: Array, b: Array) -> Array:
     NaN where `a` or `b` has a single value among the images of positive weight.
     """
     total = weights.sum(1, keepdims=True)
+    # Deviations from the weighted means; weights are how often an image counts.
     da = a - (weights * a).sum(1, keepdims=True) / total
     db = b - (weights * b).sum(1, keepdims=True) / total
     cov = np.einsum("rn,rn->r", weights * da, db)
@@ -87,9 +88,10 @@ def _weighted_midranks(weights: Array, x: Array) -> Array:
     """
     _, group = np.unique(x, return_inverse=True)
     order = np.argsort(group, kind="stable")
+    # Where each group of equal values begins in this order.
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     size = np.add.reduceat(weights[:, order], starts, axis=1)
-    upto = np.cumsum(size, axis=1)
+    upto = np.cumsum(size, axis=1)  # the weight of a group and of all below it
     return ((upto - size / 2) / upto[:, -1:] - 0.5)[:, group]
 
 
@@ -130,7 +132,9 @@ def plcc(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def _logistic(x: Array, b0: float, b1: float, b2: float, b3: float) -> Array:
-    return b1 + (b0 - b1) * expit((x - b2) / max(abs(b3), 1e-12))
+    # The sign of b3 would say the same as the order of b0 and b1, so only its size counts.
+    width = max(abs(b3), 1e-12)
+    return b1 + (b0 - b1) * expit((x - b2) / width)
 
 
 def _logistic_jacobian(x: Array, b0: float, b1: float, b2: float, b3: float) -> Array:
@@ -160,7 +164,9 @@ class LogisticFit:
         """PLCC of the mapped scores and `y`, negative for a falling curve; NaN for a failed fit."""
         if self.problem:
             return NAN
-        return float(np.sign(self.b0 - self.b1)) * plcc(self(x), y)
+        # The mapping of a falling curve turns the scores around; the sign turns them back.
+        direction = float(np.sign(self.b0 - self.b1))
+        return direction * plcc(self(x), y)
 
 
 def _failed(problem: str) -> LogisticFit:
@@ -182,7 +188,9 @@ def logistic4(x: ArrayLike, y: ArrayLike, *, start: LogisticFit | None = None) -
         return _failed(
             f"the logistic mapping has 4 parameters and needs at least 5 images, not {len(a)}"
         )
-    mean, std, floor, span = float(a.mean()), float(a.std()), float(b.min()), float(np.ptp(b))
+    mean, std = float(a.mean()), float(a.std())
+    floor, span = float(b.min()), float(np.ptp(b))
+    # First values of the parameters in standardised units: b0, b1 in spans of y, b2, b3 in std of x.
     if start is not None:
         ends = [(start.b0 - floor) / span, (start.b1 - floor) / span]
         first = [*ends, (start.b2 - mean) / std, start.b3 / std]
@@ -204,7 +212,13 @@ def logistic4(x: ArrayLike, y: ArrayLike, *, start: LogisticFit | None = None) -
     except RuntimeError:
         return _failed(f"the logistic fit did not converge in {MAX_EVALUATIONS} evaluations")
     b0, b1, b2, b3 = (float(value) for value in found)
-    fit = LogisticFit(floor + span * b0, floor + span * b1, mean + std * b2, std * b3)
+    # Back from standardised units.
+    fit = LogisticFit(
+        b0=floor + span * b0,
+        b1=floor + span * b1,
+        b2=mean + std * b2,
+        b3=std * b3,
+    )
     if not np.isfinite([fit.b0, fit.b1, fit.b2, fit.b3]).all():
         return _failed("the logistic fit ran to infinity")
     if np.ptp(fit(a)) <= 1e-12 * span:

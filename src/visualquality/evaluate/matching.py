@@ -36,6 +36,7 @@ def rows_of(manifest: Manifest, split: str | None) -> dict[str, list[Row]]:
     rows = manifest.rows if split is None else manifest.subset(split).rows
     if not rows:
         raise UserError(f"the manifests have no row of split {split!r}")
+    # A data set may be spread over several manifests.
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.dataset].append(row)
@@ -64,9 +65,11 @@ def match(
             # What belongs to another row by its path is not this row's.
             named = [other for path, other in by_name[row.image.name] if path not in paths]
             if not any(_same_folder(other, row) for other in named):
+                # Names such as 1.png are in many data sets: another folder means another image.
                 if complete:
                     raise UserError(_why_missing(row, named, source))
                 continue
+            # A folder's name alone is no proof, so a name that comes twice on either side is refused.
             if len(named) > 1 or rows_by_name[row.image.name] > 1:
                 raise UserError(
                     f"{source} has {' and '.join(sorted(named))}, and it is not clear which image of the manifests is "
@@ -129,6 +132,7 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Rating]]:
     try:
         header = next((line.record.get("header") for line in read_jsonl(path)), None)
     except UserError:
+        # For example an image or a CSV file: the sentence below says what to give.
         header = None
     if not isinstance(header, dict):
         raise UserError(
@@ -162,7 +166,9 @@ def evaluate_model(
         for row in rows:
             image = str(row.image)
             images.append(Referenced(image, str(row.reference_image)) if reference else image)
-    scores = {r.image: r.score for r in score_all(rater, images, journal=journal, console=console)}
+    ratings = score_all(rater, images, journal=journal, console=console)
+    scores = {rating.image: rating.score for rating in ratings}
+    # Scales of MOS differ, so each data set is compared by itself.
     return {
         name: agreement(
             [scores[str(row.image)] for row in rows],
@@ -182,6 +188,7 @@ def evaluate_scores(
     """
     groups = rows_of(manifest, split)
     every = [row for rows in groups.values() for row in rows]
+    # All data sets are matched at once, since one image name in two of them is ambiguous.
     scores: dict[str, list[float | None]] = defaultdict(list)
     for row, score in match(every, read_scores(path), source=str(path), complete=True):
         scores[row.dataset].append(score)

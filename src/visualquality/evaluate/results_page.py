@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ..data.manifest import Row, read_manifests
 from ..score.rating import Rating
@@ -86,6 +87,7 @@ def write_results_page(
 
     Raises UserError where `output` cannot be written. An image that cannot be opened is no error: its card says so.
     """
+    # Where the pictures are: results may have been made elsewhere, the manifest is of this machine.
     paths = {rating.image: Path(rating.image) for rating in ratings}
     if rows is None:
         sections = _scores(ratings)
@@ -93,6 +95,7 @@ def write_results_page(
         rated = [Rated(*pair) for pair in zip(rows, ratings, strict=True)]
         paths = {each.rating.image: each.row.image for each in rated}
         sections = _agreement(rated)
+    # Listed whatever the page: an image without a score must not vanish.
     failed = [rating for rating in ratings if rating.problem is not None]
     write_page(
         output,
@@ -159,6 +162,7 @@ def _agreement(rated: Sequence[Rated]) -> dict[str, Any]:
 
 def _data_set(number: int, data: Analysis) -> dict[str, Any]:
     worst = data.worst(CARDS)
+    # f(score), in units of the MOS, which is what the error is about.
     mapped = data.fit(np.array([each.rating.score for each in worst], dtype=np.float64))
     calibrated = calibration(data)
     return {
@@ -182,6 +186,7 @@ def _scatter(number: int, data: Analysis) -> Panel:
     shown = pick_evenly(by_mos, MAX_POINTS)
     scores = np.array([each.rating.score for each in shown], dtype=np.float64)
     mos = [each.row.mos for each in shown]
+    # A bar of length 0 is not seen.
     std = np.array([each.rating.std or 0.0 for each in shown])
     bars = len(shown) <= BARS and bool(std.any())
     limits = axis_limits([*(scores - bars * std), *(scores + bars * std)])
@@ -193,6 +198,7 @@ def _scatter(number: int, data: Analysis) -> Panel:
         dots: dict[str, Any] = {"markersize": 3.5, "markeredgewidth": 0, "alpha": 0.75}
         axes.plot(scores, mos, "o", color=LIGHT["blue"], **dots)
         if not data.fit.problem:
+            # Only over the scores that there are: a fitted curve says nothing beyond them.
             x = np.linspace(data.scores.min(), data.scores.max(), 100)
             axes.plot(x, data.fit(x), color=LIGHT["orange"], linewidth=2, label="logistic fit")
             axes.legend(loc="lower right")
@@ -221,6 +227,7 @@ def _calibration_panel(number: int, calibrated: Calibration) -> Panel:
 
     def plot(axes: Axes) -> None:
         axes.errorbar(std, error, bars, fmt="o", color=LIGHT["blue"], markersize=5, capsize=3)
+        # From 0, so that one error can be seen to be twice another; never empty, where all errors are 0.
         axes.set_ylim(0, 1.08 * max(b.high for b in bins) or 1)
 
     points = "; ".join(f"{b.error:.3g} at std {b.std:.3g}" for b in bins)
@@ -245,9 +252,11 @@ def _histogram(name: str, values: Sequence[float], label: str, colour: str) -> P
     limits = axis_limits(values)
 
     def plot(axes: Axes) -> None:
+        # The square root of the number of values is a usual number of bins.
         bins = min(30, max(8, round(len(values) ** 0.5)))
         axes.hist(values, bins=bins, range=limits, color=LIGHT[colour], rwidth=0.9)
         axes.grid(False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
     alt = f"Histogram of the {label} of {len(values)} images, from {min(values):.3g} to {max(values):.3g}."
     labels = {"xlabel": label, "ylabel": "images", "xlim": limits}

@@ -92,6 +92,7 @@ def _images(record: Mapping[str, Any]) -> list[RunImage]:
 
 
 def _step(record: Mapping[str, Any], images: Sequence[RunImage]) -> Step:
+    # A run keeps the texts about the first image of a step only.
     texts = record["texts"]
     if len(texts) != len(record["scores"][0]):
         raise ValueError(f"{len(texts)} texts for {len(record['scores'][0])} scores")
@@ -109,6 +110,7 @@ def _answers(step: int, scores: Sequence[float | None], texts: Sequence[str]) ->
     if not texts:
         return Answers(step, mean, std, None)
 
+    # Whatever cannot be read is farthest; of equal distances, the first answer is taken.
     def distance(answer: tuple[float | None, str]) -> float:
         score, _ = answer
         return np.inf if score is None or mean is None else abs(score - mean)
@@ -127,6 +129,7 @@ def followed_images(steps: Sequence[Step]) -> dict[RunImage, list[Answers]]:
     for step in steps:
         for image, answers in step.items():
             found[image].append(answers)
+    # (steps with words, steps) -> images: a group is taken whole before the next one.
     groups: dict[tuple[int, int], list[RunImage]] = defaultdict(list)
     for image, over_steps in found.items():
         if len(over_steps) > 1 and with_words(over_steps):

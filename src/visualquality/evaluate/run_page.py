@@ -122,6 +122,7 @@ def _pictures(recipe: Recipe, images: set[RunImage]) -> dict[RunImage, Path]:
     Images of older files that agree in data set, name and MOS with another one are left out. Raises UserError where
     the manifests are needed and cannot be read.
     """
+    # Newer runs write the paths themselves, and then the manifests need not be there any more.
     found = {image: Path(image.path) for image in images if image.path}
     if len(found) == len(images):
         return found
@@ -157,6 +158,7 @@ def write_run_page(
 
     Raises UserError where `output` cannot be written.
     """
+    # All charts have the same ends, so that they can be compared.
     numbers = [answers.step for step in steps for answers in step.values()]
     ends = (min(numbers), max(numbers)) if numbers else (0, 1)
     followed = []
@@ -190,6 +192,7 @@ def _score_chart(answers: Sequence[Answers], number: int, ends: tuple[int, int])
         axes.errorbar(step, score, std, fmt="none", ecolor=LIGHT["muted"], elinewidth=0.9)
         axes.plot(step, score, "o-", color=LIGHT["blue"], markersize=4, linewidth=1.2)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        # The whole scale of scores, so that small changes look small.
         axes.set_yticks([1, 2, 3, 4, 5])
 
     margin = max(1, (ends[1] - ends[0]) * 0.03)
@@ -206,6 +209,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the page shows of `metrics`; where a record has no number, a panel's note says so."""
+    # A short run is drawn as it is.
     window = max(1, len(metrics) // MEANS)
     keys = sorted({key for record in metrics for key in record if key.startswith(PART)})
     parts = {key: key.removeprefix(PART) for key in keys}
@@ -236,6 +240,7 @@ def _curve(metrics: Sequence[dict[str, Any]], window: int, labels: dict[str, str
         keys = " or ".join(f"“{key}”" for key in labels)
         note = f"Nothing to plot: no line of the metrics has a step and a number for {keys}."
         return Panel(None, note)
+    # A metric that is missing in some steps is drawn with gaps, and the note says so.
     gaps = {key: len(steps) - len(line) for key, line in found.items() if len(line) < len(steps)}
     note = ", ".join(f"“{key}” in {count} of {len(steps)}" for key, count in gaps.items())
     ends = [
@@ -264,10 +269,11 @@ def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, window: int, **stro
     if window == 1:
         axes.plot(steps, values, marker="o", markersize=2.5, linewidth=1.6, clip_on=False, **stroke)
         return
-    box, known = np.ones(window), np.isfinite(values)
+    box = np.ones(window)
+    finite = np.isfinite(values)
     # At the ends and at gaps the mean is over the fewer steps that are there.
-    total = np.convolve(np.where(known, values, 0), box, "same")
-    count = np.convolve(known, box, "same")
-    mean = np.where(known, total / np.maximum(count, 1), np.nan)
+    total = np.convolve(np.where(finite, values, 0), box, "same")
+    count = np.convolve(finite, box, "same")
+    mean = np.where(finite, total / np.maximum(count, 1), np.nan)
     axes.plot(steps, values, color=stroke["color"], alpha=0.3, linewidth=0.7)
     axes.plot(steps, mean, linewidth=1.8, **stroke)

@@ -37,6 +37,7 @@ class Method(ScoreSettings):
 
     def _options(self) -> dict[str, Any]:
         """The scoring options that the suite names."""
+        # Only what is written in the file: a default must not override the command line.
         named = self.model_fields_set & ScoreSettings.model_fields.keys()
         return {name: getattr(self, name) for name in named}
 
@@ -85,6 +86,7 @@ class Suite(Settings):
     def _consistent(self) -> "Suite":
         _refuse_duplicates("methods", [method.name for method in self.methods])
         _refuse_duplicates("datasets", [data.name for data in self.datasets])
+        # Two data sets under one column would both get its published numbers.
         columns = [data.column for data in self.datasets if data.column is not None]
         _refuse_duplicates("the columns of datasets", columns)
         # Some methods are in both tables.
@@ -125,10 +127,12 @@ def _with_paths(method: Method, folder: Path) -> Method:
     if method.scores is not None:
         return method.model_copy(update={"scores": folder / method.scores.expanduser()})
     assert method.model is not None
+    # niqe:FILE and brisque:FILE name fitted parameters; the rest of pyiqa:NAME is no path.
     kind, _, parameters = method.model.partition(":")
     if kind in ("niqe", "brisque") and parameters:
         file = folder / Path(parameters).expanduser()
         return method.model_copy(update={"model": f"{kind}:{file}"})
+    # A name of the Hugging Face hub looks like a relative path: a folder that exists comes first.
     weights = folder / Path(method.model).expanduser()
     return method.model_copy(update={"model": str(weights)}) if weights.is_dir() else method
 

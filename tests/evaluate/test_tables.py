@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from visualquality.evaluate.agreement import Agreement, Estimate
 from visualquality.evaluate.benchmark import Column, Measured, Result, Results
-from visualquality.evaluate.layout import Line, Table, layout
 from visualquality.evaluate.paper import paper_tables
 from visualquality.evaluate.render import latex, markdown, terminal, to_csv, write_html
+from visualquality.evaluate.tables import Line, Table, layout
 
 PAPER = paper_tables()
 PAPERS_COLUMNS = tuple(Column(c.name, c.group, c.name, c.images) for c in PAPER.columns)
