@@ -49,6 +49,7 @@ FAMILIES = (
     *("gaussian_blur", "lens_blur", "motion_blur", "jpeg", "jpeg2000", "white_noise"),
     *("impulse_noise", "color_noise", "multiplicative_noise", "denoise", "pixelate", "resize"),
 )
+PSEUDO_MOS = "The MOS here are pseudo-MOS, computed by the metric SSIMULACRA 2: no person rated these images."
 RECIPE = Path(__file__).with_name("demo.yaml")
 
 
@@ -163,11 +164,11 @@ def main() -> None:
         notes=[
             *comparison,
             f"Trained on {len(TRAINED_ON)} photos of scikit-image, tested on {len(HELD_OUT)} others.",
-            "The true scores are pseudo-MOS, made by the full-reference metric SSIMULACRA 2: no person gave them.",
+            PSEUDO_MOS,
         ],
         console=console,
     )
-    report_results(output / "after.jsonl", agreement, manifests=[test_set])
+    report_results(output / "after.jsonl", agreement, manifests=[test_set], notes=[PSEUDO_MOS])
     console.print(f"held-out images after RL2R: {agreement}")
     minutes = (time.monotonic() - started) / 60
     console.print(f"report: {report}   model: {final}   time: {minutes:.1f} min")

@@ -143,7 +143,7 @@ def test_the_same_photo_under_other_names_is_not_scored_again(suite_file):
     assert again.rated == []
 
 
-def test_an_image_without_a_score_is_left_out_told_and_tried_again(suite_file):
+def test_an_image_without_a_score_is_left_out_named_and_tried_again(suite_file):
     broken = suite_file.with_name("b0.png")
     broken.write_bytes(broken.read_bytes()[:-30])
     first, second = Brightness(fails=["a1.png"]), Brightness()
@@ -153,9 +153,9 @@ def test_an_image_without_a_score_is_left_out_told_and_tried_again(suite_file):
     assert "a1.png: too dark to see" in a.problem
     assert "b0.png is truncated" in b.problem
     assert "b0.png" not in first.rated
-    mended = go(suite_file, lambda _: second).methods[0].measured["A"]
+    fixed = go(suite_file, lambda _: second).methods[0].measured["A"]
     assert second.rated == ["a1.png"]
-    assert (mended.agreement.n, mended.problem) == (8, None)
+    assert (fixed.agreement.n, fixed.problem) == (8, None)
 
 
 def test_an_unavailable_method_says_so_and_the_others_go_on(suite_file):

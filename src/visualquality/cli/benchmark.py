@@ -1,6 +1,5 @@
 """benchmark: methods by data sets, in the layout of the paper's Table 2."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,10 +37,8 @@ def benchmark(
 
         quiet_libraries()
         from ..evaluate.benchmark import run
-        from ..evaluate.render import latex, markdown, terminal, to_csv, write_html
+        from ..evaluate.render import terminal, write_all
         from ..evaluate.suite import read_suite
-        from ..evaluate.tables import layout
-        from ..io import write_text
 
         wanted = read_suite(suite)
         folder = output or Path("runs") / suite.stem
@@ -51,19 +48,7 @@ def benchmark(
             cache=cache or folder.with_name(f"{folder.name}.cache"),
             console=err,
         )
-        table = layout(results)
-        texts = {
-            "table.md": markdown(table),
-            "table.tex": latex(table),
-            "table.csv": to_csv(results),
-            "results.json": json.dumps(
-                results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False
-            )
-            + "\n",
-        }
-        for name, text in texts.items():
-            write_text(folder / name, text)
-        write_html(table, folder / "table.html")
+        table = write_all(results, folder)
         out.print(terminal(table), no_wrap=True, overflow="ignore", crop=False)
         for note in table.notes:
             out.print(Text(f"· {note}", style="dim"))

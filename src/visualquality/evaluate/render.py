@@ -5,6 +5,7 @@ groups, no spans over some columns, and no rules under them.
 """
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from io import StringIO
@@ -15,10 +16,11 @@ from typing import Any
 
 from rich.text import Text
 
+from ..io import write_text
 from .agreement import COEFFICIENTS, Agreement, average
 from .benchmark import Measured, Results
 from .paper import paper_tables
-from .tables import Line, Table, Value
+from .tables import Line, Table, Value, layout
 
 PAPER = "paper"
 CSV_COLUMNS = (
@@ -44,6 +46,21 @@ _LATEX = {
 _TERMINAL_STYLES = {"best": "not dim bold", "second": "not dim underline", "": ""}
 _MARKDOWN_MARKS = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_MARKS = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
+
+
+def write_all(results: Results, folder: Path) -> Table:
+    """Write table.md, .tex, .csv, .html and results.json into `folder`, which is made; returns the table.
+
+    Raises UserError where a file cannot be written.
+    """
+    table = layout(results)
+    found = json.dumps(results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "table.md", markdown(table))
+    write_text(folder / "table.tex", latex(table))
+    write_text(folder / "table.csv", to_csv(results))
+    write_text(folder / "results.json", found + "\n")
+    write_html(table, folder / "table.html")
+    return table
 
 
 def row_name(line: Line) -> str:

@@ -28,7 +28,12 @@ BARS = 200
 
 
 def report_results(
-    source: Path, output: Path, *, manifests: Sequence[Path] = (), split: str | None = None
+    source: Path,
+    output: Path,
+    *,
+    manifests: Sequence[Path] = (),
+    split: str | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the page about a file of results to the file `output`.
 
@@ -37,6 +42,7 @@ def report_results(
         manifests: the human ratings of these images, if there are any. Images that are only in one of the two are
             left out, and the page says how many.
         split: take only the rows of this split of the manifests.
+        notes: sentences to stand under the title.
 
     Raises UserError where a file cannot be read or written, or results and manifests do not match (`match`).
     """
@@ -45,14 +51,15 @@ def report_results(
     header, ratings = read_results(source)
     model = str(header.get("model", "a model"))
     if not manifests:
-        write_results_page(output, title=f"Scores of {model}", header=header, ratings=ratings)
+        title = f"Scores of {model}"
+        write_results_page(output, title=title, header=header, ratings=ratings, notes=notes)
         return
     # An image that is gone has no picture in the page, but its rating is there all the same.
     groups = rows_of(read_manifests(manifests, check_images=False), split)
     rows = [row for group in groups.values() for row in group]
     found = {rating.image: rating for rating in ratings}
     rated = [Rated(*pair) for pair in match(rows, found, source=str(source), complete=False)]
-    notes = []
+    notes = list(notes)
     if absent := len(rows) - len(rated):
         notes.append(f"{absent} of the {len(rows)} images of the manifests are not in the results.")
     if others := len(ratings) - len(rated):
