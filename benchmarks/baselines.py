@@ -24,7 +24,8 @@ from recipes.nano.measure import test_sets
 from visualquality.classics.brisque import Brisque
 from visualquality.classics.niqe import Niqe
 from visualquality.data.manifest import Manifest
-from visualquality.evaluate.correlation import agreement, srcc
+from visualquality.evaluate.agreement import agreement
+from visualquality.evaluate.coefficients import srcc
 from visualquality.score.raters import ImageFunctionRater
 from visualquality.score.rating import Rater
 

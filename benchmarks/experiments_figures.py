@@ -10,8 +10,8 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from visualquality.evaluate.page import evenly
-from visualquality.evaluate.probes import read_steps
+from visualquality.evaluate.page import pick_evenly
+from visualquality.evaluate.run_images import read_steps
 
 
 def draw_rows(result: dict[str, Any], path: Path) -> None:
@@ -73,7 +73,7 @@ def words(probes: Path) -> dict[str, Any]:
     key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
     steps = [
         {"step": visit.step, "score": visit.score, "std": visit.std, "words": visit.words}
-        for visit in evenly(found[key], 6)
+        for visit in pick_evenly(found[key], 6)
         if visit.score is not None and visit.std is not None
     ]
     return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": steps}

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from recipes.nano.measure import file_stem, summary, test_sets
 from visualquality.data.manifest import Manifest
-from visualquality.evaluate.report import read_metrics
+from visualquality.evaluate.run_page import read_metrics
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.score.journal import score_all

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.correlation import agreement
+from visualquality.evaluate.agreement import agreement
 from visualquality.io import write_text
 from visualquality.score.rating import Rating
 

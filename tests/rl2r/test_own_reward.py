@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from visualquality import rl2r
 from visualquality.errors import UserError
-from visualquality.evaluate.curves import curves
+from visualquality.evaluate.run_page import report_run
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
 
@@ -55,7 +56,9 @@ def test_a_function_and_an_entry_train(recipe_file, monkeypatch):
     assert sample["rewards"] == [[0, 0.25, 0.5]] * 4
     metrics = list(map(json.loads, (recipe.output / "metrics.jsonl").read_text().splitlines()))
     assert [line["reward/mine"] for line in metrics] == [0.25]
-    assert curves(metrics)["meaning"]["mine"] == "How late the response comes."
+    page = recipe.output / "report.html"
+    report_run(recipe.output, page, console=Console(quiet=True))
+    assert "mine: How late the response comes." in page.read_text()
 
 
 def test_an_unknown_name_is_answered_with_the_choices(recipe_file):

@@ -1,4 +1,4 @@
-"""The table of a benchmark: what is best, what is told, and that each format holds the same numbers."""
+"""The table of a benchmark: what is best, what is noted, and that each format holds the same numbers."""
 
 import csv
 import io
@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visualquality.evaluate.agreement import Agreement, Estimate
 from visualquality.evaluate.benchmark import Column, Measured, Result, Results
-from visualquality.evaluate.correlation import Agreement, Estimate
-from visualquality.evaluate.layout import Line, Table, layout
 from visualquality.evaluate.paper import paper_tables
 from visualquality.evaluate.render import latex, markdown, terminal, to_csv, write_html
+from visualquality.evaluate.tables import Line, Table, layout
 
 PAPER = paper_tables()
 PAPERS_COLUMNS = tuple(Column(c.name, c.group, c.name, c.images) for c in PAPER.columns)
@@ -128,7 +128,7 @@ def test_what_is_undefined_or_missing_is_neither_ranked_nor_averaged():
     assert "gap has no number on B: no scores" in table.notes
 
 
-def test_images_left_out_and_undefined_coefficients_are_told():
+def test_images_left_out_and_undefined_coefficients_are_noted():
     cell = Measured(
         agreement(0.5, 48, 2, ("PLCC (logistic): no fit", "PLCC: odd")), "x.png: too dark"
     )
@@ -155,8 +155,8 @@ def test_published_numbers_are_ranked_only_on_as_many_images(n, ranked):
     wanted = ["second", "", "best", ""] if ranked else ["best", "", "", "second"]
     assert [row[0] for row in marks(table).values()] == wanted
     assert not table.averaged
-    told = any(f"AGIQA-3K {n} of 2982" in note for note in table.notes)
-    assert told == (n != 2982)
+    noted = any(f"AGIQA-3K {n} of 2982" in note for note in table.notes)
+    assert noted == (n != 2982)
     assert any("they were not measured here" in note for note in table.notes)
 
 

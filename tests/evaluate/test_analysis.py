@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 
 from visualquality.data.manifest import Row
-from visualquality.errors import UserError
+from visualquality.evaluate.analysis import analyse, breakdowns, calibration
 from visualquality.evaluate.coefficients import srcc
-from visualquality.evaluate.results import (
-    Rated,
-    breakdowns,
-    calibration,
-    data_sets,
-    join,
-    read_results,
-)
-from visualquality.score.journal import Journal
+from visualquality.evaluate.matching import Rated
 from visualquality.score.rating import Rating
 
 
@@ -41,7 +33,7 @@ def wavering(n: int = 60, scale: float = 1.0, shift: float = 0.0) -> list[Rated]
 
 
 def test_a_std_that_tells_the_error_is_known_as_such() -> None:
-    found = calibration(data_sets(wavering())[0])
+    found = calibration(analyse(wavering())[0])
     assert (found.n, found.problem) == (60, None)
     assert [b.n for b in found.bins] == [12] * 5
     errors = [b.error for b in found.bins]
@@ -58,7 +50,7 @@ def test_a_std_that_tells_the_error_is_known_as_such() -> None:
 def test_the_mos_lies_within_the_std_as_often_as_that_is_large(
     factor: float, low: float, high: float
 ) -> None:
-    data = data_sets(
+    data = analyse(
         [Rated(e.row, replace(e.rating, std=(e.rating.std or 0) * factor)) for e in wavering()]
     )[0]
     assert low <= calibration(data).within[0] <= high
@@ -67,7 +59,7 @@ def test_the_mos_lies_within_the_std_as_often_as_that_is_large(
 @pytest.mark.parametrize(("scale", "shift"), [(0.01, 0), (25, -70)])
 def test_the_unit_of_the_mos_does_not_matter(scale: float, shift: float) -> None:
     plain, other = (
-        data_sets(images)[0] for images in (wavering(), wavering(scale=scale, shift=shift))
+        analyse(images)[0] for images in (wavering(), wavering(scale=scale, shift=shift))
     )
     assert other.error == pytest.approx(plain.error * scale, rel=1e-3, abs=1e-4 * scale)
     assert [r.row.image for r in other.worst(6)] == [r.row.image for r in plain.worst(6)]
@@ -88,7 +80,7 @@ def test_the_unit_of_the_mos_does_not_matter(scale: float, shift: float) -> None
     ],
 )
 def test_why_there_is_no_calibration(images: list[Rated], words: str) -> None:
-    data = data_sets(images)[0]
+    data = analyse(images)[0]
     found = calibration(data)
     assert words in str(found.problem)
     assert not found.bins
@@ -101,7 +93,7 @@ def test_breakdowns_are_of_the_columns_that_tell_groups() -> None:
     for i, each in enumerate(images):
         extra = {"level": str(10 - i % 2), "camera": "ab"[i % 2], "file": f"{i}", "empty": None}
         images[i] = Rated(replace(each.row, distortion=many[i], extra=extra), each.rating)
-    data = data_sets(images)[0]
+    data = analyse(images)[0]
     found = breakdowns(data)
     assert list(found) == ["distortion", "level", "camera"]  # each file is alone, so it is no group
     assert [group.name for group in found["level"]] == ["9", "10"]
@@ -113,46 +105,7 @@ def test_breakdowns_are_of_the_columns_that_tell_groups() -> None:
     value = srcc([each.rating.score for each in jpeg], [each.row.mos for each in jpeg])  # type: ignore[misc]
     assert groups["jpeg"].srcc.value == pytest.approx(value)
     assert groups["jpeg"].srcc.low < value < groups["jpeg"].srcc.high
+    # The same images as a set of their own: one bootstrap, so the same interval.
+    assert groups["jpeg"].srcc == analyse(jpeg)[0].agreement.srcc
     index = [i for i, each in enumerate(data.scored) if each.row.distortion == "jpeg"]
     assert groups["jpeg"].mean_error == pytest.approx(data.error[index].mean())
-
-
-def test_images_are_told_by_path_and_only_else_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = [rated(i, i, 3.0) for i in range(3)]
-    rows = [each.row for each in images]
-    ratings = [each.rating for each in images]
-    assert join(rows, ratings[::-1]) == images
-    moved = [replace(r, image=f"elsewhere/{Path(r.image).name}") for r in ratings]
-    assert [each.rating for each in join(rows, moved[1:])] == moved[1:]
-    assert join(rows, [ratings[0], *moved[1:]]) == images[:1]
-    with pytest.raises(UserError, match=r"several images are named 001\.png"):
-        join(rows, [*moved, replace(moved[1], image="other/001.png")])
-    with pytest.raises(UserError, match="no image of the manifests"):
-        join(rows, [replace(ratings[0], image="x.png")])
-    monkeypatch.chdir(tmp_path)
-    row = replace(rows[0], image=Path(tmp_path.resolve(), "a.png"))
-    assert (
-        len(join([row, replace(row, image=Path("/b/a.png"))], [replace(ratings[0], image="a.png")]))
-        == 1
-    )
-
-
-def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "r.jsonl"
-    with pytest.raises(UserError, match="not a file"):
-        read_results(path)
-    for text in ("", "image,score\n", '{"image": "a.png"}\n'):
-        path.write_text(text)
-        with pytest.raises(UserError, match="header of results"):
-            read_results(path)
-    path.unlink()
-    with Journal(path, {"model": "m"}) as store:
-        pass
-    with pytest.raises(UserError, match="no results yet"):
-        read_results(path)
-    with Journal(path, {"model": "m"}) as store:
-        store.append(rated(0, 1, 2.5).rating)
-    header, ratings = read_results(path)
-    assert (header, [r.score for r in ratings]) == ({"model": "m"}, [2.5])

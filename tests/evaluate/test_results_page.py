@@ -13,12 +13,11 @@ from PIL import Image
 from browser import BROWSER, Seen, look, screenshot
 from conftest import picture
 from visualquality.data.manifest import Row
-from visualquality.evaluate.correlation import agreement
-from visualquality.evaluate.curves import read_metrics
-from visualquality.evaluate.probes import ImageKey, read_steps
-from visualquality.evaluate.results import Rated
-from visualquality.evaluate.results_report import write_results_report, write_scores_report
-from visualquality.evaluate.run_report import write_run_report
+from visualquality.evaluate.agreement import agreement
+from visualquality.evaluate.matching import Rated
+from visualquality.evaluate.results_page import write_results_page
+from visualquality.evaluate.run_images import RunImage, read_steps
+from visualquality.evaluate.run_page import read_metrics, write_run_page
 from visualquality.score.rating import Rating
 
 EVIL = "<script>document.body.innerHTML='gone'</script></title>&amp;\"<img src=x>"
@@ -75,15 +74,20 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> list[Rated]:
 
 
 def write_results(path: Path, rated: Sequence[Rated]) -> Path:
-    write_results_report(
-        path, title="Agreement of nano", header=HEADER, rated=rated, notes=["A note."]
+    write_results_page(
+        path,
+        title="Agreement of nano",
+        header=HEADER,
+        ratings=[each.rating for each in rated],
+        rows=[each.row for each in rated],
+        notes=["A note."],
     )
     return path
 
 
 def write_scores(path: Path, rated: Sequence[Rated]) -> Path:
     ratings = [each.rating for each in rated]
-    write_scores_report(path, title="Scores of nano", header=HEADER, ratings=ratings, notes=[])
+    write_results_page(path, title="Scores of nano", header=HEADER, ratings=ratings)
     return path
 
 
@@ -118,13 +122,14 @@ def write_run(path: Path, rated: Sequence[Rated], *, pictures: bool = True) -> P
             for s in (1, 2)
         )
     )
-    found = {ImageKey("laboratory", row.image.name, round(row.mos, 6)): row.image for row in rows}
-    write_run_report(
+    found = {RunImage("laboratory", row.image.name, round(row.mos, 6)): row.image for row in rows}
+    write_run_page(
         path,
         title="Training run",
         metrics=read_metrics(metrics),
         steps=read_steps(samples),
-        pictures=found if pictures else None,
+        probed=False,
+        pictures=found if pictures else {},
         notes=["A note."],
     )
     return path
@@ -169,7 +174,7 @@ def test_what_a_person_sees(tmp_path: Path, rated: list[Rated]) -> None:
         < scores.text.index("00_photo.png")
     )
     for words in (
-        "The same image at successive steps",
+        "The same image at several steps",
         "Step 1: 2.25 ± 0.35",
         "Seen at 3.",
         "Distance from the start",
@@ -186,7 +191,7 @@ def results_in_words(page: Seen, rated: list[Rated]) -> None:
     text = page.text
     for heading in (
         "Agreement of nano",
-        "Agreement with people",
+        "Agreement with human ratings",
         "laboratory",
         "few",
         "Score against MOS",
