@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..data.manifest import Row, read_manifests
-from ..score.rating import Rating
 from ..score.journal import journal_path
+from ..score.rating import Rating
 from .agreement import COEFFICIENTS, average
 from .analysis import NORMAL_SHARES, Analysis, Calibration, analyse, breakdowns, calibration
 from .matching import Rated, match, read_results, rows_of

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 
 from ..errors import UserError
 from ..models.load import EMBEDDED_NAMES, load
+from ..rl2r import ON_1_TO_5
 from .examples import Example
 from .recipe import Recipe
 
@@ -100,7 +101,7 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
 
 def compared_pairs(recipe: Recipe) -> int:
     """Ordered pairs of images that an update compares."""
-    if not recipe.compares or (recipe.method == "rl2r" and recipe.rl2r.reward == "absolute"):
+    if not recipe.compares or (recipe.method == "rl2r" and recipe.rl2r.reward in ON_1_TO_5):
         return 0
     size = (recipe.method == "rl2r" and recipe.rl2r.compare_within) or recipe.compared
     whole, rest = divmod(recipe.global_batch, size)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from ..errors import UserError
 from ..io import Settings, read_yaml, validated
 from ..response import PromptName
-from ..rl2r import REWARDS
+from ..rl2r import ON_1_TO_5, REWARDS
 
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
 
@@ -194,7 +194,7 @@ class Recipe(Settings):
     @property
     def on_1_to_5(self) -> bool:
         """Whether MOS are compared with scores, and so must be from 1 to 5."""
-        return not self.compares or (self.method == "rl2r" and self.rl2r.reward == "absolute")
+        return not self.compares or (self.method == "rl2r" and self.rl2r.reward in ON_1_TO_5)
 
 
 def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None = None) -> Recipe:
