@@ -33,8 +33,8 @@ from tower import published_weights, unlikeness
 from visualquality.data.manifest import Manifest
 from visualquality.evaluate.coefficients import srcc
 from visualquality.models.load import load
-from visualquality.models.nano.modeling import LATER, LIMIT, STAGE_WIDTHS, Projector
 from visualquality.models.nano.tower import fold_batch_norms
+from visualquality.models.nano.vision import LATER, LIMIT, STAGE_WIDTHS, Projector
 from visualquality.process import quiet_libraries
 from visualquality.train.examples import PromptEncoder
 

@@ -20,7 +20,7 @@ from tower import FAMILIES, agreement, level_of, save, unlikeness
 from visualquality.data.distort import LEVELS
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.load import VisionLanguageModel, load
-from visualquality.models.nano.modeling import STAGE_WIDTHS, Projector
+from visualquality.models.nano.vision import STAGE_WIDTHS, Projector
 from visualquality.train.examples import PromptEncoder
 
 STEPS, WARMUP = 2000, 0.1

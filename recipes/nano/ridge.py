@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from reading import Seen
 
-from visualquality.models.nano.modeling import LinearQuality
+from visualquality.models.nano.vision import LinearQuality
 
 SHRINKAGE = 0.01  # for each image and number that is read, all of standard deviation 1
 

@@ -30,8 +30,8 @@ from visualquality.data.manifest import Manifest, Row
 from visualquality.data.split import stable_hash
 from visualquality.errors import UserError
 from visualquality.evaluate.coefficients import plcc, srcc
-from visualquality.models.nano.modeling import GLOBAL_WIDTH, root
 from visualquality.models.nano.tower import MIDDLE, SPREAD, STRIDE, Tower, fold_batch_norms
+from visualquality.models.nano.vision import GLOBAL_WIDTH, root
 
 FROZEN = 5  # blocks at strides 2 to 8: more than half of the cost, and what they see is general
 CROP = 10 * STRIDE

@@ -7,7 +7,7 @@ import torch
 
 from visualquality.data.manifest import Row
 from visualquality.evaluate.coefficients import srcc
-from visualquality.models.nano.modeling import STAGE_WIDTHS
+from visualquality.models.nano.vision import STAGE_WIDTHS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "nano"))
 from reading import Seen
