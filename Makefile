@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. All make .venv first.
+# Two commands matter: `make demo` and `make test`. All make .venv first, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: install demo test bench lint format clean
+.PHONY: install demo test bench golden lint format clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,18 @@ test: install
 bench: install
 	for name in reward packed breakdown step scoring loading scaling; do $(BIN)/python benchmarks/$$name.py --short || exit 1; done
 
+# Compares what this version does with what an older one did, to the bit: make golden OLD=FOLDER, a checkout of it.
+# What the older one did is kept in GOLD and not made again.
+GOLD ?= runs/golden
+
+golden: install
+	@test -d "$(OLD)/src/visualquality" || { echo "give a checkout to compare with: make golden OLD=FOLDER" >&2; exit 2; }
+	test -d $(GOLD)/models || $(BIN)/python tests/golden/golden.py models $(GOLD)/models --package $(OLD)/src
+	test -d $(GOLD)/old/golden || $(BIN)/python tests/golden/golden.py make $(GOLD)/old --package $(OLD)/src
+	$(BIN)/python tests/golden/golden.py make $(GOLD)/new
+	$(BIN)/python tests/golden/golden.py compare $(GOLD)/old $(GOLD)/new
+
+# Style, order of imports, form, and types.
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

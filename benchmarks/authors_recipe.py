@@ -1,7 +1,7 @@
-"""Scoring as the authors' README has it, written from its description, as what we compare with.
+"""The authors' way of scoring, written from the description in their README: what our speed is compared with.
 
-Hugging Face `generate` on batches of 32, left padding, temperature 1, top-k 50, 512 new tokens at most, then the answer
-is read. (The README draws a random score where none can be read; here that image has none.)
+Hugging Face `generate` on batches of 32: left padding, temperature 1, top-k 50, at most 512 new tokens. Then the score
+is read from the text. (Where no score can be read, their code draws a random one; here the image has none.)
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ BATCH = 32
 def score(
     vlm: VisionLanguageModel, paths: Sequence[str], returned: int = 1, max_new_tokens: int = 512
 ) -> list[float | None]:
-    """One score an image and run; `returned` sequences are what a user gets who asks `generate` for K at once."""
+    """A score for each sequence, `returned` sequences per image, those of an image in a row. None: not readable."""
     tokenizer = vlm.processor.tokenizer
     question = response.prompt_text(vlm.prompt or "paper")
     scores = []
@@ -30,9 +30,8 @@ def score(
             [encode_prompt(vlm.processor, [image], question) for image in images],
             tokenizer.pad_token_id,
         )
-        prompts = {key: value.to(vlm.model.device) for key, value in prompts.items()}
         sequences = vlm.model.generate(
-            **prompts,
+            **prompts.to(vlm.model.device).inputs(),
             do_sample=True,
             temperature=1.0,
             top_k=50,
@@ -40,7 +39,7 @@ def score(
             num_return_sequences=returned,
             pad_token_id=tokenizer.pad_token_id,
         )
-        completions = sequences[:, prompts["input_ids"].shape[1] :]
+        completions = sequences[:, prompts.length :]
         texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
         scores += [response.read(text).score for text in texts]
     return scores

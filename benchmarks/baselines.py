@@ -1,20 +1,15 @@
-"""NIQE and BRISQUE: agreement with human scores, and speed side by side with pyiqa's.
+"""NIQE and BRISQUE: SRCC and PLCC with human MOS, and images per second side by side with pyiqa's.
 
     python benchmarks/baselines.py --data FOLDER --json benchmarks/results/baselines.json --pyiqa-python PYTHON
 
 FOLDER holds agiqa3k/ (data.csv, images/) and biq2021/ (test.csv, images/). The shipped parameters have seen neither.
-PYTHON is that of an environment with pyiqa 0.1.16; without it the speeds are ours alone, and the JSON says so.
-Both open the same files in turn, with the same number of threads, three rounds; the best round of each counts, since
-other work on the machine can only slow one down, and processor time is given beside wall time.
+PYTHON is the interpreter of an environment with pyiqa 0.1.16. Without it only our speed is measured, and the JSON says
+so. Both open the same files with the same number of threads, and take turns for three rounds. The fastest round of each
+counts, since other load on the machine only ever adds time. Processor time is given beside wall-clock time.
 """
 
-import argparse
 import json
-import os
-import platform
-import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import rated_parser, this_command, write_result
 
-from visualquality.baselines.brisque import Brisque
-from visualquality.baselines.niqe import Niqe
+from recipes.nano.measure import test_sets
+from visualquality.classics.brisque import Brisque
+from visualquality.classics.niqe import Niqe
 from visualquality.data.manifest import Manifest
-from visualquality.evaluate.correlation import agreement, srcc
+from visualquality.evaluate.agreement import agreement
+from visualquality.evaluate.coefficients import srcc
+from visualquality.score.raters import ImageFunctionRater
 from visualquality.score.rating import Rater
 
 ROUNDS = 3
@@ -35,38 +34,27 @@ PAPERS = {"AGIQA-3K": {"niqe": 0.533, "brisque": 0.497}}  # SRCC in Table 2 of V
 OTHER = Path(__file__).with_name("baselines_pyiqa.py")
 NO_PYIQA = "pyiqa was not timed: no --pyiqa-python was given"
 PARAMETERS = (
-    "pyiqa got our fitted numbers in its own file formats, since its own are downloaded; its NIQE then computes ours "
-    "but for details of the edges, while its BRISQUE has other constants in its code: only its time is meaningful"
+    "pyiqa got our fitted numbers in its own file formats, since it would download its own. With them its NIQE "
+    "computes the same as ours, except for details of the edges. Its BRISQUE has other constants in its code: only its "
+    "time is meaningful"
 )
 
 
-def test_sets(data: Path) -> dict[str, Manifest]:
-    biq, agiqa = data / "biq2021", data / "agiqa3k"
-    return {
-        "AGIQA-3K": Manifest.read(
-            agiqa / "data.csv",
-            columns={"image": "name", "mos": "mos_quality"},
-            images=agiqa / "images",
-        ),
-        "BIQ2021 test": Manifest.read(
-            biq / "test.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images"
-        ),
-    }
-
-
 def measure(rater: Rater, manifest: Manifest, paper: float | None) -> dict[str, Any]:
+    """Agreement with the MOS; `paper` is the paper's SRCC where it has one."""
     scores = [rating.score for rating in rater.rate([row.image for row in manifest.rows])]
     found = agreement(scores, [row.mos for row in manifest.rows]).to_dict()
-    kept: dict[str, Any] = {
-        key: found[key] for key in ("n", "n_unreadable", "srcc", "plcc", "plcc_logistic")
-    }
+    names = ("n", "n_unreadable", "srcc", "plcc", "plcc_logistic")
+    result: dict[str, Any] = {name: found[name] for name in names}
     if paper is not None:
-        kept |= {"paper_srcc": paper, "srcc_minus_paper": round(found["srcc"]["value"] - paper, 4)}
-    return kept
+        result["paper_srcc"] = paper
+        result["srcc_minus_paper"] = round(found["srcc"]["value"] - paper, 4)
+    return result
 
 
-def ours_once(rater: Rater, images: Sequence[str]) -> dict[str, Any]:
-    list(rater.rate(images[:1]))
+def our_round(rater: Rater, images: Sequence[str]) -> dict[str, Any]:
+    """Seconds of wall-clock and processor time for all images, and their scores."""
+    list(rater.rate(images[:1]))  # warm-up
     started = time.perf_counter(), time.process_time()
     scores = [rating.score for rating in rater.rate(images)]
     seconds = {
@@ -84,7 +72,7 @@ def speeds(
     for name, rater in raters.items():
         rounds: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
         for _ in range(ROUNDS):
-            rounds["ours"].append(ours_once(rater, images))
+            rounds["ours"].append(our_round(rater, images))
             if other is not None:
                 assert other.stdin is not None
                 assert other.stdout is not None
@@ -99,24 +87,18 @@ def speeds(
                 for side, found in rounds.items()
                 if found
             }
-            row: dict[str, Any] = {
-                "case": name.upper(),
-                "ours": round(best["ours"], 1),
-                "theirs": None,
-                "unit": unit,
-            }
-            if "theirs" in best:
-                row |= {
-                    "theirs": round(best["theirs"], 1),
-                    "ratio": round(best["ours"] / best["theirs"], 2),
-                }
+            ours, theirs = best["ours"], best.get("theirs")
+            row: dict[str, Any] = {"case": name.upper(), "ours": round(ours, 1), "theirs": None}
+            row["unit"] = unit
+            if theirs is not None:
+                row |= {"theirs": round(theirs, 1), "ratio": round(ours / theirs, 2)}
             rows.append(row)
         if name == "niqe" and rounds["theirs"]:
+            ours, theirs = (rounds[side][0]["scores"] for side in ("ours", "theirs"))
+            # pyiqa's NIQE is lower for better images, ours is its negative.
             pairs = [
                 (a, -b)
-                for a, b in zip(
-                    rounds["ours"][0]["scores"], rounds["theirs"][0]["scores"], strict=True
-                )
+                for a, b in zip(ours, theirs, strict=True)
                 if a is not None and b is not None and np.isfinite(b)
             ]
             a, b = np.array(pairs).T
@@ -128,23 +110,11 @@ def speeds(
     return rows, same
 
 
-def machine() -> str:
-    cpu = next(
-        (x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")),
-        platform.machine(),
-    )
-    return f"{os.cpu_count()} CPU cores ({cpu}), no GPU, {platform.system()}, Python {platform.python_version()}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
 @contextmanager
-def started(
+def pyiqa_process(
     python: str | None, threads: int, images: Sequence[str], parameters: dict[str, Any]
 ) -> Iterator[subprocess.Popen[str] | None]:
+    """baselines_pyiqa.py, running in that Python with our parameters; None without a Python."""
     if python is None:
         yield None
         return
@@ -158,24 +128,25 @@ def started(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--pyiqa-python")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = rated_parser(__doc__)
+    parser.add_argument("--pyiqa-python", help="the Python of an environment with pyiqa")
+    parser.add_argument("--threads", type=int, default=1, help="of both sides")
     parser.add_argument(
-        "--images", type=int, default=60, help="how many of AGIQA-3K's the speed is measured on"
+        "--images", type=int, default=60, help="number of AGIQA-3K's images that are timed"
     )
     options = parser.parse_args()
 
-    niqe, brisque = Niqe(workers=options.threads), Brisque(workers=options.threads)
-    raters: dict[str, Rater] = {"niqe": niqe, "brisque": brisque}
+    niqe, brisque = Niqe.load(), Brisque.load()
+    raters: dict[str, Rater] = {
+        classic.name: ImageFunctionRater(classic, workers=options.threads)
+        for classic in (niqe, brisque)
+    }
     sets = test_sets(options.data)
     rows = sets["AGIQA-3K"].rows
     step = max(1, len(rows) // options.images)
     images = [str(row.image) for row in rows[::step]][: options.images]
     parameters = vars(niqe.parameters) | vars(brisque.parameters)
-    with started(options.pyiqa_python, options.threads, images, parameters) as other:
+    with pyiqa_process(options.pyiqa_python, options.threads, images, parameters) as other:
         speed, same = speeds(raters, images, other)
     agreements = {
         name: {
@@ -184,16 +155,7 @@ def main() -> None:
         }
         for name, manifest in sets.items()
     }
-    shown = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    for word, value in (
-        ("FOLDER", str(options.data)),
-        ("PYTHON", options.pyiqa_python),
-        ("FILE", str(options.json)),
-    ):
-        shown = [word if part == value else part for part in shown]
     result = {
-        "machine": machine(),
-        "command": "python benchmarks/" + shlex.join(shown),
         "weights": {name: rater.settings()["weights"] for name, rater in raters.items()},
         "threads": options.threads,
         "images": f"{len(images)} of AGIQA-3K, 512 × 512, opened from their files; the best of {ROUNDS} rounds in turn",
@@ -202,7 +164,9 @@ def main() -> None:
         "niqe_with_pyiqas": same,
         "agreement": agreements,
     }
-    options.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    if options.json:
+        command = this_command(FOLDER=options.data, PYTHON=options.pyiqa_python)
+        write_result(options.json, command, result)
     print(json.dumps(result, indent=1, ensure_ascii=False))
 
 

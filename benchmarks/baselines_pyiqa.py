@@ -1,11 +1,11 @@
-"""The other side of `baselines.py`: times pyiqa's NIQE and BRISQUE. It runs in a Python that has pyiqa, and alone.
+"""The other side of `baselines.py`: seconds and scores of pyiqa's NIQE and BRISQUE.
 
     python benchmarks/baselines_pyiqa.py PARAMETERS.npz THREADS IMAGE...
 
-Reads lines "niqe" or "brisque", and answers each with a JSON line: seconds (of wall time, and of processors) for all
-images, opened from their files, and their scores (null where pyiqa failed). pyiqa downloads its parameters at first
-use; instead it is given ours in its own file formats. Its NIQE then computes ours; its BRISQUE has scales and constants
-of its own in its code and only takes as long.
+It runs in a Python that has pyiqa, so it imports nothing of this project. It reads lines "niqe" or "brisque" and
+answers each with a line of JSON: wall-clock and processor seconds for all images, opened from their files, and their
+scores (null where pyiqa failed). pyiqa would download its parameters; it gets ours in its own file formats instead.
+With them its NIQE computes the same as ours. Its BRISQUE has other constants in its code: only its time is meaningful.
 """
 
 import json
@@ -22,10 +22,11 @@ from PIL import Image
 
 
 def load(parameters: Path) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """pyiqa's two metrics with our parameters."""
     register = torch.library.register_fake
 
     def tolerant(name: object, *args: object, **more: object) -> Callable:
-        # A torchvision built for CUDA does not load its operators on a CPU; the two metrics use none of them.
+        # A torchvision built for CUDA cannot load its operators without one. The two metrics use none of them.
         if isinstance(name, str) and name.startswith("torchvision::"):
             return lambda function: function
         return register(name, *args, **more)
@@ -48,11 +49,12 @@ def load(parameters: Path) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
 
 
 def score(metric: Callable[[torch.Tensor], torch.Tensor], path: str) -> float | None:
+    """The metric's score of an image file; None where it fails."""
     with Image.open(path) as image:
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
     try:
         return float(metric(pixels))
-    except Exception:  # a metric that fails on an image is what is measured here
+    except Exception:  # a failure of the metric is a result too
         return None
 
 
@@ -63,7 +65,7 @@ def main() -> None:
     with torch.inference_mode():
         for line in sys.stdin:
             metric = metrics[line.strip()]
-            score(metric, images[0])  # tables and caches are made once
+            score(metric, images[0])  # warm-up: tables and caches are made once
             started = time.perf_counter(), time.process_time()
             scores = [score(metric, image) for image in images]
             seconds = {

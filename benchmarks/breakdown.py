@@ -1,10 +1,11 @@
-"""Which part of the model the packed update's forward pass spends its time in: attention, MLP, vision, logits.
+"""Seconds of each part of the model in the forward pass of the packed update: attention, MLP, vision, logits.
 
     python benchmarks/breakdown.py --json benchmarks/results/breakdown.json
     python benchmarks/breakdown.py --device cuda --size 7b --json benchmarks/results/breakdown_7b.json
 
-The model and the batch are those of packed.py. Each part is timed with the device waited for before and after it, which
-makes the whole a little slower than it is; the shares are of that whole. The backward pass costs about twice each.
+The model and the batch are those of packed.py. To time a part, the script waits for the device before and after it.
+That makes the whole a little slower; the shares are of this slower whole. The backward pass of a part costs about twice
+as much as its forward pass.
 """
 
 import statistics
@@ -14,15 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from common import Row, finish, parser, row
-from packed import Update
-from qwen import SIZES
+from common import Row, finish, row
+from packed import Update, update_parser
 from torch import nn
 
 PARTS = ("attention", "MLP", "vision", "logits")
 
 
 def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules to be timed, with the part that each belongs to."""
     yield "vision", model.model.visual
     yield "logits", model.lm_head
     for layer in model.model.language_model.layers:
@@ -32,9 +33,9 @@ def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def timed_parts(update: Update) -> Iterator[dict[str, float]]:
-    """Seconds of each part while the block runs."""
+    """A dictionary that is filled, while the block runs, with the seconds of each part and of the whole."""
     seconds: dict[str, float] = defaultdict(float)
-    began: dict[nn.Module, float] = {}
+    starts: dict[nn.Module, float] = {}
 
     def now() -> float:
         if update.device.startswith("cuda"):
@@ -42,13 +43,13 @@ def timed_parts(update: Update) -> Iterator[dict[str, float]]:
         return time.perf_counter()
 
     def before(module: nn.Module, _: object) -> None:
-        began[module] = now()
+        starts[module] = now()
 
     hooks = []
     for name, module in parts(update.model):
 
         def after(module: nn.Module, _: object, output: object, name: str = name) -> None:
-            seconds[name] += now() - began.pop(module)
+            seconds[name] += now() - starts.pop(module)
 
         hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     started = now()
@@ -61,14 +62,15 @@ def timed_parts(update: Update) -> Iterator[dict[str, float]]:
 
 
 def measure(update: Update, case: str, repeats: int) -> list[Row]:
-    found: dict[str, list[float]] = defaultdict(list)
+    """Median seconds of each part, and its share of the whole."""
+    times: dict[str, list[float]] = defaultdict(list)
     for attempt in range(repeats + 1):
         with timed_parts(update) as seconds, torch.no_grad():
             update.log_probabilities("packed")
         if attempt:  # the first one warms up
             for name, value in seconds.items():
-                found[name].append(value)
-    median = {name: statistics.median(values) for name, values in found.items()}
+                times[name].append(value)
+    median = {name: statistics.median(values) for name, values in times.items()}
     median["everything else"] = median["whole"] - sum(median[name] for name in PARTS)
     order = (*PARTS, "everything else", "whole")
     return [
@@ -78,14 +80,8 @@ def measure(update: Update, case: str, repeats: int) -> list[Row]:
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--device", default="cpu")
-    options.add_argument("--size", choices=SIZES, default="10m")
-    options.add_argument("--images", type=int, default=4)
-    options.add_argument(
-        "--sides", type=int, nargs="+", default=[336, 672], help="pixels a side, multiples of 28"
-    )
-    options.add_argument("--tokens", type=int, default=80, help="of each completion")
+    options = update_parser(__doc__)
+    options.add_argument("--images", type=int, default=4, help="images of the batch")
     args = options.parse_args()
     rows = []
     for side in args.sides:

@@ -1,131 +1,141 @@
-"""What the benchmarks share: timing side by side, peak memory, the table, and the JSON.
+"""What the benchmarks share: options, timing side by side, memory, the table of ours and theirs, result files.
 
-Each script prints a table and, with `--json FILE`, writes `{"machine", "command", "rows"}`, a row being
-`{"case", "ours", "theirs", "unit", "ratio"}`. The ratio is theirs / ours: above 1, ours takes less.
+A script prints a table and, with `--json FILE`, writes `{"machine", "command", "rows"}`. Each row is
+`{"case", "ours", "theirs", "unit", "ratio"}`. The ratio is theirs / ours for times and memory, ours / theirs for
+rates: above 1, ours is better.
 """
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
-import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
+
+# Python puts the folder of the running script on its path, so the scripts here import each other by their plain names.
+# This line adds the repository's root and tests/, for `recipes.nano` and `small_models`. Import this module first.
+sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("", "tests"))
+from recipes.nano.measure import lines_of, this_command, write_result
 
 Row = dict[str, Any]
 
 
+# Options
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options of every benchmark."""
-    made = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", type=Path, help="write the result there")
-    made.add_argument("--short", action="store_true", help="the form that `make bench` runs")
-    return made
+    options.add_argument("--json", type=Path, help="write the result to this file")
+    options.add_argument("--short", action="store_true", help="the form that `make bench` runs")
+    return options
 
 
-def row(case: str, ours: float | None, theirs: float | None, unit: str, **more: Any) -> Row:
-    """A line of the result; None stands for a side that there is not, and the ratio is then None too.
+def rated_parser(description: str | None, work: str | None = None) -> argparse.ArgumentParser:
+    """The options of the benchmarks on human ratings; `work` is the default of --work where there is that option."""
+    options = parser(description)
+    options.add_argument(
+        "--data", type=Path, required=True, metavar="FOLDER", help="holds biq2021/ and agiqa3k/"
+    )
+    if work:
+        options.add_argument(
+            "--work",
+            type=Path,
+            default=Path(work),
+            metavar="FOLDER",
+            help="keeps runs and ratings; a second call resumes from them",
+        )
+    return options
 
-    With `missing` the table says why there is none, "out of memory" for instance.
-    """
-    known = ours is not None and theirs is not None
-    return {
-        "case": case,
-        "ours": ours,
-        "theirs": theirs,
-        "unit": unit,
-        "ratio": theirs / ours if known else None,
-        **more,
-    }
+
+# Time and memory
 
 
-def interleaved(
+def seconds_of(function: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each side, `repeats` times. The sides take turns, so other load on the machine slows all of them."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(repeats):
+        for side, function in sides.items():
+            times[side].append(seconds_of(function))
+    return times
+
+
+def medians(
     ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int
 ) -> tuple[float, float]:
-    """Median seconds of each, taken in turns, so that whatever else the machine does strikes both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for side, function in zip(times, (ours, theirs), strict=True):
-            started = time.perf_counter()
-            function()
-            side.append(time.perf_counter() - started)
-    return statistics.median(times[0]), statistics.median(times[1])
+    """Median seconds of ours and theirs, taken in turns."""
+    times = interleaved({"ours": ours, "theirs": theirs}, repeats)
+    return statistics.median(times["ours"]), statistics.median(times["theirs"])
 
 
 def in_fresh_process(function: Callable[..., float], *arguments: Any) -> float:
-    """What `function`, of a module's top level, returns in a process of its own, whose memory nothing else has used."""
+    """The result of `function` in a process of its own, where nothing else has used memory before.
+
+    `function` must be at the top level of its module, so that the new process can import it.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def peak_megabytes(function: Callable[[], Any]) -> float:
-    """How far the resident memory of this process rises above where it is, in MB. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = _resident("VmRSS")
+    """How far the resident memory of this process rises above its present size, in MB. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
+    before = resident_megabytes()
     function()
-    return (_resident("VmHWM") - before) / 1e6
+    return resident_megabytes("VmHWM") - before
 
 
-def _resident(field: str) -> int:
-    """Bytes, from this process's own account (getrusage would count the parent's peak in)."""
+def resident_megabytes(field: str = "VmRSS") -> float:
+    """Resident memory of this process in MB (10⁶ bytes), or its peak with "VmHWM". Linux only.
+
+    `getrusage` would not do: its peak includes that of the parent process.
+    """
     (kilobytes,) = [
-        line.split()[1] for line in _lines("/proc/self/status") if line.startswith(f"{field}:")
+        line.split()[1] for line in lines_of("/proc/self/status") if line.startswith(f"{field}:")
     ]
-    return 1024 * int(kilobytes)
+    return 1024 * int(kilobytes) / 1e6
 
 
-def machine(device: str = "cpu") -> str:
-    """The machine in words: no name, no path."""
-    models = [
-        x.partition(":")[2].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")
-    ]
-    cpu = models[0] if models else platform.processor() or platform.machine()
-    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else "no GPU"
-    return (
-        f"{os.cpu_count()} CPU cores ({cpu}), {gpu}, {platform.system()}, Python {platform.python_version()}, "
-        f"PyTorch {torch.__version__}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-    )
+# Results
 
 
-def _lines(path: str) -> list[str]:
-    file = Path(path)
-    return file.read_text().splitlines() if file.is_file() else []
+def row(case: str, ours: float | None, theirs: float | None, unit: str, **more: Any) -> Row:
+    """One line of the result. A side that does not exist is None, and so is the ratio then.
+
+    `missing="out of memory"`, for instance, is shown in the table in place of such a side.
+    """
+    ratio = None if ours is None or theirs is None else theirs / ours
+    line = {"case": case, "ours": ours, "theirs": theirs, "unit": unit, "ratio": ratio}
+    return line | more
 
 
 def finish(title: str, rows: Sequence[Row], args: argparse.Namespace, device: str = "cpu") -> None:
-    """Print the table, and write the JSON where it is wanted."""
+    """Print the table, and write the JSON with --json."""
     table = Table(title=title)
-    for name in ("case", "ours", "theirs", "unit", "theirs / ours"):
+    for name in ("case", "ours", "theirs", "unit", "times better"):
         table.add_column(name, justify="left" if name in ("case", "unit") else "right")
-    for r in rows:
-        ratio = "" if r["ratio"] is None else f"{r['ratio']:.3g}×"
-        sides = [_number(r[side], r.get("missing", "")) for side in ("ours", "theirs")]
-        table.add_row(r["case"], *sides, r["unit"], ratio)
+    for line in rows:
+        ratio = "" if line["ratio"] is None else f"{line['ratio']:.3g}×"
+        sides = [_number(line[side], line.get("missing", "")) for side in ("ours", "theirs")]
+        table.add_row(line["case"], *sides, line["unit"], ratio)
     Console(width=120).print(table)
     if args.json:
-        script = f"benchmarks/{Path(sys.argv[0]).name}"
-        given = [Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:]]
-        result = {
-            "machine": machine(device),
-            "command": shlex.join(["python", script, *given]),
-            "rows": list(rows),
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_result(args.json, this_command(), {"rows": list(rows)}, device)
 
 
 def _number(value: float | None, missing: str) -> str:

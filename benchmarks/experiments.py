@@ -1,14 +1,15 @@
-"""The paper's experiments in small, on nano: the same start, data and number of steps for every row, several seeds.
+"""The paper's experiments on nano: SRCC and PLCC with human MOS of several ways of training, each with several seeds.
 
     python benchmarks/experiments.py [NAME ...] --data FOLDER --synthetic MANIFEST --json benchmarks/results/experiments
 
-NAME is a file of recipes/experiments (all of them by default): what its rows change in common.yaml, and which row the
-paper, or its reading, expects above which. FOLDER is as for rl2r_biq2021.py; MANIFEST is the described.csv that
-recipes/nano/build.py made of BSDS500's photos. Tests: BIQ2021's test part, every second image of AGIQA-3K (never
-trained on). Rows that reason are scored by the mean of K = 6, the others by their expected score.
+NAME is a file of recipes/experiments (by default all of them). It says what its rows change in common.yaml, and which
+rows the paper leads one to expect above which. All rows have the same start, data and number of steps. FOLDER is as for
+rl2r_biq2021.py. MANIFEST is described.csv, made by stage 1 of recipes/nano/build.py from BSDS500's photos. The tests
+are BIQ2021's test part and every second image of AGIQA-3K, which is never trained on. Rows trained by RL2R are scored
+by the mean of K = 6 reasonings, the others by their expected score.
 
-A run that is done is not done again, and rows of equal settings share theirs. Seeds that --json has already, of
-runs with the same hash, stay in it beside those that are run.
+A finished run is not repeated, and rows with equal settings share one. The JSON keeps the seeds that it already has, if
+their settings, data and start are still the same (the hash `run`).
 """
 
 import json
@@ -23,37 +24,39 @@ from typing import Any
 
 import numpy as np
 import yaml
-from common import machine, parser
-from experiments_figures import draw_rows, draw_training
+from common import rated_parser, write_result
+from experiments_figures import along_training, draw_rows, draw_training
 from experiments_page import cell
-from remembered import rate
 from rich.console import Console
 from rich.table import Table
-from rl2r_biq2021 import BASE, summary, test_sets, train_set
+from rl2r_biq2021 import BASE
 
+from recipes.nano.features import rate_rows
+from recipes.nano.measure import summary, test_sets, train_set
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.page import evenly
-from visualquality.evaluate.probes import read_steps
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.score.scorer import Scorer
-from visualquality.train.examples import PromptEncoder
+from visualquality.train.examples import FeatureCache, PromptEncoder
 from visualquality.train.recipe import Recipe, read_recipe
 from visualquality.train.run import FINAL, train
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "experiments"
-PROBES = 20  # images of each set that a run is asked about along the way, as for the paper's Fig. 3
+PROBES = 20  # images of each set that are scored along a run, as in the paper's Fig. 3
 SETS = ("biq2021", "synthetic")  # data.0 and data.1 of common.yaml
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Sources:
+class Paths:
+    """The arguments --data, --synthetic and --work."""
+
     data: Path
     synthetic: Path
     work: Path
 
     def tests(self) -> dict[str, tuple[Row, ...]]:
+        """The test images, by the names in the results."""
         sets = test_sets(self.data)
         return {
             "BIQ2021 test": sets["BIQ2021 test"].rows,
@@ -61,16 +64,19 @@ class Sources:
         }
 
     def probes(self) -> Path:
-        """A manifest of images from four sets, evenly over their MOS."""
+        """A manifest of PROBES images from each of four sets, evenly over the ranks of their MOS."""
         path = self.work / "probes.csv"
         if not path.exists():
-            seen = train_set(self.data).rows
-            synthetic = Manifest.read(self.synthetic).rows
-            sets = {**self.tests(), "BIQ2021 train": seen, "synthetic": synthetic}
+            sets = {
+                **self.tests(),
+                "BIQ2021 train": train_set(self.data).rows,
+                "synthetic": Manifest.read(self.synthetic).rows,
+            }
             rows = []
             for name, members in sets.items():
                 ranked = sorted(members, key=lambda r: r.mos)
                 chosen = [ranked[int(i)] for i in np.linspace(0, len(ranked) - 1, PROBES)]
+                # dict.fromkeys: a small set may give the same image twice.
                 rows += [Row(r.image.resolve(), r.mos, dataset=name) for r in dict.fromkeys(chosen)]
             self.work.mkdir(parents=True, exist_ok=True)
             Manifest(tuple(rows)).write(path)
@@ -78,97 +84,103 @@ class Sources:
 
 
 def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        k: merged(tree[k], v) if isinstance(v, dict) and k in tree else v
-        for k, v in changes.items()
-    }
-    return tree | both
+    """`tree` with the changes; mappings are merged key by key."""
+    result = dict(tree)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and key in tree
+        result[key] = merged(tree[key], value) if nested else value
+    return result
 
 
 @cache
 def base_digest() -> str:
-    """Of the model that every run starts from."""
+    """The weights digest of the model that every run starts from."""
     return load(BASE, device="cpu").digest
 
 
-def settings_of(changes: dict[str, Any], seed: int, sources: Sources) -> tuple[dict[str, Any], str]:
-    """common.yaml with a row's changes, and the run's name: a hash of all that it depends on."""
+def settings_of(changes: dict[str, Any], seed: int, paths: Paths) -> tuple[dict[str, Any], str]:
+    """common.yaml with a row's changes, and the run's name: a hash of everything that its result depends on."""
     changes = dict(changes)
+    # Two keys are of this script and not of a recipe: a set to leave out, and whether to score probe images.
     without, probes = changes.pop("without", None), changes.pop("probes", False)
     tree = merged(yaml.safe_load((FOLDER / "common.yaml").read_text()), changes)
-    biq = sources.data.resolve() / "biq2021"
+    biq = paths.data.resolve() / "biq2021"
     tree["data"][0] |= {"manifest": str(biq / "train.csv"), "images": str(biq / "images")}
-    tree["data"][1] |= {"manifest": str(sources.synthetic.resolve())}
-    if Recipe.model_validate(tree | {"output": sources.work}).on_1_to_5:
+    tree["data"][1] |= {"manifest": str(paths.synthetic.resolve())}
+    # Methods that learn the score itself need ratings on 1 to 5; RL2R takes any scale.
+    if Recipe.model_validate(tree | {"output": paths.work}).on_1_to_5:
         tree["data"][0]["mos_range"] = [0, 1]
     tree["data"] = [
         source for name, source in zip(SETS, tree["data"], strict=True) if name != without
     ]
     if probes:
-        tree |= {"probes": {"manifest": str(sources.probes().resolve())}, "probe_every": 5}
+        tree |= {"probes": {"manifest": str(paths.probes().resolve())}, "probe_every": 5}
+    # The paths of files are not part of the name, but their content is.
     content = [sha256(Path(source["manifest"]).read_bytes()).hexdigest() for source in tree["data"]]
     settings = {**tree, "data": [sorted(source) for source in tree["data"]], "probes": probes}
     identity = json.dumps([settings, content, base_digest(), seed], sort_keys=True)
     return tree | {"seed": seed}, sha256(identity.encode()).hexdigest()[:12]
 
 
-def recipe_of(changes: dict[str, Any], seed: int, sources: Sources) -> Recipe:
-    """The recipe of a row with a seed, in a folder of its run's name."""
-    settings, name = settings_of(changes, seed, sources)
-    folder = sources.work / name
+def recipe_of(changes: dict[str, Any], seed: int, paths: Paths) -> Recipe:
+    """The recipe of a row with a seed. Its output is in a folder with the run's name."""
+    settings, name = settings_of(changes, seed, paths)
+    folder = paths.work / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "asked.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    return read_recipe(folder / "asked.yaml", (), folder / "run")
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return read_recipe(file, (), folder / "run")
 
 
-def kept(
-    earlier: dict[str, Any], asked: dict[str, Any], seeds: Sequence[int], sources: Sources
+def valid_rows(
+    earlier: dict[str, Any], changes: dict[str, Any], seeds: Sequence[int], paths: Paths
 ) -> Rows:
-    """Rows of an earlier result that still are what their recipe asks for, of seeds that are not run again."""
-    others = [
-        row for row in earlier.get("rows", []) if row["seed"] not in seeds and row["row"] in asked
-    ]
-    return [
-        row
-        for row in others
-        if row["run"] == settings_of(asked[row["row"]], row["seed"], sources)[1]
-    ]
+    """Rows of an earlier result, of other seeds than `seeds`, that the same settings would give again.
+
+    `changes` are those of each row of the experiment, by its label.
+    """
+    rows = []
+    for row in earlier.get("rows", []):
+        if row["seed"] in seeds or row["row"] not in changes:
+            continue
+        if row["run"] == settings_of(changes[row["row"]], row["seed"], paths)[1]:
+            rows.append(row)
+    return rows
 
 
 class Tests:
-    """The test sets, whose images go through the frozen tower once for all runs."""
+    """The test sets. Their images go through the frozen tower only once, for all runs."""
 
-    def __init__(self, sources: Sources):
-        self.rows = sources.tests()
-        self.encode = PromptEncoder(load(BASE, device="cpu"), remember=True)
+    def __init__(self, paths: Paths):
+        self.rows = paths.tests()
+        self.cache = FeatureCache()
+        self.encode = PromptEncoder(load(BASE, device="cpu"), self.cache)
 
     def measure(self, model: str, mode: str) -> dict[str, Any]:
-        """Agreement with people on each test set, std, readable answers and their length in characters."""
+        """For each test set: SRCC, PLCC, mean std, share of readable answers, mean characters of a reasoning."""
         scorer = Scorer(model, mode=mode, samples=6, batch=16, device="cpu")
         found = {}
         for name, rows in self.rows.items():
-            ratings = rate(scorer, self.encode, rows)
+            ratings = rate_rows(scorer, self.encode, rows)
             numbers = summary(rows, ratings)
-            kept = {key: numbers[key] for key in ("srcc", "plcc", "std", "readable")}
-            read = sum(r.score is not None for r in ratings)
-            found[name] = {
-                "n": read,
-                **kept,
-                "characters": float(np.mean([len(r.reasoning or "") for r in ratings])),
-            }
+            found[name] = {"n": sum(r.score is not None for r in ratings)}
+            found[name] |= {key: numbers[key] for key in ("srcc", "plcc", "std", "readable")}
+            lengths = [len(r.reasoning or "") for r in ratings]
+            found[name]["characters"] = float(np.mean(lengths))
         return found
 
 
 def run(
-    changes: dict[str, Any], seed: int, sources: Sources, tests: Tests, console: Console
+    changes: dict[str, Any], seed: int, paths: Paths, tests: Tests, console: Console
 ) -> dict[str, Any]:
-    """Train a row with a seed, measure it, and keep the measurement."""
-    recipe = recipe_of(changes, seed, sources)
+    """Train a row with a seed and measure it. Both are kept and not repeated."""
+    recipe = recipe_of(changes, seed, paths)
     result = recipe.output.parent / "result.json"
     if not result.exists():
         if not (recipe.output / FINAL / "model.safetensors").exists():
+            # A run takes two minutes: a broken one starts again.
             shutil.rmtree(recipe.output, ignore_errors=True)
-            train(recipe, console=console)
+            train(recipe, console=console, cache=tests.cache)
             for checkpoint in recipe.output.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         mode = "reason" if recipe.method == "rl2r" else "expect"
@@ -178,16 +190,13 @@ def run(
 
 
 def verdict(rows: Rows, higher: str, lower: str, test: str) -> dict[str, Any]:
-    """Whether one row is above another: in every seed ("seen"), in none ("reversed"), or now and then ("unclear")."""
-    of = {
-        row["row"]: {
-            r["seed"]: r["srcc"]["value"]
-            for r in rows
-            if r["row"] == row["row"] and r["test"] == test
-        }
-        for row in rows
-    }
-    gains = [of[higher][seed] - of[lower][seed] for seed in of[higher].keys() & of[lower].keys()]
+    """Whether one row has a higher SRCC than another: "seen" in every seed, "reversed" in every seed, or "unclear"."""
+    srccs: dict[str, dict[int, float]] = defaultdict(dict)  # label -> seed -> SRCC
+    for row in rows:
+        if row["test"] == test:
+            srccs[row["row"]][row["seed"]] = row["srcc"]["value"]
+    seeds = srccs[higher].keys() & srccs[lower].keys()
+    gains = [srccs[higher][seed] - srccs[lower][seed] for seed in seeds]
     seen = "seen" if min(gains) > 0 else "reversed" if max(gains) < 0 else "unclear"
     return {
         "higher": higher,
@@ -202,58 +211,27 @@ def experiment(
     name: str,
     seeds: Sequence[int],
     earlier: dict[str, Any],
-    sources: Sources,
+    paths: Paths,
     tests: Tests,
     console: Console,
 ) -> dict[str, Any]:
-    """The rows of `seeds`, and those of other seeds that `earlier` has."""
-    asked = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    rows = kept(earlier, asked["rows"], seeds, sources)
+    """The result of an experiment: rows of `seeds`, and the rows of other seeds in `earlier` that are still valid."""
+    spec = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    rows = valid_rows(earlier, spec["rows"], seeds, paths)
     for seed in seeds:
-        for label, changes in asked["rows"].items():
+        for label, changes in spec["rows"].items():
             console.print(f"{name}: {label}, seed {seed}")
-            measured = run(changes, seed, sources, tests, console)
+            measured = run(changes, seed, paths, tests, console)
             for test, numbers in measured["tests"].items():
-                more = {
-                    "row": label,
-                    "seed": seed,
-                    "test": test,
-                    "mode": measured["mode"],
-                    "run": measured["run"],
-                }
-                rows.append(more | numbers)
+                row = {"row": label, "seed": seed, "test": test}
+                rows.append(row | {key: measured[key] for key in ("mode", "run")} | numbers)
     rows.sort(key=lambda row: row["seed"])
-    found = [verdict(rows, *pair, test) for pair in asked["expected"] for test in tests.rows]
-    return {"title": asked["title"], "paper": asked["paper"], "rows": rows, "verdicts": found}
-
-
-def words(probed: Path) -> dict[str, Any]:
-    """As the paper's Fig. 4: what was said of one generated image, the middle one by MOS, along the steps."""
-    found: dict[Any, list[Any]] = defaultdict(list)
-    for step in read_steps(probed):
-        for key, visit in step.items():
-            if key.dataset.startswith("AGIQA"):
-                found[key].append(visit)
-    key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
-    kept = [v for v in evenly(found[key], 6) if v.score is not None and v.std is not None]
-    said = [{"step": v.step, "score": v.score, "std": v.std, "words": v.words} for v in kept]
-    return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": said}
-
-
-def std_curves(probed: Path) -> dict[str, list[tuple[int, float]]]:
-    """As the paper's Fig. 3: (step, std over K), the mean over the images of each set."""
-    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for step in read_steps(probed):
-        for key, visit in step.items():
-            if visit.std is not None:
-                found[key.dataset][visit.step].append(visit.std)
-    return {
-        name: [(step, float(np.mean(stds))) for step, stds in steps.items()]
-        for name, steps in found.items()
-    }
+    verdicts = [verdict(rows, *pair, test) for pair in spec["expected"] for test in tests.rows]
+    return {"title": spec["title"], "paper": spec["paper"], "rows": rows, "verdicts": verdicts}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
+    """Print the mean over seeds of each row, and the verdicts."""
     names = list(dict.fromkeys(r["test"] for r in result["rows"]))
     table = Table(
         "row",
@@ -275,52 +253,38 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("names", nargs="*", metavar="NAME")
-    made.add_argument("--data", type=Path, required=True)
-    made.add_argument("--synthetic", type=Path, required=True)
-    made.add_argument("--work", type=Path, default=Path("runs/experiments"))
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    args = made.parse_args()
+    options = rated_parser(__doc__, "runs/experiments")
+    options.add_argument(
+        "names", nargs="*", metavar="NAME", help="files of recipes/experiments; by default all"
+    )
+    options.add_argument("--synthetic", type=Path, required=True, help="described.csv of build.py")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = options.parse_args()
     quiet_libraries()
     every = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "common")
     unknown = [name for name in args.names if name not in every]
     if unknown:
-        made.error(f"no experiment {', '.join(unknown)}: there are {', '.join(every)}")
-    sources = Sources(args.data, args.synthetic, args.work)
-    tests, console = Tests(sources), Console(stderr=True)
+        options.error(f"no experiment {', '.join(unknown)}: there are {', '.join(every)}")
+    paths = Paths(args.data, args.synthetic, args.work)
+    tests, console = Tests(paths), Console(stderr=True)
     images = len(Manifest.read(args.synthetic, check_images=False))
     for name in args.names or every:
         file = args.json and args.json / f"{name}.json"
         earlier = json.loads(file.read_text()) if file and file.exists() else {}
-        result = experiment(name, args.seeds, earlier, sources, tests, console)
+        result = experiment(name, args.seeds, earlier, paths, tests, console)
         show(result, Console(width=150))
         if not file:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         if name == "training":
-            runs = {
-                str(row["seed"]): args.work / row["run"] / "run" / "probes.jsonl"
-                for row in result["rows"]
-            }
-            stds = {
-                seed: std_curves(p) if p.exists() else earlier["std"][seed]
-                for seed, p in runs.items()
-            }
-            first = next(iter(runs.values()))
-            result |= {"words": words(first) if first.exists() else earlier["words"], "std": stds}
-            draw_training(stds, file.with_suffix(".png"))
+            result |= along_training(result["rows"], args.work, earlier)
+            draw_training(result["std"], file.with_suffix(".png"))
         else:
             draw_rows(result, file.with_suffix(".png"))
         seeds = " ".join(str(seed) for seed in sorted({row["seed"] for row in result["rows"]}))
         command = f"python benchmarks/experiments.py {name} --data FOLDER --synthetic MANIFEST --seeds {seeds}"
-        start = {
-            "machine": machine(),
-            "command": command,
-            "base_weights": base_digest(),
-            "synthetic_images": images,
-        }
-        file.write_text(json.dumps(start | result, indent=1) + "\n")
+        start = {"base_weights": base_digest(), "synthetic_images": images}
+        write_result(file, command, start | result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures of experiments.py."""
+"""The figures of experiments.py, and what its runs say of the probe images along the steps."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -10,9 +10,12 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from visualquality.evaluate.page import pick_evenly
+from visualquality.evaluate.run_images import read_steps
+
 
 def draw_rows(result: dict[str, Any], path: Path) -> None:
-    """SRCC of each row on each test set: a dot a seed, a bar for their mean."""
+    """SRCC of each row on each test set: a dot for each seed, and a bar for their mean."""
     labels = list(dict.fromkeys(r["row"] for r in result["rows"]))
     tests = list(dict.fromkeys(r["test"] for r in result["rows"]))
     height = 0.9 + 0.34 * len(labels)
@@ -35,7 +38,7 @@ def draw_rows(result: dict[str, Any], path: Path) -> None:
 
 
 def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:
-    """As the paper's Fig. 3: std over the K answers along the steps, the mean of the seeds for each set.
+    """Like the paper's Fig. 3: for each set, the std over the K answers along the steps, averaged over seeds.
 
     `stds`: seed -> set -> (step, mean std of its images).
     """
@@ -52,9 +55,50 @@ def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Pat
             markersize=3,
             label=name,
         )
-    over = f"mean over images and {len(stds)} seeds" if len(stds) > 1 else "mean over images"
-    axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=over)
+    title = f"mean over images and {len(stds)} seeds" if len(stds) > 1 else "mean over images"
+    axis.set(xlabel="step", ylabel="std over K = 6", ylim=(0, None), title=title)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     fig.savefig(path, dpi=130)
     plt.close(fig)
+
+
+def words(probes: Path) -> dict[str, Any]:
+    """Like the paper's Fig. 4: the answers about one generated image (the middle one by MOS) along the steps."""
+    found: dict[Any, list[Any]] = defaultdict(list)
+    for step in read_steps(probes):
+        for key, visit in step.items():
+            if key.dataset.startswith("AGIQA"):
+                found[key].append(visit)
+    key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
+    steps = [
+        {"step": visit.step, "score": visit.score, "std": visit.std, "words": visit.words}
+        for visit in pick_evenly(found[key], 6)
+        if visit.score is not None and visit.std is not None
+    ]
+    return {"image": key.name, "dataset": "AGIQA-3K", "mos": key.mos, "steps": steps}
+
+
+def std_curves(probes: Path) -> dict[str, list[tuple[int, float]]]:
+    """Like the paper's Fig. 3: for each set, (step, std over the K answers, averaged over its images)."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for step in read_steps(probes):
+        for key, visit in step.items():
+            if visit.std is not None:
+                found[key.dataset][visit.step].append(visit.std)
+    return {
+        name: [(step, float(np.mean(stds))) for step, stds in steps.items()]
+        for name, steps in found.items()
+    }
+
+
+def along_training(
+    rows: list[dict[str, Any]], work: Path, earlier: dict[str, Any]
+) -> dict[str, Any]:
+    """The answers of the first seed and the std curves of all, from the runs or, where one is not here, `earlier`."""
+    probes = {str(row["seed"]): work / row["run"] / "run" / "probes.jsonl" for row in rows}
+    first = next(iter(probes.values()))
+    curves = {}
+    for seed, path in probes.items():
+        curves[seed] = std_curves(path) if path.exists() else earlier["std"][seed]
+    return {"words": words(first) if first.exists() else earlier["words"], "std": curves}

@@ -1,4 +1,4 @@
-"""docs/experiments.md from the results of experiments.py, so that no figure is written by hand.
+"""Writes docs/experiments.md from the results of experiments.py, so that no figure is written by hand.
 
 python benchmarks/experiments_page.py
 """
@@ -14,28 +14,31 @@ ORDER = ("rewards", "responses", "datasets", "objectives", "groups", "length", "
 
 HEAD = """# The paper's experiments in small
 
-Every row starts from `nano-base`, which has seen no human score, and is trained with the settings of
-`recipes/experiments/common.yaml` but for what its name says: the same data (2000 photos of BIQ2021 with human MOS from
-0 to 1, and {synthetic} synthetic images with pseudo-MOS from 1 to 5, not rescaled unless a method needs it), images a
-batch and steps. Tested on BIQ2021's test part (400 photos) and on every second image of AGIQA-3K (538 generated images,
-zero-shot). RL2R rows are scored by the mean of K = 6 reasonings, the others by their expected score. A cell is the mean
-over seeds, with the lowest and the highest seed in brackets; the 95 % bootstrap intervals of each run are in
+Every row starts from `nano-base`, which has seen no human score. It is trained with the settings of
+`recipes/experiments/common.yaml`, except for the change that its name says. So all rows have the same number of steps,
+the same number of images in a batch, and the same data: 2000 photos of BIQ2021 with human MOS from 0 to 1, and
+{synthetic} synthetic images with pseudo-MOS from 1 to 5. The MOS are not rescaled unless a method needs it.
+
+The tests are BIQ2021's test part (400 photos) and every second image of AGIQA-3K (538 generated images, zero-shot).
+Rows trained by RL2R are scored by the mean of K = 6 reasonings, the others by their expected score. A cell is the mean
+over seeds, with the lowest and the highest seed in brackets. The 95 % bootstrap intervals of each run are in
 `benchmarks/results/experiments`.
 
-A run of an 8 M model for two minutes is not the paper's run of a 7 B model. "Seen" means that the higher row is above
-the lower one with every seed that was run, which three seeds show by chance one time in eight, two one time in four and
-one one time in two: read the gain beside it.
+A run of an 8 M model for two minutes is not the paper's run of a 7 B model. "Seen" means that the first row is above
+the second with every seed that was run. By chance alone that happens one time in eight with three seeds, one time in
+four with two, and one time in two with one. So look at the gain as well.
 """
 
 
 def cell(rows: list[dict[str, Any]], what: str) -> str:
+    """The mean over the rows' seeds of "srcc" or "plcc", with the lowest and the highest."""
     values = [r[what]["value"] for r in rows]
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def said(verdict: str, seeds: int) -> str:
+def verdict_words(verdict: str, seeds: int) -> str:
     where = "in the one seed that was run" if seeds == 1 else "in every seed"
     return {
         "seen": f"seen {where}",
@@ -44,36 +47,39 @@ def said(verdict: str, seeds: int) -> str:
     }[verdict]
 
 
-def ends(curve: list[tuple[int, float]]) -> tuple[float, float]:
+def first_and_last_std(curve: list[tuple[int, float]]) -> tuple[float, float]:
     """The mean std of the first and of the last quarter of the steps."""
     last = curve[-1][0]
     early = [std for step, std in curve if step <= last / 4]
-    return statistics.fmean(early), statistics.fmean(
-        std for step, std in curve if step >= 3 * last / 4
-    )
+    late = [std for step, std in curve if step >= 3 * last / 4]
+    return statistics.fmean(early), statistics.fmean(late)
 
 
-def changes(result: dict[str, Any]) -> list[str]:
-    """Fig. 3 in numbers, and Fig. 4 in words."""
+def training_section(result: dict[str, Any]) -> list[str]:
+    """Lines like the paper's Fig. 3 (the std falls) and Fig. 4 (the words change)."""
     seeds = [
-        {name: ends(curve) for name, curve in curves.items()} for curves in result["std"].values()
+        {name: first_and_last_std(curve) for name, curve in curves.items()}
+        for curves in result["std"].values()
     ]
     names = list(seeds[0])
     means = {
         name: [statistics.fmean(std[name][at] for std in seeds) for at in (0, 1)] for name in names
     }
     falls = sum(last < first for std in seeds for first, last in std.values())
-    asked = len(seeds) * len(names)
-    fall = "it falls on all sets" + " with every seed" * (len(seeds) > 1)
-    if falls < asked:
-        fall = f"it falls in {falls} of {asked} cases of a set and a seed"
+    cases = len(seeds) * len(names)
+    if falls < cases:
+        fall = f"It falls in {falls} of {cases} cases of a set and a seed"
+    else:
+        fall = "It falls on all sets" + (" with every seed" if len(seeds) > 1 else "")
     words = result["words"]
-    spoken = ", ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in means.items())
+    numbers = ", ".join(
+        f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in means.items()
+    )
     return [
-        f"The std over K, from the first quarter of the steps to the last: {spoken}: {fall}.",
+        f"Std over the K answers in the first and in the last quarter of the steps: {numbers}. {fall}.",
         "",
-        f"What it said of {words['image']} ({words['dataset']}, MOS {words['mos']:g}), always drawn with the same "
-        "random numbers; `visualquality report` makes a page of such images:",
+        f"Answers about {words['image']} ({words['dataset']}, MOS {words['mos']:g}), all drawn with the same random "
+        "numbers (`visualquality report` makes a page of such images):",
         "",
         "| step | score | std | words |",
         "| --- | --- | --- | --- |",
@@ -85,6 +91,7 @@ def changes(result: dict[str, Any]) -> list[str]:
 
 
 def section(name: str, result: dict[str, Any]) -> str:
+    """A table of the rows' means over seeds, and the verdicts."""
     tests = list(dict.fromkeys(r["test"] for r in result["rows"]))
     seeds = sorted({r["seed"] for r in result["rows"]})
     lines = [
@@ -102,9 +109,9 @@ def section(name: str, result: dict[str, Any]) -> str:
             for test in tests
             for what in ("srcc", "plcc")
         ]
-        spread = statistics.fmean(r["std"] for r in own)
+        std = statistics.fmean(r["std"] for r in own)
         readable = statistics.fmean(r["readable"] for r in own)
-        lines.append(f"| {label} | {' | '.join(cells)} | {spread:.2f} | {readable:.1%} |")
+        lines.append(f"| {label} | {' | '.join(cells)} | {std:.2f} | {readable:.1%} |")
     lines.append("")
     if name == "length":
         words = {
@@ -112,21 +119,24 @@ def section(name: str, result: dict[str, Any]) -> str:
             for label in dict.fromkeys(r["row"] for r in result["rows"])
         }
         lines += [
-            "Characters of a reasoning: "
+            "Mean characters of a reasoning: "
             + ", ".join(f"{k} {v:.0f}" for k, v in words.items())
             + ".",
             "",
         ]
     for v in result["verdicts"]:
         pair = f"{v['higher']} above {v['lower']} on {v['test']}"
-        lines.append(f"- {pair}: {said(v['verdict'], len(seeds))} ({v['gain']:+.3f} SRCC).")
+        lines.append(
+            f"- {pair}: {verdict_words(v['verdict'], len(seeds))} ({v['gain']:+.3f} SRCC)."
+        )
     if "words" in result:
-        lines += changes(result)
+        lines += training_section(result)
     lines += ["", f"![{result['title']}](../benchmarks/results/experiments/{name}.png)", ""]
     return "\n".join(lines).replace("\n\n\n", "\n\n")
 
 
 def page() -> str:
+    """The whole page."""
     results = {
         n: json.loads((RESULTS / f"{n}.json").read_text())
         for n in ORDER
@@ -138,7 +148,7 @@ def page() -> str:
     commands = "\n".join(result["command"] for result in results.values())
     machines = "; ".join(sorted({result["machine"] for result in results.values()}))
     parts.append(
-        f"## Commands\n\nOn {machines}. Each JSON names the machine of the seeds that were run last:\n\n"
+        f"## Commands\n\nMachines: {machines}. Each JSON names the machine of its latest seeds.\n\n"
         f"```sh\n{commands}\n```\n"
     )
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Reading and resizing in worker processes, against doing it between two batches: photos of 12 megapixels.
+"""Seconds per photo of 12 megapixels, with images read and resized in worker processes against between batches.
 
 python benchmarks/loading.py [--json benchmarks/results/loading.json]
 """
@@ -6,26 +6,26 @@ python benchmarks/loading.py [--json benchmarks/results/loading.json]
 import tempfile
 from pathlib import Path
 
-from common import finish, interleaved, parser, row
+from common import finish, medians, parser, row
 from photos import tiles
 from PIL import Image
-from visualquality.score.expect import ScoreVocabulary, expected_scores
 
+from visualquality.models.digits import DigitTree, score_distribution
 from visualquality.models.generate import eos_token_ids, prefill
 from visualquality.models.load import load
 from visualquality.models.prompt import collate
 from visualquality.process import quiet_libraries
 from visualquality.response import prompt_text
-from visualquality.score.reading import Preparation, Question, prepare_all
+from visualquality.score.reading import Question, Reader, read_images
 
 
 def main() -> None:
     args = parser(__doc__).parse_args()
     quiet_libraries()
     vlm = load("nano")
-    vocabulary = ScoreVocabulary(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
-    question = Question(prompt_text("paper", False), opening=tuple(vocabulary.opening))
-    preparation = Preparation(vlm.processor, (question,))
+    tree = DigitTree(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
+    question = Question(prompt_text("paper", False), opening=tuple(tree.opening))
+    reader = Reader(vlm.processor, (question,))
     count, repeats = (16, 1) if args.short else (48, 3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -33,12 +33,13 @@ def main() -> None:
             Image.open(path).resize((4000, 3000)).save(path, quality=90)
         paths = sorted(map(str, folder.iterdir()))
 
-        def run(inline: int) -> None:
-            for image in prepare_all(preparation, paths, inline=inline):
-                expected_scores(prefill(vlm.model, collate([image.prompts[0]], 0)), vocabulary)
+        def run(first: int) -> None:
+            # The first images are read in this process: with all of them, no worker starts.
+            for image in read_images(reader, paths, first=first, shares_processor=False):
+                score_distribution(prefill(vlm.model, collate([image.prompts[0]], 0)), tree)
 
-        run(4)  # warm
-        ours, theirs = interleaved(lambda: run(4), lambda: run(count), repeats)
+        run(4)  # warm-up
+        ours, theirs = medians(lambda: run(4), lambda: run(count), repeats)
     rows = [row(f"expect, {count} photos of 4000 × 3000", ours / count, theirs / count, "s/image")]
     finish("Reading images in workers against in turn", rows, args)
 

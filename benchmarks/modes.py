@@ -1,66 +1,71 @@
-"""What each way of scoring is worth: `expect` against the mean of K reasonings, self-consistency, `samples="auto"`,
-`mode="auto"`, and whether a high std predicts a large error. On human-rated test sets.
+"""SRCC and PLCC with human MOS of each way of scoring, and whether a high std predicts a large error.
 
-python benchmarks/modes.py --data FOLDER [--model nano] [--json benchmarks/results/modes.json]
+    python benchmarks/modes.py --data FOLDER [--model nano] [--json benchmarks/results/modes.json]
 
-FOLDER as for rl2r_biq2021.py. Every image is reasoned about 16 times; fewer samples are the first ones of these, as
-they would be drawn, so one journal answers all questions.
+The ways: `expect`, the mean of K reasonings, self-consistency, `samples="auto"` and `mode="auto"`. FOLDER is as for
+rl2r_biq2021.py. 16 reasonings are drawn per image. Fewer samples are the first of these, which are the same ones that
+would be drawn, so the images are scored only once.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, parser
+from common import rated_parser, this_command, write_result
 from rich.console import Console
 from rich.table import Table
-from rl2r_biq2021 import test_sets
 from scipy.stats import trim_mean
-from visualquality.train.sft import target_text
 
+from recipes.nano.measure import file_stem, test_sets
 from visualquality import Scorer
-from visualquality.evaluate.correlation import agreement, logistic4, srcc
+from visualquality.evaluate.agreement import agreement
+from visualquality.evaluate.coefficients import logistic4, srcc
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.response import Response
 from visualquality.score.journal import score_all
 from visualquality.score.rating import Rating
 from visualquality.score.scorer import settled
+from visualquality.train.supervised import target_text
 
-MOST = 16
+MOST = 16  # samples per image
 COUNTS = (1, 2, 3, 4, 6, 8, 12)
 TOLERANCES = (0.2, 0.1, 0.05)
 Scores = list[float | None]
 
 
 def readable(samples: tuple[float | None, ...], n: int) -> list[float]:
+    """The readable ones of the first n samples."""
     return [s for s in samples[:n] if s is not None]
 
 
 def combined(ratings: list[Rating], n: int, how: str) -> Scores:
-    """Scores of the first n samples of each image, by one way of putting them together."""
+    """A score per image from its first n samples: their mean, median, or mean without a quarter at each end."""
     ways = {"mean": np.mean, "median": np.median, "trimmed": lambda x: trim_mean(x, 0.25)}
-    found = [readable(r.samples, n) for r in ratings]
-    return [float(ways[how](x)) if x else None for x in found]
+    samples = [readable(rating.samples, n) for rating in ratings]
+    return [float(ways[how](x)) if x else None for x in samples]
 
 
 def adaptive(ratings: list[Rating], tolerance: float) -> tuple[Scores, float]:
-    """Scores by `samples="auto"`, and the mean number of samples that it takes."""
+    """Scores by `samples="auto"`, and the mean number of samples that it draws."""
     scores, used = [], []
     for rating in ratings:
         n = 2
-        while n < MOST and not settled(
-            [Response(s, None, None) for s in rating.samples[:n]], tolerance
-        ):
+        while n < MOST:
+            if settled([Response(s, None, None) for s in rating.samples[:n]], tolerance):
+                break
             n *= 2
-        scores.append(float(np.mean(x)) if (x := readable(rating.samples, n)) else None)
+        samples = readable(rating.samples, n)
+        scores.append(float(np.mean(samples)) if samples else None)
         used.append(n)
     return scores, float(np.mean(used))
 
 
 def calibration(scores: Scores, stds: list[float | None], mos: list[float]) -> dict[str, float]:
-    """SRCC of std with |error| after the logistic fit, and the mean error of the surest and the least sure quarter."""
+    """SRCC of the std with the absolute error of the score after a logistic fit to the MOS.
+
+    Also the mean error of the quarter of images with the lowest std, and of that with the highest.
+    """
     kept = [
         (s, d, m)
         for s, d, m in zip(scores, stds, mos, strict=True)
@@ -78,11 +83,9 @@ def calibration(scores: Scores, stds: list[float | None], mos: list[float]) -> d
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--data", type=Path, required=True)
-    made.add_argument("--model", default="nano")
-    made.add_argument("--work", type=Path, default=Path("runs/modes"))
-    args = made.parse_args()
+    options = rated_parser(__doc__, "runs/modes")
+    options.add_argument("--model", default="nano", help="a model that `load` knows, or its folder")
+    args = options.parse_args()
     quiet_libraries()
     console = Console(stderr=True)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -92,14 +95,19 @@ def main() -> None:
     tokenizer, tokens = vlm.processor.tokenizer, list[int]()
     for name, manifest in test_sets(args.data).items():
         images, mos = [str(r.image) for r in manifest.rows], [r.mos for r in manifest.rows]
-        stem = f"{vlm.digest[:8]}_{name.split()[0].lower()}"
-        reasoned = Scorer(vlm, samples=MOST, batch=8)
-        drawn = list(
-            score_all(reasoned, images, journal=args.work / f"{stem}_reason.jsonl", console=console)
-        )
-        scorer = Scorer(vlm, mode="expect", batch=16)
-        expected = list(
-            score_all(scorer, images, journal=args.work / f"{stem}_expect.jsonl", console=console)
+        # The digest in the name: another model's ratings are never taken for this one's.
+        stem = f"{vlm.digest[:8]}_{file_stem(name)}"
+        scorers = {
+            "reason": Scorer(vlm, samples=MOST, batch=8),
+            "expect": Scorer(vlm, mode="expect", batch=16),
+        }
+        reasoned, expected = (
+            list(
+                score_all(
+                    scorer, images, journal=args.work / f"{stem}_{mode}.jsonl", console=console
+                )
+            )
+            for mode, scorer in scorers.items()
         )
 
         def add(
@@ -120,31 +128,30 @@ def main() -> None:
         add("expect", [r.score for r in expected], 0)
         for n in COUNTS:
             for how in ("mean",) if n < 3 else ("mean", "median", "trimmed"):
-                add(f"reason, {how} of {n}", combined(drawn, n, how), n)
+                add(f"reason, {how} of {n}", combined(reasoned, n, how), n)
         for tolerance in TOLERANCES:
-            add(f"reason, samples=auto, tolerance {tolerance}", *adaptive(drawn, tolerance))
-        six = combined(drawn, 6, "mean")
+            add(f"reason, samples=auto, tolerance {tolerance}", *adaptive(reasoned, tolerance))
+        six = combined(reasoned, 6, "mean")
         for share in (0.25, 0.5):
+            # As mode="auto" with a doubt that makes it reason about this share of the images.
             doubt = float(np.quantile([r.std for r in expected], 1 - share))
             mixed = [
-                k if e.std > doubt and k is not None else e.score
-                for e, k in zip(expected, six, strict=True)
+                mean if rating.std > doubt and mean is not None else rating.score
+                for rating, mean in zip(expected, six, strict=True)
             ]
             add(f"auto: the least sure {share:.0%} reasoned about", mixed, 6 * share)
-        spread = [
-            float(np.std(x, ddof=1)) if len(x := readable(r.samples, 6)) > 1 else None
-            for r in drawn
-        ]
+        six_samples = [readable(r.samples, 6) for r in reasoned]
+        stds = [float(np.std(x, ddof=1)) if len(x) > 1 else None for x in six_samples]
         calibrated[name] = {
             "expect": calibration([r.score for r in expected], [r.std for r in expected], mos),
-            "reason, mean of 6": calibration(six, spread, mos),
+            "reason, mean of 6": calibration(six, stds, mos),
         }
         tokens += [
             len(tokenizer(target_text(r.score, r.reasoning))["input_ids"])
-            for r in drawn
+            for r in reasoned
             if r.score is not None
         ]
-        samples = [s for r in drawn for s in r.samples]
+        samples = [s for r in reasoned for s in r.samples]
         calibrated[name]["readable"] = sum(s is not None for s in samples) / len(samples)
     table = Table("test", "case", "samples", "SRCC", "PLCC", title=f"Ways of scoring, {args.model}")
     for r in rows:
@@ -157,14 +164,12 @@ def main() -> None:
     Console().print_json(json.dumps(calibrated))
     if args.json:
         result = {
-            "machine": machine(),
-            "command": f"python benchmarks/modes.py --data FOLDER --model {Path(args.model).name}",
             "weights": vlm.digest,
             "rows": rows,
             "tokens_a_reasoning": float(np.mean(tokens)),
             "calibration": calibrated,
         }
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(args.json, this_command(FOLDER=args.data), result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/test-time.md from the result of modes.py, so that no figure is written by hand.
+"""Writes docs/test-time.md from the result of modes.py, so that no figure is written by hand.
 
 python benchmarks/modes_page.py
 """
@@ -12,18 +12,18 @@ RESULT, PAGE = ROOT / "benchmarks" / "results" / "modes.json", ROOT / "docs" / "
 
 HEAD = """# What each way of scoring is worth
 
-The paper names limits of reasoning at test time: it is slow and expensive, and may be confidently wrong. Here they are
-as numbers, on `nano` and human ratings (BIQ2021's test part; AGIQA-3K, zero-shot), with 95 % bootstrap intervals. Every
-image was reasoned about 16 times; fewer samples are the first ones of these, as they would be drawn. A
-reasoning with its answer takes {tokens:.0f} tokens.
+The paper names limits of reasoning at test time: it is slow and expensive, and it may be confidently wrong. This page
+measures them on `nano` with human ratings (BIQ2021's test part, and AGIQA-3K, zero-shot). Intervals are 95 % bootstrap
+intervals. 16 reasonings were drawn for every image. A row with fewer samples uses the first ones of these, which are
+the same ones that would be drawn. A reasoning with its answer takes {tokens:.0f} tokens.
 
-- **Self-consistency**: mean, median and trimmed mean (a quarter off each end) of n reasonings.
-- **Sample-adaptive reasoning**: `--samples auto` draws 2, 4, 8, at most 16, until the standard error of the mean is
-  below `--tolerance`; `--mode auto` reasons about the images whose expected score is least sure.
-- **`expect`** draws nothing: the expectation over the digits of an answer given at once.
+- **Self-consistency** is the mean, the median or the trimmed mean (without a quarter at each end) of n reasonings.
+- **Sample-adaptive reasoning**: `--samples auto` draws 2, 4, 8 and at most 16 reasonings, until the standard error of
+  the mean is below `--tolerance`. `--mode auto` reasons only about the images whose expected score is least certain.
+- **`expect`** draws nothing. Its score is the expectation over the digits of an answer without reasoning.
 
-What is seen: one reasoning is nearly as good as twelve, and `expect` as good as either, so that drawing more earns
-little here; and neither std says much about the error.
+The result: one reasoning is nearly as good as twelve, and `expect` is as good as either. So more samples gain little
+here. Neither std says much about the error.
 
 | test | case | reasonings an image | SRCC | PLCC |
 | --- | --- | --- | --- | --- |
@@ -31,6 +31,7 @@ little here; and neither std says much about the error.
 
 
 def page() -> str:
+    """The whole page."""
     result = json.loads(RESULT.read_text())
 
     def cell(found: dict[str, float]) -> str:
@@ -41,21 +42,22 @@ def page() -> str:
         cells = [r["test"], r["case"], f"{r['samples']:g}", cell(r["srcc"]), cell(r["plcc"])]
         lines.append(f"| {' | '.join(cells)} |")
     table = HEAD.format(tokens=result["tokens_a_reasoning"]) + "\n".join(lines)
-    return f"{table}\n\n{calibration(result['calibration'])}\n```sh\n{result['command']}\n```\n"
+    return f"{table}\n\n{calibration_section(result['calibration'])}\n```sh\n{result['command']}\n```\n"
 
 
-def calibration(found: dict[str, Any]) -> str:
+def calibration_section(found: dict[str, Any]) -> str:
     lines = [
         "## Does a high std predict a large error?",
         "",
-        "The error is that of the score, after the logistic fit, in units of the set's MOS.",
+        "The error is the distance between the score, after a logistic fit, and the MOS, in units of the set's MOS. "
+        "The surest quarter is the quarter of the images with the lowest std.",
         "",
         "| test | scores | SRCC of std and error | error of the surest quarter | error of the least sure quarter |",
         "| --- | --- | --- | --- | --- |",
     ]
     for test, ways in found.items():
         for way, c in ways.items():
-            if way != "readable":
+            if way != "readable":  # beside the ways of scoring, a share of answers
                 errors = (c["error_of_surest_quarter"], c["error_of_least_sure_quarter"])
                 lines.append(
                     f"| {test} | {way} | {c['srcc_std_error']:.3f} | {errors[0]:.3f} | {errors[1]:.3f} |"

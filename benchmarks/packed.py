@@ -1,17 +1,19 @@
-"""Shared-prefix log-probabilities with their gradients against stock TRL's: a row for each of the K responses.
+"""Seconds and memory of an update with shared prompts (one row per image) against stock TRL's (one row per response).
 
     python benchmarks/packed.py --json benchmarks/results/packed.json
     python benchmarks/packed.py --device cuda --size 7b --images 4 --json benchmarks/results/packed_7b.json
 
-Both take the same prompts (pixels and 78 tokens of text) and the same completions through the same randomly initialised
-Qwen2.5-VL, forward and backward. Theirs is what `GRPOTrainer` does with a batch: its own fused head, which gives the
-log-probabilities and the entropies that it logs. Times are taken in turns. Memory is the peak above what there was
-before the update: of a process of its own on a CPU, of the allocator on CUDA. On CUDA weights are bfloat16, layers are
-checkpointed, and the share of the card's peak is of the operations that ours needs.
+Both compute log-probabilities and gradients of the same K completions of the same prompts (an image and 78 tokens of
+text), with the same randomly initialised Qwen2.5-VL. Theirs is what `GRPOTrainer` does with a batch, with its own fused
+head for log-probabilities and entropies. The two take turns. Memory is the peak during the update minus what was in use
+before it: the resident memory of a fresh process on a CPU, the allocator's on CUDA. On CUDA the weights are bfloat16
+and the layers are checkpointed; "share of peak" is the operations per second of ours over the card's published peak.
 """
 
+import argparse
+
 import torch
-from common import Row, finish, in_fresh_process, interleaved, parser, peak_megabytes, row
+from common import Row, finish, in_fresh_process, medians, parser, peak_megabytes, row
 from qwen import SIZES, prompts, random_qwen
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,18 +24,16 @@ from visualquality.process import quiet_libraries
 from visualquality.train.packed import packed_log_probabilities
 
 K = 6
-PEAK = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-}  # dense bfloat16 operations a second, from the makers' sheets
+# Dense bfloat16 operations per second, from NVIDIA's data sheets.
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 def stock_log_probabilities(
     model: PreTrainedModel, batch: dict[str, Tensor], ids: Tensor
 ) -> Tensor:
-    """As `GRPOTrainer._get_per_token_logps_and_entropies` does: (B, K, C)."""
+    """Log-probabilities (B, K, C) as `GRPOTrainer._get_per_token_logps_and_entropies` computes them."""
     images, responses, length = ids.shape
+    # The patches of an image are consecutive: they are repeated image by image.
     patches = (
         batch["pixel_values"]
         .unflatten(0, (images, -1))
@@ -45,6 +45,7 @@ def stock_log_probabilities(
     rows["input_ids"] = torch.cat([rows["input_ids"], flat], 1)
     rows["attention_mask"] = torch.ones_like(rows["input_ids"])
     rows["mm_token_type_ids"] = torch.cat([rows["mm_token_type_ids"], torch.zeros_like(flat)], 1)
+    # -100: only the completion is scored.
     labels = rows["input_ids"].clone()
     labels[:, :-length] = -100
     output = model(**rows, pixel_values=patches, labels=labels, fused_lm_head=True)
@@ -52,7 +53,7 @@ def stock_log_probabilities(
 
 
 class Update:
-    """A model, a batch, and one update's forward and backward in either layout."""
+    """A model and a batch. `run` does the forward and backward pass of an update in either layout."""
 
     def __init__(self, size: str, device: str, images: int, side: int, tokens: int):
         quiet_libraries()
@@ -78,13 +79,14 @@ class Update:
 
 
 def resident_peak(layout: str, threads: int, *arguments: object) -> float:
+    """MB that the update adds to this process. A new process does not inherit the number of threads."""
     torch.set_num_threads(threads)
     update = Update(*arguments)  # type: ignore[arg-type]
     return peak_megabytes(lambda: update.run(layout))
 
 
 def allocated_peak(update: Update, layout: str) -> float | None:
-    """MB on the card; None where it does not fit."""
+    """MB that the update adds on the card; None where it runs out of memory."""
     update.model.zero_grad()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -97,12 +99,13 @@ def allocated_peak(update: Update, layout: str) -> float | None:
 
 
 def measure(size: str, device: str, images: int, side: int, tokens: int, repeats: int) -> list[Row]:
+    """Seconds and peak memory of an update in both layouts, whose log-probabilities are compared on a CPU."""
     case = f"{side}², {tokens} tokens"
     arguments = (size, device, images, side, tokens)
     threads = torch.get_num_threads()
     update = Update(*arguments)
     cuda = device.startswith("cuda")
-    # Each side runs once before any time is taken.
+    # What follows also warms up: each layout runs once before any time is taken.
     if cuda:
         peaks = [allocated_peak(update, layout) for layout in ("packed", "stock")]
     else:
@@ -116,7 +119,8 @@ def measure(size: str, device: str, images: int, side: int, tokens: int, repeats
             for layout in ("packed", "stock")
         ]
     fits = None not in peaks
-    ours, theirs = interleaved(
+    # Where one layout does not fit, ours alone is timed.
+    ours, theirs = medians(
         lambda: update.run("packed"), lambda: update.run("stock" if fits else "packed"), repeats
     )
     more: dict[str, object] = {"images": images, "responses": K, "model": size}
@@ -129,7 +133,7 @@ def measure(size: str, device: str, images: int, side: int, tokens: int, repeats
 
 
 def share_of_peak(update: Update, seconds: float) -> float | None:
-    """Operations of ours a second, over the card's peak where it is known."""
+    """Operations per second of ours over the card's peak; None for a card that `PEAK` lacks."""
     peak = next((p for name, p in PEAK.items() if name in torch.cuda.get_device_name()), None)
     if peak is None:
         return None
@@ -138,30 +142,34 @@ def share_of_peak(update: Update, seconds: float) -> float | None:
     return counter.get_total_flops() / seconds / peak
 
 
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--device", default="cpu")
-    options.add_argument("--size", choices=SIZES, default="10m")
-    options.add_argument("--images", type=int, help="B; 4, or 2 in the short form")
+def update_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of packed.py and breakdown.py."""
+    options = parser(description)
+    options.add_argument("--device", default="cpu", help="cpu or cuda")
+    options.add_argument("--size", choices=SIZES, default="10m", help="parameters of the model")
     options.add_argument(
-        "--sides", type=int, nargs="+", default=[336, 672], help="pixels a side, multiples of 28"
+        "--sides",
+        type=int,
+        nargs="+",
+        default=[336, 672],
+        help="pixels a side of the images, multiples of 28",
     )
-    options.add_argument("--tokens", type=int, default=80, help="of each completion")
-    options.add_argument("--repeats", type=int, help="5, or 2 in the short form")
+    options.add_argument("--tokens", type=int, default=80, help="length of each completion")
+    return options
+
+
+def main() -> None:
+    options = update_parser(__doc__)
+    options.add_argument("--images", type=int, help="B; by default 4, with --short 2")
+    options.add_argument("--repeats", type=int, help="by default 5, with --short 2")
     args = options.parse_args()
     images = args.images or (2 if args.short else 4)
     repeats = args.repeats or (2 if args.short else 5)
-    rows = [
-        line
-        for side in args.sides
-        for line in measure(args.size, args.device, images, side, args.tokens, repeats)
-    ]
-    finish(
-        f"K = {K} responses of {images} images: one row an image against one a response",
-        rows,
-        args,
-        args.device,
-    )
+    rows = []
+    for side in args.sides:
+        rows += measure(args.size, args.device, images, side, args.tokens, repeats)
+    title = f"K = {K} responses of {images} images: one row per image against one per response"
+    finish(title, rows, args, args.device)
 
 
 if __name__ == "__main__":

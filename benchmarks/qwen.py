@@ -1,9 +1,9 @@
-"""Randomly initialised Qwen2.5-VL models for benchmarks: speed and memory need no trained weights."""
+"""Randomly initialised Qwen2.5-VL models: speed and memory do not depend on trained weights."""
 
-import sys
 from importlib import resources
 from pathlib import Path
 
+import common  # noqa: F401 - puts tests/ on the path
 import torch
 from transformers import (
     GenerationConfig,
@@ -12,13 +12,11 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
+from small_models import QWEN_SPECIAL, byte_bpe
 from visualquality.models.families import ImageOnlyQwenVLProcessor
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from small_models import QWEN_SPECIAL, byte_bpe
-
-# hidden, layers, heads, key-value heads, MLP, vocabulary, tied; vision: hidden, layers, heads, MLP, whole-image layers.
-# 3b and 7b are those of the published configurations.
+# Text: hidden, layers, heads, key-value heads, MLP, vocabulary, tied. Vision: hidden, layers, heads, MLP, and the
+# layers whose attention is over the whole image. 3b and 7b are the published configurations.
 SIZES = {
     "10m": ((320, 6, 5, 5, 1024, 512, True), (128, 4, 4, 256, [3])),
     "3b": ((2048, 36, 16, 2, 11008, 151936, True), (1280, 32, 16, 3420, [7, 15, 23, 31])),
@@ -29,17 +27,19 @@ IDS = {
     for name in ("vision_start", "vision_end", "image_pad", "video_pad")
 }
 PAD, EOS = QWEN_SPECIAL.index("<|endoftext|>"), QWEN_SPECIAL.index("<|im_end|>")
-TEXT = 78  # tokens of a prompt that are not pixels
-PATCH = 28  # pixels a side of what becomes one token
+TEXT = 78  # tokens of a prompt beside those of the image
+PATCH = 28  # pixels a side of an image token
 
 
 def random_qwen(size: str, device: str = "cpu") -> Qwen2_5_VLForConditionalGeneration:
-    """Weights in float32 on a CPU and in bfloat16 on CUDA."""
+    """A model with random weights: float32 on a CPU, bfloat16 on CUDA."""
     (
         (hidden, layers, heads, kv, mlp, vocabulary, tied),
         (width, depth, vision_heads, vision_mlp, whole),
     ) = SIZES[size]
+    # A rotary position has half a head's width: a quarter of it for time, the rest shared by height and width.
     half = hidden // heads // 2
+    time, height = half // 4, (half - half // 4) // 2
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": vocabulary,
@@ -52,11 +52,7 @@ def random_qwen(size: str, device: str = "cpu") -> Qwen2_5_VLForConditionalGener
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
-                "mrope_section": [
-                    half // 4,
-                    (half - half // 4) // 2,
-                    half - half // 4 - (half - half // 4) // 2,
-                ],
+                "mrope_section": [time, height, half - time - height],
             },
             "tie_word_embeddings": tied,
             "bos_token_id": None,
@@ -82,6 +78,7 @@ def random_qwen(size: str, device: str = "cpu") -> Qwen2_5_VLForConditionalGener
         vision_end_token_id=IDS["vision_end"],
     )
     torch.manual_seed(0)
+    # Made on the device: 7b in float32 would take 30 GB of the machine's memory first.
     with torch.device(device):
         model = Qwen2_5_VLForConditionalGeneration._from_config(
             config,
@@ -93,13 +90,13 @@ def random_qwen(size: str, device: str = "cpu") -> Qwen2_5_VLForConditionalGener
 
 
 def prompts(batch: int, side: int, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """`batch` prompts with an image of `side` pixels a side each, as the processor would give them."""
+    """The model's inputs, as the processor gives them, for `batch` prompts with an image of `side`² pixels each."""
     grid = side // PATCH * 2
     image = [IDS["image_pad"]] * (grid // 2) ** 2
     text = torch.randint(20, 500, (batch, TEXT - 2), generator=torch.Generator().manual_seed(0))
     framed = torch.tensor([IDS["vision_start"], *image, IDS["vision_end"]]).expand(batch, -1)
     ids = torch.cat([framed, text], 1)
-    made = {
+    inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == IDS["image_pad"]).long(),
@@ -108,11 +105,11 @@ def prompts(batch: int, side: int, device: str = "cpu") -> dict[str, torch.Tenso
         ),
         "image_grid_thw": torch.tensor([[1, grid, grid]] * batch),
     }
-    return {key: value.to(device) for key, value in made.items()}
+    return {key: value.to(device) for key, value in inputs.items()}
 
 
 def save(folder: Path, size: str = "10m") -> Path:
-    """A model with a processor in `folder`, as the hub has them; the tokenizer knows about 500 tokens."""
+    """Save a model with a processor in `folder`, in the hub's layout; the tokenizer has about 500 tokens."""
     tokenizer = byte_bpe(QWEN_SPECIAL, SIZES[size][0][5])
     images = Qwen2VLImageProcessorPil(
         size={"shortest_edge": 4 * PATCH**2, "longest_edge": 1280 * PATCH**2},

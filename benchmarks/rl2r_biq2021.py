@@ -1,35 +1,28 @@
-"""RL2R on human ratings: from nano's supervised base to BIQ2021, and zero-shot to AGIQA-3K.
+"""SRCC and PLCC with human MOS before and after RL2R on BIQ2021, tested on BIQ2021 and, zero-shot, on AGIQA-3K.
 
     python benchmarks/rl2r_biq2021.py --data FOLDER --json benchmarks/results/rl2r_biq2021.json
 
-FOLDER holds biq2021/ (train.csv, test.csv, images/) and agiqa3k/ (data.csv, images/). The base (`nano-base`) has seen
-synthetic distortions only, and no human score. Each seed trains with `rl2r_biq2021.yaml` on BIQ2021's train part; both
-test sets are scored by the mean of K = 6 reasonings, before and after. AGIQA-3K is only tested on.
-Runs and scores are kept in --work, so that the command goes on where it stopped; the figure is drawn beside the JSON.
+FOLDER holds biq2021/ (train.csv, test.csv, images/) and agiqa3k/ (data.csv, images/). Training starts from `nano-base`,
+which has seen synthetic distortions only and no human score. Each seed trains with `rl2r_biq2021.yaml` on BIQ2021's
+train part. Both test sets are scored by the mean of K = 6 reasonings. AGIQA-3K is never trained on.
+Runs and scores are kept in --work, so a second call resumes. The figure is drawn beside the JSON.
 """
 
-import argparse
-import json
-import os
-import platform
-import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from common import rated_parser, this_command, write_result
 from rich.console import Console
 from rich.table import Table
 
-from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.correlation import agreement
-from visualquality.evaluate.report import read_metrics
+from recipes.nano.measure import file_stem, summary, test_sets
+from visualquality.data.manifest import Manifest
+from visualquality.evaluate.run_page import read_metrics
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.score.journal import score_all
-from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import FINAL, train
@@ -41,56 +34,25 @@ RECIPE = Path(__file__).with_suffix(".yaml")
 BASE = "nano-base"
 
 
-def train_set(data: Path) -> Manifest:
-    biq = data / "biq2021"
-    return Manifest.read(
-        biq / "train.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images"
-    )
-
-
-def test_sets(data: Path) -> dict[str, Manifest]:
-    biq, agiqa = data / "biq2021", data / "agiqa3k"
-    return {
-        "BIQ2021 test": Manifest.read(
-            biq / "test.csv", columns={"image": "Image Name", "mos": "MOS"}, images=biq / "images"
-        ),
-        "AGIQA-3K": Manifest.read(
-            agiqa / "data.csv",
-            columns={"image": "name", "mos": "mos_quality"},
-            images=agiqa / "images",
-        ),
-    }
-
-
 def measure(model: str, manifest: Manifest, journal: Path, console: Console) -> dict[str, Any]:
-    """Agreement with the MOS, mean std over K, and readable answers of one model on one set."""
+    """The `summary` of one model on one set; the ratings are kept in `journal`."""
     images = [str(row.image) for row in manifest.rows]
-    return summary(
-        manifest.rows,
-        list(score_all(Scorer(model, batch=16), images, journal=journal, console=console)),
-    )
-
-
-def summary(rows: Sequence[Row], ratings: Sequence[Rating]) -> dict[str, Any]:
-    """Agreement with the MOS, mean std, and the share of readable answers (1 where none was drawn)."""
-    found = agreement([r.score for r in ratings], [row.mos for row in rows])
-    samples = [s for r in ratings for s in r.samples]
-    return {
-        "n": found.n + found.n_unreadable,
-        "srcc": found.srcc.to_dict(),
-        "plcc": found.plcc.to_dict(),
-        "plcc_logistic": found.plcc_logistic.to_dict(),
-        "std": float(np.mean([r.std for r in ratings if r.std is not None])),
-        "readable": sum(s is not None for s in samples) / len(samples) if samples else 1.0,
-    }
+    scorer = Scorer(model, batch=16)
+    ratings = list(score_all(scorer, images, journal=journal, console=console))
+    return summary(manifest.rows, ratings)
 
 
 def run_seed(seed: int, data: Path, work: Path, base: str, console: Console) -> Path:
+    """Train with this seed, or resume; the folder of the run."""
     output = work / f"seed{seed}"
     if not (output / FINAL / "model.safetensors").exists():
         folder = (data / "biq2021").resolve()
-        where = (f"data.0.manifest={folder / 'train.csv'}", f"data.0.images={folder / 'images'}")
-        overrides = (f"seed={seed}", f"model={base}", *where)
+        overrides = (
+            f"seed={seed}",
+            f"model={base}",
+            f"data.0.manifest={folder / 'train.csv'}",
+            f"data.0.images={folder / 'images'}",
+        )
         train(
             read_recipe(RECIPE, overrides, output),
             resume=(output / "recipe.yaml").exists(),
@@ -100,6 +62,7 @@ def run_seed(seed: int, data: Path, work: Path, base: str, console: Console) -> 
 
 
 def row(seed: int, name: str, before: dict, after: dict) -> dict[str, object]:
+    """A line of the result: one seed on one test set."""
     return {
         "seed": seed,
         "test": name,
@@ -124,6 +87,7 @@ def draw(rows: list[dict], runs: dict[int, list[dict]], figure: Path) -> None:
         steps = [m["step"] for m in metrics]
         for axis, name in zip(axes, ("reward/fidelity", "score_std"), strict=False):
             values = np.array([m[name] for m in metrics], dtype=float)
+            # A moving average over 11 steps.
             smooth = np.convolve(np.pad(values, 5, mode="edge"), np.ones(11) / 11, mode="valid")
             axis.plot(steps, smooth, label=f"seed {seed}")
     axes[0].set(title="Fidelity reward (Eq. 3)", xlabel="step", ylabel="mean over the batch")
@@ -156,33 +120,28 @@ def draw(rows: list[dict], runs: dict[int, list[dict]], figure: Path) -> None:
     fig.savefig(figure, dpi=130)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/rl2r_biq2021"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
+def main() -> None:
+    options = rated_parser(__doc__, "runs/rl2r_biq2021")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument(
         "--base", default=BASE, help="start from another model, a folder for instance"
     )
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args(arguments)
+    args = options.parse_args()
     quiet_libraries()
     console = Console(stderr=True)
     sets = test_sets(args.data)
     args.work.mkdir(parents=True, exist_ok=True)
-    slug = {name: name.split()[0].lower() for name in sets}
     before = {
-        n: measure(args.base, m, args.work / f"base_{slug[n]}.jsonl", console)
-        for n, m in sets.items()
+        name: measure(args.base, manifest, args.work / f"base_{file_stem(name)}.jsonl", console)
+        for name, manifest in sets.items()
     }
     rows, runs = [], {}
     for seed in args.seeds:
         output = run_seed(seed, args.data, args.work, args.base, console)
         runs[seed] = read_metrics(output / "metrics.jsonl")
         for name, manifest in sets.items():
-            after = measure(str(output / FINAL), manifest, output / f"{slug[name]}.jsonl", console)
+            journal = output / f"{file_stem(name)}.jsonl"
+            after = measure(str(output / FINAL), manifest, journal, console)
             rows.append(row(seed, name, before[name], after))
     table = Table(
         "seed",
@@ -217,22 +176,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for seed, metrics in runs.items()
         }
         result = {
-            "machine": f"{os.cpu_count()} CPU cores, no GPU, {platform.system()}, Python {platform.python_version()}",
-            "command": shlex.join(
-                [
-                    "python",
-                    "benchmarks/rl2r_biq2021.py",
-                    *("FOLDER" if a == str(args.data) else a for a in arguments or sys.argv[1:]),
-                ]
-            ),
             "base_weights": load(args.base, device="cpu").digest,
             "recipe": RECIPE.name,
             "base": before,
             "rows": rows,
             "curves": curves,
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(args.json, this_command(FOLDER=args.data), result)
         draw(rows, runs, args.json.with_suffix(".png"))
 
 

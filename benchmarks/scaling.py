@@ -1,19 +1,19 @@
-"""How the cost of scoring grows with image size, K, batch and number of images: the exponent, and the memory.
+"""How time and memory of scoring grow with image size, K, batch size and number of images.
 
-Ours is `reason` (or `expect` where said); theirs is `generate` as the authors use it, K sequences at once.
-An exponent of 1 is proportional; of K, the prompt and the image are shared, so that ours stays below it.
+    python benchmarks/scaling.py [--json benchmarks/results/scaling.json]
 
-python benchmarks/scaling.py [--json benchmarks/results/scaling.json]
+The unit of time is an exponent e: the time grows as size^e, so 1 is proportional. Ours is the mode `reason` (`expect`
+where the case says so). Theirs is `generate` as the authors use it, K sequences at once. With K, ours stays below 1
+because the K responses share the work on the prompt and the image. The unit of memory is MB.
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from authors_recipe import score
-from common import finish, parser, row
+from common import finish, parser, resident_megabytes, row, seconds_of
 from photos import tiles
 
 from visualquality import Scorer
@@ -22,35 +22,21 @@ from visualquality.process import quiet_libraries
 
 
 def exponent(sizes: Sequence[float], cost: Callable[[int], float], repeats: int) -> float:
-    """Slope of log(seconds) over log(size), of the quickest of a few runs each."""
+    """Slope of log(seconds) over log(size), with the fastest of `repeats` runs of each size."""
     seconds = [min(cost(size) for _ in range(repeats)) for size in sizes]
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
-def timed(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def resident() -> float:
-    """MB of memory that this process holds."""
-    (line,) = [
-        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS")
-    ]
-    return int(line.split()[1]) / 1024
-
-
 def growth(vlm: VisionLanguageModel, paths: Sequence[str], many: int) -> float:
-    """MB by which scoring `many` images grows the process, after as many as make one batch of everything."""
+    """MB by which scoring `many` images grows the process, after 200 images that fill buffers and caches once."""
     scorer = Scorer(vlm, mode="expect")
     ratings = scorer.rate(paths[i % len(paths)] for i in range(many + 200))
     for _ in range(200):
         next(ratings)
-    before = resident()
+    before = resident_megabytes()
     for _ in ratings:
         pass
-    return resident() - before
+    return resident_megabytes() - before
 
 
 def main() -> None:
@@ -64,21 +50,23 @@ def main() -> None:
         small = tiles(Path(name), 256, 64)
 
         def ours(paths: Sequence[str], k: int = 1, batch: int = 16, mode: str = "reason") -> float:
-            return timed(lambda: list(Scorer(vlm, mode=mode, samples=k, batch=batch).rate(paths)))
+            scorer = Scorer(vlm, mode=mode, samples=k, batch=batch)
+            return seconds_of(lambda: list(scorer.rate(paths)))
 
         def theirs(paths: Sequence[str], k: int = 1) -> float:
-            return timed(lambda: score(vlm, paths, returned=k))
+            return seconds_of(lambda: score(vlm, paths, returned=k))
 
+        # Warm-up of both.
         ours(by_side[512][:2])
         theirs(by_side[512][:2])
         pixels = [side * side for side in sides]
-        at = dict(zip(pixels, sides, strict=True))
+        side_of = dict(zip(pixels, sides, strict=True))
         counts, several = [16, 32, 64] if args.short else [32, 64, 128, 256], [1, 2, 4, 8, 16]
         rows = [
             row(
                 "time by pixels, 128² to 512², expect (theirs: reason)",
-                exponent(pixels, lambda p: ours(by_side[at[p]], mode="expect"), repeats),
-                exponent(pixels, lambda p: theirs(by_side[at[p]]), repeats),
+                exponent(pixels, lambda p: ours(by_side[side_of[p]], mode="expect"), repeats),
+                exponent(pixels, lambda p: theirs(by_side[side_of[p]]), repeats),
                 "exponent",
             ),
             row(
@@ -106,7 +94,7 @@ def main() -> None:
                 "MB",
             ),
         ]
-    for each in rows:
+    for each in rows:  # a ratio of exponents would say nothing
         each["ratio"] = None
     finish("Scaling", rows, args)
 

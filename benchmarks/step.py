@@ -1,12 +1,12 @@
-"""A whole RL2R step against stock TRL: generate K responses for each image, reward them, update.
+"""Seconds of a whole RL2R step against stock TRL: generate K responses for each image, reward them, update.
 
     python benchmarks/step.py --json benchmarks/results/step.json
 
-Ours is `visualquality train`; theirs is TRL's `GRPOTrainer` as it comes, whose rewards are ours (format, and fidelity
-on the batch) through `reward_funcs`. Both have the same randomly initialised Qwen2.5-VL of 10 M parameters, images,
-prompt and settings (K = 6, temperature 1, beta 0.04, loss "grpo", AdamW, one update a batch, no vLLM, no checkpointing
-of layers), and every response of both runs to the same length. Runs take turns, a run's first step is left out, and the
-seconds are the median of the others.
+Ours is `visualquality train`. Theirs is TRL's unchanged `GRPOTrainer`, with our two rewards (format, and fidelity on
+the batch) as its `reward_funcs`. Both have the same randomly initialised Qwen2.5-VL of 10 M parameters, the same
+images, prompt and settings (K = 6, temperature 1, beta 0.04, loss "grpo", AdamW, one update per batch, no vLLM, no
+checkpointing of layers), and all responses have the same length. The two take turns. The first step of a run is left
+out, and the result is the median of the others.
 """
 
 import json
@@ -41,7 +41,7 @@ LEARNING_RATE = 1e-6
 
 
 def rated_images(folder: Path, count: int, side: int) -> list[tuple[Path, float]]:
-    """Images of noise with a made-up MOS each; `ratings.csv` names them."""
+    """Images of noise with random MOS, listed in `ratings.csv`."""
     generator = np.random.default_rng(0)
     rated = [(folder / f"{i}.png", float(generator.uniform(1, 5))) for i in range(count)]
     for path, _ in rated:
@@ -68,7 +68,7 @@ def our_steps(folder: Path, run: int, images: int, tokens: int, steps: int) -> l
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))
     output = folder / f"ours{run}"
-    # No token ends a response: all of them are as long as theirs.
+    # No token ends a response, so all of them have the full length, as theirs have.
     with patch("visualquality.train.trainer.eos_token_ids", lambda *_: [-1]):
         train(read_recipe(file, output=output), console=Console(quiet=True))
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -76,8 +76,8 @@ def our_steps(folder: Path, run: int, images: int, tokens: int, steps: int) -> l
     return [b["time"] - a["time"] for a, b in pairwise(metrics)]
 
 
-class Watch(TrainerCallback):
-    """When each step was logged, which is what `metrics.jsonl` has of ours; and how long its responses were."""
+class StepTimes(TrainerCallback):
+    """When each step was logged (`metrics.jsonl` has the same of ours), and the mean length of its responses."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -92,13 +92,14 @@ class Watch(TrainerCallback):
 
 
 def fidelity(completions: list, mos: list[float], **_: Any) -> list[float]:
-    """Eq. 3 on the rows of the batch: K in a row are of one image."""
+    """Eq. 3 on the batch, in which each K consecutive rows are of one image."""
     read = [response.read(messages[0]["content"]) for messages in completions]
     scores = torch.tensor([float("nan") if r.score is None else r.score for r in read]).view(-1, K)
     return rl2r.reward(scores, torch.tensor(mos[::K])).flatten().tolist()
 
 
 def well_formed(completions: list, **_: Any) -> list[float]:
+    """The format reward: 1 or 0."""
     return [float(response.well_formed(messages[0]["content"])) for messages in completions]
 
 
@@ -128,7 +129,7 @@ def stock_steps(
         use_bias_correction_kl=False,
         gradient_checkpointing=False,
         disable_dropout=True,
-        # Nothing ends a response early.
+        # No response ends early.
         generation_kwargs={"min_new_tokens": tokens},
         logging_steps=1,
         save_strategy="no",
@@ -139,29 +140,30 @@ def stock_steps(
         dataloader_pin_memory=False,
     )
     vlm = load(str(folder / "model"), device="cpu")
-    watch = Watch()
+    step_times = StepTimes()
     trainer = GRPOTrainer(
         model=vlm.model,
         reward_funcs=[fidelity, well_formed],
         args=args,
         train_dataset=data,
         processing_class=vlm.processor,
-        callbacks=[watch],
+        callbacks=[step_times],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    _check_lengths(watch.lengths, tokens)
-    return [b - a for a, b in pairwise(watch.times)]
+    _check_lengths(step_times.lengths, tokens)
+    return [b - a for a, b in pairwise(step_times.times)]
 
 
 def _check_lengths(lengths: list[float], tokens: int) -> None:
     if any(length != tokens for length in lengths):
         raise AssertionError(
-            f"responses of {lengths} tokens, where all should have {tokens}: the steps do not compare"
+            f"responses of {lengths} tokens, but all must have {tokens}: the steps cannot be compared"
         )
 
 
 def measure(images: int, side: int, tokens: int, steps: int, rounds: int) -> Row:
+    """Median seconds of a step of both, over `rounds` runs each."""
     ours: list[float] = []
     theirs: list[float] = []
     with tempfile.TemporaryDirectory() as name:
@@ -179,20 +181,23 @@ def measure(images: int, side: int, tokens: int, steps: int, rounds: int) -> Row
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=4, help="B")
+    options.add_argument("--images", type=int, default=4, help="B, images per step")
     options.add_argument(
-        "--sides", type=int, nargs="+", help="pixels a side; 336 and 672, or 336 in the short form"
+        "--sides",
+        type=int,
+        nargs="+",
+        help="pixels a side; by default 336 and 672, with --short 336",
     )
-    options.add_argument("--tokens", type=int, default=80, help="of each response")
-    options.add_argument("--steps", type=int, help="timed in each run; 3, or 2 in the short form")
-    options.add_argument("--rounds", type=int, help="runs of each; 3, or 1 in the short form")
+    options.add_argument("--tokens", type=int, default=80, help="length of each response")
+    options.add_argument(
+        "--steps", type=int, help="timed steps per run; by default 3, with --short 2"
+    )
+    options.add_argument("--rounds", type=int, help="runs of each; by default 3, with --short 1")
     args = options.parse_args()
     quiet_libraries()
     steps = args.steps or (2 if args.short else 3)
-    sides, rounds = (
-        args.sides or ([336] if args.short else [336, 672]),
-        args.rounds or (1 if args.short else 3),
-    )
+    sides = args.sides or ([336] if args.short else [336, 672])
+    rounds = args.rounds or (1 if args.short else 3)
     rows = [measure(args.images, side, args.tokens, steps, rounds) for side in sides]
     finish("A whole RL2R step: ours against stock GRPOTrainer", rows, args)
 

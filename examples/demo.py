@@ -20,13 +20,9 @@ from rich.table import Table
 from visualquality.data.distort import build_set
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.correlation import plcc, srcc
-from visualquality.evaluate.report import (
-    Prediction,
-    SummaryRow,
-    read_metrics,
-    write_training_report,
-)
+from visualquality.evaluate.coefficients import plcc, srcc
+from visualquality.evaluate.results_page import report_results
+from visualquality.evaluate.run_page import report_run
 from visualquality.process import quiet_libraries
 from visualquality.score.journal import score_all
 from visualquality.score.rating import Rating
@@ -53,6 +49,7 @@ FAMILIES = (
     *("gaussian_blur", "lens_blur", "motion_blur", "jpeg", "jpeg2000", "white_noise"),
     *("impulse_noise", "color_noise", "multiplicative_noise", "denoise", "pixelate", "resize"),
 )
+PSEUDO_MOS = "The MOS here are pseudo-MOS, computed by the metric SSIMULACRA 2: no person rated these images."
 RECIPE = Path(__file__).with_name("demo.yaml")
 
 
@@ -89,31 +86,29 @@ def ranking_set(names: tuple[str, ...], folder: Path, copies: int) -> Path:
     return build_set(references, folder, per_reference=copies, seed=0, families=FAMILIES, workers=2)
 
 
-def predict(model: str, rows: tuple[Row, ...], console: Console) -> list[Rating]:
-    return list(score_all(Scorer(model), [str(row.image) for row in rows], console=console))
+def predict(model: str, rows: tuple[Row, ...], results: Path, console: Console) -> list[Rating]:
+    """Ratings of the images of `rows`, in order, which are also written to `results`."""
+    results.unlink(missing_ok=True)
+    images = [str(row.image) for row in rows]
+    return list(score_all(Scorer(model), images, journal=results, console=console))
 
 
-def predictions(rows: tuple[Row, ...], ratings: list[Rating]) -> list[Prediction]:
-    return [
-        Prediction(row.image, row.mos, r.score, r.std, r.reasoning, r.problem)
-        for row, r in zip(rows, ratings, strict=True)
-    ]
-
-
-def summarise(name: str, rows: tuple[Row, ...], ratings: list[Rating]) -> SummaryRow:
-    scored = [
-        (r.score, row.mos) for row, r in zip(rows, ratings, strict=True) if r.score is not None
-    ]
-    scores, mos = [pair[0] for pair in scored], [pair[1] for pair in scored]
-    answers = [sample for r in ratings for sample in r.samples]
-    return SummaryRow(
-        name=name,
-        n=len(ratings),
-        srcc=srcc(scores, mos),
-        plcc=plcc(scores, mos),
-        mean_std=float(np.mean([r.std for r in ratings if r.std is not None])),
-        readable=sum(answer is not None for answer in answers) / len(answers),
-    )
+def summarise(rows: tuple[Row, ...], ratings: list[Rating]) -> dict[str, str]:
+    """What the ratings are worth, as it is printed."""
+    scores, mos = [], []
+    for row, rating in zip(rows, ratings, strict=True):
+        if rating.score is not None:
+            scores.append(rating.score)
+            mos.append(row.mos)
+    answers = [sample for rating in ratings for sample in rating.samples]
+    readable = sum(answer is not None for answer in answers) / len(answers)
+    mean_std = float(np.mean([r.std for r in ratings if r.std is not None]))
+    return {
+        "SRCC": f"{srcc(scores, mos):.3f}",
+        "PLCC": f"{plcc(scores, mos):.3f}",
+        "mean std over K": f"{mean_std:.3f}",
+        "readable": f"{readable:.1%}",
+    }
 
 
 def main() -> None:
@@ -131,13 +126,14 @@ def main() -> None:
 
     console.rule("2. A ranking set from distorted photos, with pseudo-MOS")
     training = ranking_set(TRAINED_ON, output / "data" / "train", copies=10)
-    held_out = Manifest.read(ranking_set(HELD_OUT, output / "data" / "test", copies=5)).rows
+    test_set = ranking_set(HELD_OUT, output / "data" / "test", copies=5)
+    held_out = Manifest.read(test_set).rows
     console.print(
         f"{len(Manifest.read(training))} images to train on, {len(held_out)} of other photos to test on"
     )
 
     console.rule("3. RL2R from nano-base")
-    before = predict("nano-base", held_out, console)
+    before = predict("nano-base", held_out, output / "before.jsonl", console)
     run = output / "rl2r"
     shutil.rmtree(run, ignore_errors=True)
     final = train(
@@ -145,38 +141,35 @@ def main() -> None:
     )
 
     console.rule("4. Held-out photos, before and after")
-    after = predict(str(final), held_out, console)
-    summary = [summarise("before RL2R", held_out, before), summarise("after RL2R", held_out, after)]
-    table = Table(
-        "",
-        "SRCC",
-        "PLCC",
-        "mean std over K",
-        "readable",
-        title=f"{len(held_out)} images of held-out photos",
-    )
-    for row in summary:
-        table.add_row(
-            row.name,
-            f"{row.srcc:.3f}",
-            f"{row.plcc:.3f}",
-            f"{row.mean_std:.3f}",
-            f"{row.readable:.1%}",
-        )
+    after = predict(str(final), held_out, output / "after.jsonl", console)
+    summary = {
+        "before RL2R": summarise(held_out, before),
+        "after RL2R": summarise(held_out, after),
+    }
+    columns = list(summary["after RL2R"])
+    table = Table("", *columns, title=f"{len(held_out)} images of held-out photos")
+    for name, numbers in summary.items():
+        table.add_row(name, *numbers.values())
     console.print(table)
-    report = output / "report.html"
-    write_training_report(
+    comparison = [
+        f"On {len(held_out)} images of held-out photos, {name}: "
+        + ", ".join(f"{column} {number}" for column, number in numbers.items())
+        + "."
+        for name, numbers in summary.items()
+    ]
+    report, agreement = output / "report.html", output / "after.html"
+    report_run(
+        run,
         report,
-        title="RL2R in some minutes",
-        metrics=read_metrics(run / "metrics.jsonl"),
-        before=predictions(held_out, before),
-        after=predictions(held_out, after),
-        summary=summary,
         notes=[
+            *comparison,
             f"Trained on {len(TRAINED_ON)} photos of scikit-image, tested on {len(HELD_OUT)} others.",
-            "The true scores are pseudo-MOS, made by the full-reference metric SSIMULACRA 2: no person gave them.",
+            PSEUDO_MOS,
         ],
+        console=console,
     )
+    report_results(output / "after.jsonl", agreement, manifests=[test_set], notes=[PSEUDO_MOS])
+    console.print(f"held-out images after RL2R: {agreement}")
     minutes = (time.monotonic() - started) / 60
     console.print(f"report: {report}   model: {final}   time: {minutes:.1f} min")
 

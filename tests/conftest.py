@@ -1,11 +1,9 @@
 """Models and images that the tests share; everything is made here, nothing is fetched."""
 
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import pytest

@@ -1,11 +1,14 @@
 """The README's figures are those of the committed results, and its commands exist."""
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from recipes.nano import card
+from visualquality.models.load import load
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -87,9 +90,11 @@ def test_links_and_make_targets():
         assert f"\n{target}:" in makefile
 
 
+def test_the_model_card_is_made_of_the_committed_results():
+    assert card.CARD.read_text(encoding="utf-8") == card.card_text(load("nano", device="cpu"))
+
+
 @pytest.mark.parametrize("name", ["experiments_page", "modes_page"])
 def test_pages_are_made_of_the_committed_results(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module(f"benchmarks.{name}")
     assert module.PAGE.read_text(encoding="utf-8") == module.page()

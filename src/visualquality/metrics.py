@@ -18,10 +18,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from .baselines.methods import method
 from .errors import UserError
 from .evaluate import coefficients
+from .score.raters import make_rater
 from .score.rating import Rater
+from .score.settings import score_settings
 from .score.source import Picture
 
 ROUNDING = (
@@ -33,7 +34,7 @@ class VisualQualityScore(Metric):
     """The mean quality score of all images seen, of those whose score could be read.
 
     rater: a `Rater`, such as a `Scorer`, or the name of a method: nano, a folder or hub name, niqe, pyiqa:musiq, ….
-    options: for a name, those of `baselines.methods.method` (mode, samples, seed, prompt, batch, device, max_pixels);
+    options: for a name, those of `ScoreSettings` (mode, samples, seed, prompt, batch, device, max_pixels);
     the rest are `torchmetrics.Metric`'s. `device` is where the model runs, and `.to()` moves the sums alone.
 
     `update` takes a tensor (N, 3, H, W) or (3, H, W), float in [0, 1] or uint8 in [0, 255], a path, a PIL image, an
@@ -63,7 +64,9 @@ class VisualQualityScore(Metric):
             raise UserError(
                 f"{', '.join(of_method)}: options of a rater that exists already; give them to it instead"
             )
-        self.rater = method(rater, **of_method) if isinstance(rater, str) else rater
+        if isinstance(rater, str):
+            rater = make_rater(rater, score_settings(**of_method))
+        self.rater = rater
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("unreadable", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")

@@ -1,12 +1,12 @@
 """What a model is asked, and what it answered: the prompts, and the strict reading of a response.
 
-A response is read or it is not: nothing is repaired, guessed or drawn at random.
+A response has a score or a problem. Nothing is repaired, guessed or drawn at random.
 """
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 from visualquality.errors import UserError
 
@@ -22,13 +22,11 @@ PromptName = Literal[
     "generated",
     "aesthetics",
 ]
-PROMPTS: tuple[PromptName, ...] = (
-    "paper",
-    "released",
-)  # of no task in particular, and with either form
+# The prompts of general image quality, which exist with and without reasoning.
+PROMPTS: tuple[PromptName, ...] = ("paper", "released")
 
-# What the inference code of Q-Insight (github.com/bytedance/Q-Insight, demo_score.py) gives its weights. The other
-# prompts have no system message of their own: a model's chat template may bring one.
+# The system message of Q-Insight's inference code (github.com/bytedance/Q-Insight, demo_score.py). The other prompts
+# have none of their own; a model's chat template may add one.
 SYSTEM: dict[PromptName, str] = {
     "q-insight": (
         "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
@@ -37,24 +35,18 @@ SYSTEM: dict[PromptName, str] = {
         "respectively, i.e., <think> reasoning process here </think><answer> answer here </answer>"
     )
 }
-IMAGE_LAST: frozenset[PromptName] = frozenset(
-    {"q-insight"}
-)  # elsewhere the image comes before the text
+# Prompts with the image after the text; in all others the image comes first.
+IMAGE_LAST: frozenset[PromptName] = frozenset({"q-insight"})
 
-_QUESTIONS: dict[str, str] = {
-    "paper": (
-        "Rate the overall image visual quality. The rating should be a float between 1 and 5, "
-        "with 1 representing very poor quality and 5 representing excellent quality."
-    ),
-    "released": (
-        "What is your overall rating on the quality of this picture? The rating should be a float between 1 "
-        "and 5, rounded to two decimal places, with 1 representing very poor quality and 5 representing "
-        "excellent quality."
-    ),
-}
-# What an application asks, in the paper's words but for what is rated (its section 5 names one fixed prompt as a
-# limit). Its artefacts are named, so that a model looks for them.
-_TASKS = {
+_SCALE = "with 1 representing very poor quality and 5 representing excellent quality."
+_RELEASED = (
+    "What is your overall rating on the quality of this picture? The rating should be a float between 1 and 5, "
+    f"rounded to two decimal places, {_SCALE}"
+)
+# What to rate, in the paper's words. Its section 5 names a single fixed prompt as a limitation, so each application
+# has one of its own, which lists the artefacts that a model should look for.
+_SUBJECTS = {
+    "paper": "overall image visual quality",
     "super-resolution": (
         "visual quality of this image, which was enlarged by super-resolution. Look at sharpness, at invented or "
         "smeared texture, and at halos"
@@ -73,19 +65,16 @@ _TASKS = {
     ),
     "aesthetics": "aesthetic quality of this image. Look at composition, light, colour and how well it is done",
 }
-_QUESTIONS |= {
-    name: (
-        f"Rate the {what}. The rating should be a float between 1 and 5, with 1 representing very poor quality and 5 "
-        "representing excellent quality."
-    )
-    for name, what in _TASKS.items()
+_QUESTIONS: dict[str, str] = {
+    name: f"Rate the {subject}. The rating should be a float between 1 and 5, {_SCALE}"
+    for name, subject in _SUBJECTS.items()
 }
+_QUESTIONS["released"] = _RELEASED
 _QUESTIONS["q-insight"] = (
-    _QUESTIONS["released"]
-    + ' Return the final answer in JSON format with the following keys: "rating": The score.'
+    f'{_RELEASED} Return the final answer in JSON format with the following keys: "rating": The score.'
 )
 _TASK = "You are doing the image quality assessment task. Here is the question:"
-# The paper's section 5: the reference "(possibly corrupted)" is an anchor, of another size or range if need be.
+# Section 5 of the paper suggests a "(possibly corrupted)" reference image as an anchor.
 _ANCHOR = (
     "The first image is the reference, which may itself be imperfect. The second image is the one to rate, against the "
     "reference. "
@@ -98,26 +87,25 @@ _ANSWER_ONLY = "Please only output the final answer with only one score in <answ
 
 
 def prompt_text(name: PromptName, reasoning: bool = True, *, reference: bool = False) -> str:
-    """The text that goes with an image, or with a reference image and the image to rate, in this order.
+    """The text that goes with an image, or with a reference image followed by the image to rate.
 
     Args:
-        name: "paper" is Table 1 of the paper; "released" is the question that the published weights were
-            trained with; "q-insight" is that of Q-Insight's weights, which needs its `SYSTEM` message too; the others
-            ask about an application, and are only as good as the model that is asked (nano knows none of them).
+        name: "paper" is Table 1 of the paper. "released" is the question that the published weights were
+            trained with. "q-insight" is that of Q-Insight's weights, which needs its `SYSTEM` message too. The
+            others ask about one application each; the model nano was trained on none of them.
         reasoning: ask for the thinking process before the answer; if False, for the answer alone.
-        reference: there are two images, and the second is rated against the first; the scale is the same.
+        reference: there are two images, and the second is rated against the first, on the same scale.
 
     Raises:
-        UserError: no prompt has this name, or "q-insight" is asked for the answer alone or against a reference, forms
-            that it never had.
+        UserError: no prompt has this name; or "q-insight" is asked without reasoning or with a reference, which
+            Q-Insight has no words for.
 
     >>> prompt_text("paper").startswith("You are doing the image quality assessment task.")
     True
     """
     if name not in _QUESTIONS:
-        raise UserError(
-            f"There is no prompt named {name!r}: choose one of {', '.join(_QUESTIONS)}."
-        )
+        choices = ", ".join(get_args(PromptName))
+        raise UserError(f"There is no prompt named {name!r}: choose one of {choices}.")
     if name == "q-insight":
         if reference:
             raise UserError(
@@ -129,50 +117,55 @@ def prompt_text(name: PromptName, reasoning: bool = True, *, reference: bool = F
             )
         return _QUESTIONS[name]
     question = (_ANCHOR if reference else "") + _QUESTIONS[name]
-    return f"{_TASK} {question} {_THINK_THEN_ANSWER if reasoning else _ANSWER_ONLY}"
+    form = _THINK_THEN_ANSWER if reasoning else _ANSWER_ONLY
+    return f"{_TASK} {question} {form}"
 
 
 class Problem(StrEnum):
-    """Why a response has no score. The values are stable and go into result files."""
+    """Why a response has no score. The values are stable and go into result files.
+
+    no_answer: the response ended by itself and has no `<answer>` tag.
+    cut_off: the text ends before the answer does: a tag is still open, or the model ran out of tokens.
+    not_a_number: the answer is not one plain decimal number, or not in the JSON form that the prompt asks for.
+    answers_disagree: several answers with different numbers.
+    out_of_range: a number outside [1, 5].
+    """
 
     NO_ANSWER = "no_answer"
-    """No `<answer>` tag, in a response that ended by itself."""
     CUT_OFF = "cut_off"
-    """The text ends before the answer does: a tag is still open, or the model ran out of tokens."""
     NOT_A_NUMBER = "not_a_number"
-    """An answer that is not one plain decimal number, or not in the JSON form where the prompt asks for that."""
     ANSWERS_DISAGREE = "answers_disagree"
-    """Several answers with different numbers."""
     OUT_OF_RANGE = "out_of_range"
-    """A number outside [1, 5]."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """One response of a model, read. Exactly one of `score` and `problem` is None."""
+    """What was read in one response of a model. Exactly one of `score` and `problem` is None.
+
+    score: quality in [1, 5], higher is better.
+    reasoning: the text within <think>, or after it if the tag was never closed; None without the tag.
+    problem: why there is no score.
+    """
 
     score: float | None
-    """Quality in [1, 5], higher is better."""
     reasoning: str | None
-    """The text within <think>, or after it if the tag was never closed; None without the tag."""
     problem: Problem | None
-    """Why there is no score."""
 
 
 def read(text: str, *, truncated: bool = False, prompt: PromptName = "paper") -> Response:
     """Read the score and the reasoning of a response. Never raises, in time linear in the text.
 
-    Every `<answer>…</answer>` counts, wherever it is, and several must agree as numbers. The number must be
-    all there is between the tags but for white space, in ASCII digits with at most one point and digits on
-    both sides of it: "3", "3.45" and "03.50" are read; "3.", ".5", "+3", "3,45", "3/5", "3e0", "nan" and
-    "three" are not. Tags are those of the prompt, in lower case.
+    Every `<answer>…</answer>` counts, wherever it is, and several must agree as numbers. Between the tags there
+    may be only white space and one number, in ASCII digits with at most one point and digits on both sides of
+    it: "3", "3.45" and "03.50" are read; "3.", ".5", "+3", "3,45", "3/5", "3e0", "nan" and "three" are not. Tags
+    are in lower case, as in the prompt.
 
     Args:
         text: the response, without special tokens.
         truncated: the model ran out of tokens. A complete answer is read all the same; without one the
             problem is "cut_off" instead of "no_answer".
-        prompt: what the model was asked with. After "q-insight" an answer is such a number as the only key of a JSON
-            object, `{"rating": 3.45}`, bare or in a ```json fence, and nothing else; after the others never.
+        prompt: what the model was asked with. After "q-insight" an answer must be the JSON object
+            `{"rating": 3.45}` with such a number, bare or in a ```json fence; after the others never.
 
     >>> read("<think>A little soft.</think><answer>3.45</answer>")
     Response(score=3.45, reasoning='A little soft.', problem=None)
@@ -189,19 +182,20 @@ def well_formed(text: str) -> bool:
     """Whether a response earns the format reward.
 
     It must be `<think>…</think><answer>…</answer>` with each tag once and only white space before, between
-    and after the two, and `read` must find a score in it: an answer that cannot be read earns nothing for its
-    form either.
+    and after the two, and `read` must find a score in it.
 
     >>> well_formed("<think>Sharp.</think> <answer>4.50</answer>"), well_formed("<answer>4.50</answer>")
     (True, False)
     """
-    once = all(text.count(tag) == 1 for tag in ("<think>", "</think>", "<answer>", "</answer>"))
-    return once and _FORM.fullmatch(text) is not None and read(text).score is not None
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        if text.count(tag) != 1:
+            return False
+    return _FORM.fullmatch(text) is not None and read(text).score is not None
 
 
-# Linear, because it is only tried on a text that has each tag once.
+# Takes linear time only because it is tried on texts that have each tag once.
 _FORM = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
-# The sign is there only so that -1 is reported as out of range; \d would take the digits of every script.
+# The sign is allowed so that -1 is reported as out of range. Not \d, which takes the digits of every script.
 _NUMBER = re.compile(r"(?P<number>-?[0-9]+(\.[0-9]+)?)")
 _JSON_RATING = re.compile(
     rf'(?P<fence>```(json)?\s)?\s*\{{\s*"rating"\s*:\s*{_NUMBER.pattern}\s*\}}\s*(?(fence)```)'
@@ -219,8 +213,8 @@ def _score(text: str, truncated: bool, form: re.Pattern[str]) -> float | Problem
     for piece in pieces:
         content, closed, _ = piece.partition("</answer>")
         answer = form.fullmatch(content.strip())
-        # Not closed before the next <answer> opens: the answer holds a tag.
-        if not closed or not answer:
+        # Without a closing tag before the next <answer>, the answer itself contains a tag.
+        if not (closed and answer):
             return Problem.NOT_A_NUMBER
         numbers.add(float(answer["number"]))
     if len(numbers) > 1:

@@ -61,7 +61,7 @@ def arrays_digest(arrays: Mapping[str, NDArray[np.floating]]) -> str:
     """
     state = xxhash.xxh3_128()
     for name in sorted(arrays):
-        values = np.ascontiguousarray(arrays[name])
+        values = np.asarray(arrays[name])
         state.update(f"{name}{values.shape}".encode())
         state.update(values.tobytes())
     return state.hexdigest()

@@ -51,8 +51,8 @@ def test_help_names_every_data_set():
     result = run("import", "--help")
     assert result.exit_code == 0
     flat = " ".join(result.output.split())
-    for name, text in SOURCES.items():
-        assert f"{name}: {' '.join(text.split())[:60]}" in flat
+    for name, source in SOURCES.items():
+        assert f"{name}: {' '.join(source.source.split())[:60]}" in flat
 
 
 def test_import_writes_a_manifest_and_says_what_is_in_it(ratings):

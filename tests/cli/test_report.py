@@ -1,6 +1,7 @@
 """report: a run or results, told by what they are; one clear sentence for what is neither."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,31 @@ def test_a_run_with_and_without_its_images(folder: Path) -> None:
     assert "no pictures: " in output
     assert "Images have no pictures here" in page
     assert (page.count("<article"), page.count("<img")) == (3, 0)
+
+
+def test_a_run_names_its_images_by_path(folder: Path) -> None:
+    """Two images of one name and MOS both have their picture; older files do not tell them apart."""
+    run = folder / "runs" / "mine"
+    (folder / "copy").mkdir()
+    picture(9).save(folder / "copy" / "0.png")
+    step = {"dataset": "set", "images": ["0.png", "0.png"], "mos": [0, 0], "scores": [[2.0]] * 2}
+    named = {
+        "keys": ["set/0/0.png", "set/6/0.png"],
+        "paths": [f"{folder}/0.png", f"{folder}/copy/0.png"],
+    }
+    texts = ["<think>Soft.</think><answer>2.0</answer>"]
+    for record, images in ((step | named, 2), (step, 0)):
+        lines = [json.dumps({"step": s, **record, "texts": texts}) + "\n" for s in (1, 2)]
+        if images:
+            # Each step has words about its first image.
+            swapped = {key: value[::-1] for key, value in named.items()}
+            lines.append(json.dumps({"step": 3, **record, **swapped, "texts": texts}) + "\n")
+        (run / "samples.jsonl").write_text("".join(lines))
+        code, output, page = run_report(folder, "runs/mine")
+        assert code == 0, output
+        followed = page.split("The same image at several steps")[1].split("Words during")[0]
+        pictures = set(re.findall(r'src="([^"]*)"', followed))
+        assert (followed.count("<article"), len(pictures)) == (images, images)
 
 
 @pytest.mark.parametrize(

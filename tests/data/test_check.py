@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from conftest import picture
 from visualquality.data import check as module
 from visualquality.data.check import NEAR_BITS, Check, check
+from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 
 SIZE = (192, 128)
@@ -230,11 +231,11 @@ def test_near_groups_are_those_of_a_naive_loop(saved):
         assert overlap.bits == max(bits for bits in apart if bits <= NEAR_BITS)
 
 
-def test_a_file_of_two_manifests_is_opened_once_and_leaks(saved):
-    path, ticks = saved("a.png", picture(1, SIZE)), []
-    manifests = {"one": Manifest((row(path, "train"),)), "two": Manifest((row(path, "train"),))}
-    checked = check(manifests, on_image=lambda: ticks.append(1))
-    assert len(ticks) == 1
+def test_a_file_of_two_manifests_is_opened_once_and_leaks(saved, monkeypatch):
+    path, opened = saved("a.png", picture(1, SIZE)), []
+    monkeypatch.setattr(module, "open_image", lambda path: opened.append(path) or open_image(path))
+    checked = found(one=row(path, "train"), two=row(path, "train"))
+    assert opened == [path]
     assert overlaps(checked) == [("exact", True, ["a.png", "a.png"])]
     assert [summary.manifest for summary in checked.datasets] == ["one", "two"]
 
@@ -287,17 +288,16 @@ def test_sizes_are_of_upright_images_and_none_if_all_are_broken(saved, tmp_path)
 
 def test_interrupting_does_not_open_the_rest(saved, monkeypatch):
     rows = [row(saved(f"{i}.png", picture(i))) for i in range(60)]
-    opened, real = [], module.open_image
+    opened = []
 
-    def counting(path):
+    def stopping(path):
         opened.append(path)
-        return real(path)
+        if len(opened) == 5:
+            raise KeyboardInterrupt
+        return open_image(path)
 
-    def stop():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "open_image", counting)
+    monkeypatch.setattr(module, "open_image", stopping)
     random.Random(0).shuffle(rows)
     with pytest.raises(KeyboardInterrupt):
-        check({"m": Manifest(tuple(rows))}, on_image=stop)
+        check({"m": Manifest(tuple(rows))})
     assert len(opened) < 60

@@ -163,7 +163,7 @@ def test_pseudo_mos_goes_through_its_anchors(monkeypatch, scene, score, mos):
     assert pseudo_mos(scene, scene) == pytest.approx(mos, abs=0.005)
 
 
-def test_pseudo_mos_errors_say_what_to_mend(monkeypatch, scene):
+def test_pseudo_mos_errors_name_the_fix(monkeypatch, scene):
     with pytest.raises(UserError, match="288 × 192 and 9 × 9"):
         pseudo_mos(scene, scene.resize((9, 9)))
     monkeypatch.setitem(sys.modules, "ssimulacra2", None)

@@ -1,17 +1,16 @@
-"""`open_image` on everything that users' folders hold; digests; folder walks."""
+"""`open_image` on everything that users' folders hold; digests."""
 
 import io
 import os
 import struct
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence, PngImagePlugin
 
-from visualquality.data.images import find_images, image_digest, image_faults, open_image
+from visualquality.data.images import image_digest, image_faults, open_image
 from visualquality.errors import UserError
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -302,46 +301,3 @@ def test_digest_is_of_the_pixels_and_the_size(tmp_path):
 
 
 PINNED = "05aa0b3c9fb42a93e9cb7fab63c88510"
-
-
-def test_find_images(tmp_path, monkeypatch):
-    hidden = [".hidden.png", ".cache/y.png"]
-    walked = ["a/deep (1)/x.WebP", "b/10.png", "b/2.JPG", "b (2).gif", "c/1.bmp", "z.tiff"]
-    for name in [*hidden, *reversed(walked), "a/notes.txt", "odd.raw"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_images([tmp_path]) == [tmp_path / name for name in walked]
-    given = [tmp_path / "odd.raw", tmp_path / "b", tmp_path / "b/../z.tiff", tmp_path]
-    order = [
-        "odd.raw",
-        "b/10.png",
-        "b/2.JPG",
-        "b/../z.tiff",
-        "a/deep (1)/x.WebP",
-        "b (2).gif",
-        "c/1.bmp",
-    ]
-    assert find_images(given) == [tmp_path / name for name in order]
-    monkeypatch.chdir(tmp_path)
-    assert find_images([Path("b")]) == [Path("b/10.png"), Path("b/2.JPG")]
-    with pytest.raises(UserError, match="gone does not exist"):
-        find_images([tmp_path / "z.tiff", tmp_path / "gone"])
-    (tmp_path / "none").mkdir()
-    for nothing in ([], [tmp_path / "none"]):
-        with pytest.raises(UserError, match="no image in"):
-            find_images(nothing)
-
-
-def test_a_folder_that_cannot_be_listed_is_not_skipped(tmp_path, monkeypatch):
-    (tmp_path / "locked").mkdir()
-    (tmp_path / "a.png").touch()
-    scandir = os.scandir
-
-    def refusing(path):
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(UserError, match="locked cannot be listed"):
-        find_images([tmp_path])

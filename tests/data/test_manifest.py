@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(csv, "writer", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"ratings\.csv cannot be written \(No space left"):
         manifest.write(path)
     assert path.read_bytes() == before
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
@@ -210,7 +210,7 @@ def test_every_fault_is_reported_with_its_row(folder):
         "row 10, 2 fields where the header has 5",
     ]
     lines = refusal(path).splitlines()
-    assert lines[0] == f"{len(faults)} faults to mend:"
+    assert lines[0] == f"{len(faults)} faults to fix:"
     assert len(lines) == 1 + len(faults)
     for fault in faults:
         assert sum(f"{path}: {fault}" in line for line in lines) == 1, fault
@@ -222,7 +222,7 @@ def test_every_fault_is_reported_with_its_row(folder):
 def test_at_most_twenty_faults_are_listed(folder):
     path = put(folder / "long.csv", "image,mos", *(f"{i}.png,{i}" for i in range(47)))
     lines = refusal(path).splitlines()
-    assert lines[0] == "47 faults to mend:"
+    assert lines[0] == "47 faults to fix:"
     assert len(lines) == 22
     assert lines[-1] == "  and 27 more"
 
@@ -300,7 +300,7 @@ def test_several_manifests(folder, tmp_path):
     with pytest.raises(UserError) as caught:
         read_manifests([one, same, accident, two, three])
     message = str(caught.value)
-    assert message.startswith("5 faults to mend:")
+    assert message.startswith("5 faults to fix:")
     for fault in [
         f"{same}: row 2, image: the same file as row 2 of {one}",
         f"dataset: 'set' is the name for {same} and {accident}",

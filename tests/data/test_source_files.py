@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from source_forms import brief, draw, put, refusal, rows
 from visualquality.data.manifest import Row
-from visualquality.data.sources.authors import _parsed
+from visualquality.data.sources.records import parse_label
 
 
 def test_authors_txt(tmp_path):
@@ -30,7 +30,7 @@ def test_authors_txt(tmp_path):
         None,
     )
     assert "row 2" in refusal("authors-txt", put(tmp_path / "x.txt", "c.png 2\na b.png 3 1\n"))
-    assert "first line" in refusal("authors-txt", put(tmp_path / "y.txt", "c 2\n"))
+    assert "row 1" in refusal("authors-txt", put(tmp_path / "y.txt", "c 2\n"))
     assert "is a folder" in refusal("authors-txt", tmp_path)
 
 
@@ -44,7 +44,7 @@ NUMBER = st.floats(0, 100)
     names=st.lists(NAME, min_size=1, max_size=2), numbers=st.lists(NUMBER, min_size=1, max_size=2)
 )
 def test_names_with_spaces_are_read_back(names, numbers):
-    assert _parsed(" ".join([*names, *map(str, numbers)])) == (names, numbers)
+    assert parse_label(" ".join([*names, *map(str, numbers)])) == (names, numbers)
 
 
 def test_authors_jsonl(tmp_path):

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -29,15 +31,23 @@ from source_forms import (
 )
 from visualquality.data.manifest import Manifest
 from visualquality.data.sources import SOURCES, import_dataset
-from visualquality.data.sources.kadid import DISTORTIONS, authors_split
-from visualquality.data.sources.readers import READERS
+from visualquality.data.sources.published import KADID_DISTORTIONS, kadid10k_authors_split
 
 
-def test_every_source_has_a_reader_and_says_where_it_is_had():
-    assert list(SOURCES) == list(READERS)
-    assert all(
-        "\n" not in text and ("http" in text or name == "csv") for name, text in SOURCES.items()
+def test_every_source_says_where_it_is_had_and_what_is_easily_misread():
+    for name, source in SOURCES.items():
+        assert "\n" not in source.source
+        assert "http" in source.source or name == "csv"
+        assert source.read.__doc__
+
+
+def test_naming_the_sources_does_not_import_slow_libraries():
+    program = "import sys, visualquality.data.sources; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
+    slow = {"numpy", "pandas", "pyarrow", "PIL", "scipy", "openpyxl", "torch", "pydantic"}
+    assert not slow & set(ran.stdout.split())
 
 
 def test_kadid10k(tmp_path):
@@ -58,7 +68,7 @@ def test_kadid10k(tmp_path):
         "val",
         "test",
     ]
-    assert len(DISTORTIONS) == len(set(DISTORTIONS)) == 25
+    assert len(KADID_DISTORTIONS) == len(set(KADID_DISTORTIONS)) == 25
 
 
 def test_an_image_listed_twice(tmp_path):
@@ -71,7 +81,7 @@ def test_an_image_listed_twice(tmp_path):
 
 
 def test_the_authors_split_of_kadid10k():
-    split = authors_split()
+    split = kadid10k_authors_split()
     assert sorted(split) == [f"I{i:02d}" for i in range(1, 82)]
     assert [list(split.values()).count(name) for name in ("train", "val", "test")] == [49, 16, 16]
     text = (
@@ -246,7 +256,7 @@ def test_one_folder_deeper_and_the_same(tmp_path, name):
 
 @pytest.mark.parametrize("name", [*FORMS, "liu13", "min19"])
 def test_what_is_missing_is_named_with_where_it_is_had(tmp_path, name):
-    url = SOURCES[name].split("from ")[1].split(",")[0]
+    url = SOURCES[name].source.split("from ")[1].split(",")[0]
     (tmp_path / "empty").mkdir()
     message = refusal(name, tmp_path / "empty")
     assert "neither in" in message
@@ -355,7 +365,9 @@ def test_unknown_names_and_splits(tmp_path):
     assert "choose one of kadid10k, koniq10k" in refusal("kadid", tmp_path)
     assert "choose authors" in refusal("kadid10k", tmp_path, split="official")
     assert "none of its own" in refusal("spaq", tmp_path, split="official")
-    assert "columns are for csv and pyiqa-csv" in refusal("bid", tmp_path, columns={"mos": "x"})
+    assert "columns are for pyiqa-csv and csv: bid" in refusal(
+        "bid", tmp_path, columns={"mos": "x"}
+    )
     assert "use error or skip" in refusal("bid", tmp_path, missing="drop")
 
 
@@ -392,7 +404,7 @@ def test_the_real_biq2021():
     not (SHARED / "labels").is_dir(), reason="the authors' label files are not here"
 )
 def test_the_authors_label_files(tmp_path):
-    split = authors_split()
+    split = kadid10k_authors_split()
     for name in ("train", "val", "test"):
         lines = (SHARED / "labels" / f"KADID-10K_{name}_set.txt").read_text().splitlines()
         assert {line.split()[0] for line in lines} == {

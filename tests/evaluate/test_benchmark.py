@@ -1,7 +1,6 @@
 """Running a suite: what is scored, what is not scored again, and what is said where a method cannot be had."""
 
 import csv
-import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,13 +14,14 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from visualquality.baselines import methods
 from visualquality.cli.benchmark import benchmark
 from visualquality.data.images import open_image
 from visualquality.errors import UserError
 from visualquality.evaluate.benchmark import Results, run
 from visualquality.evaluate.suite import Method, read_suite
+from visualquality.score import raters
 from visualquality.score.rating import Rating
+from visualquality.score.settings import ScoreSettings
 
 CONSOLE = Console(quiet=True)
 
@@ -59,7 +59,7 @@ class Brightness:
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr("visualquality.evaluate.benchmark.BOOTSTRAP", 10)
+    monkeypatch.setattr("visualquality.evaluate.benchmark.RESAMPLES", 10)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_the_same_photo_under_other_names_is_not_scored_again(suite_file):
     assert again.rated == []
 
 
-def test_an_image_without_a_score_is_left_out_told_and_tried_again(suite_file):
+def test_an_image_without_a_score_is_left_out_named_and_tried_again(suite_file):
     broken = suite_file.with_name("b0.png")
     broken.write_bytes(broken.read_bytes()[:-30])
     first, second = Brightness(fails=["a1.png"]), Brightness()
@@ -153,9 +153,9 @@ def test_an_image_without_a_score_is_left_out_told_and_tried_again(suite_file):
     assert "a1.png: too dark to see" in a.problem
     assert "b0.png is truncated" in b.problem
     assert "b0.png" not in first.rated
-    mended = go(suite_file, lambda _: second).methods[0].measured["A"]
+    fixed = go(suite_file, lambda _: second).methods[0].measured["A"]
     assert second.rated == ["a1.png"]
-    assert (mended.agreement.n, mended.problem) == (8, None)
+    assert (fixed.agreement.n, fixed.problem) == (8, None)
 
 
 def test_an_unavailable_method_says_so_and_the_others_go_on(suite_file):
@@ -223,16 +223,14 @@ def test_scales_are_not_mixed(suite_file):
 @pytest.fixture
 def command(monkeypatch) -> Callable[..., Any]:
     asked: list[dict[str, Any]] = []
-    real = inspect.signature(methods.method)
 
-    def method(name: str, **settings: Any) -> Brightness:
-        real.bind(name, **settings)
-        asked.append({"name": name, **settings})
+    def make_rater(name: str, settings: ScoreSettings) -> Brightness:
+        asked.append({"name": name, **settings.model_dump(exclude_unset=True)})
         if name == "far":
             raise UserError("far is not to be had")
-        return Brightness(settings["seed"])
+        return Brightness(settings.seed)
 
-    monkeypatch.setattr(methods, "method", method)
+    monkeypatch.setattr(raters, "make_rater", make_rater)
     app = typer.Typer()
     app.command()(benchmark)
 
@@ -263,11 +261,6 @@ def test_the_command_writes_every_form(suite_file, tmp_path, command):
         "prompt": "released",
         "batch": 5,
         "device": None,
-        "max_pixels": None,
-        "tolerance": 0.1,
-        "doubt": 0.5,
-        "engine": "here",
-        "url": None,
     }
     names = {"table.md", "table.tex", "table.csv", "table.html", "results.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -293,3 +286,12 @@ def test_the_command_ends_with_1_and_names_what_is_missing(suite_file, tmp_path,
 
 def test_the_command_refuses_a_wrong_suite(tmp_path, command):
     assert command(tmp_path / "none.yaml").code == 2
+
+
+def test_the_batch_of_the_command_is_not_that_of_an_engine(suite_file, tmp_path, command):
+    add(suite_file, "{name: Fast, model: some/model, engine: vllm}")
+    done = command(suite_file, "-o", tmp_path / "out", "--batch", 5)
+    assert [(asked["name"], asked.get("batch")) for asked in done.asked] == [
+        ("bright", 5),
+        ("some/model", None),
+    ]

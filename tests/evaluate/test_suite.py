@@ -6,6 +6,7 @@ import pytest
 
 from visualquality.errors import UserError
 from visualquality.evaluate.suite import read_suite
+from visualquality.score.settings import ScoreSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "benchmarks"
 MINIMAL = """
@@ -46,6 +47,17 @@ def test_paths_are_from_the_suites_folder_and_groups_from_the_paper(tmp_path):
     assert (suite.plcc, suite.published) == ("raw", ())
 
 
+def test_a_method_takes_every_scoring_option_and_has_the_same_defaults(tmp_path):
+    options = "samples: 3, temperature: 0.5, max_new_tokens: 64, dtype: bfloat16, batch: 2"
+    text = MINIMAL.replace("model: niqe", f"model: nano, {options}")
+    (method,) = read_suite(write(tmp_path, text)).methods
+    wanted = {"samples": 3, "temperature": 0.5, "max_new_tokens": 64, "dtype": "bfloat16"}
+    # What the suite names comes before what the command line gives for all methods.
+    assert method.settings(batch=8, device="cpu") == ScoreSettings(**wanted, batch=2, device="cpu")
+    (plain,) = read_suite(write(tmp_path, MINIMAL)).methods
+    assert plain.settings() == ScoreSettings()
+
+
 @pytest.mark.parametrize(("paper", "count"), [("all", 13), ("[NIQE, Binary Reward, NIQE]", 2)])
 def test_published_rows(tmp_path, paper, count):
     assert len(read_suite(write(tmp_path, MINIMAL + f"paper: {paper}\n")).published) == count
@@ -59,6 +71,8 @@ def test_published_rows(tmp_path, paper, count):
         ("model: niqe", "group: x", "exactly one of model and scores"),
         ("model: niqe", "model: niqe, scores: s.csv", "exactly one of model and scores"),
         ("model: niqe", "scores: s.csv, seed: 1", "takes no seed"),
+        ("model: niqe", "scores: s.csv, temperature: 1", "takes no temperature"),
+        ("model: niqe", "model: nano, reference: true", "leave reference out"),
         ("model: niqe", "model: niqe, samples: 0", r"methods\.0\.samples"),
         ("model: niqe", "model: nano, samples: many", r"methods\.0\.samples"),
         ("model: niqe", "model: nano, mode: guess", r"methods\.0\.mode"),

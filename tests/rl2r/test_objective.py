@@ -1,9 +1,13 @@
 import math
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl import GRPOConfig, GRPOTrainer
 
 from visualquality.rl2r import advantage, kl_k3, policy_objective
 
@@ -51,26 +55,61 @@ def test_k3():
     assert kl_k3(torch.tensor(0.0), torch.tensor(1e-5)).item() == pytest.approx(5e-11, rel=0.05)
 
 
+def loss_of_trl(folder, logp, old, ref, gain, mask, epsilon, beta):
+    """TRL's own `_compute_loss` on given log-probabilities: loss, mean KL and share of clipped tokens.
+
+    The stand-in for the trainer has what `GRPOTrainer.__init__` takes from the arguments; all else is TRL's code.
+    """
+    args = GRPOConfig(
+        str(folder),
+        loss_type="grpo",
+        beta=beta,
+        epsilon=epsilon,
+        use_bias_correction_kl=False,  # Eq. 6 has no importance ratio
+        use_cpu=True,
+    )
+    trainer = SimpleNamespace(
+        args=args,
+        loss_type=args.loss_type,
+        beta=args.beta,
+        epsilon_low=args.epsilon,
+        epsilon_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
+        importance_sampling_level=args.importance_sampling_level,
+        top_entropy_quantile=args.top_entropy_quantile,
+        off_policy_mask_threshold=args.off_policy_mask_threshold,
+        use_vllm=args.use_vllm,
+        aux_loss_enabled=False,
+        _entropy_bonus_enabled=False,
+        model=SimpleNamespace(training=True),
+        current_gradient_accumulation_steps=1,
+        accelerator=Accelerator(cpu=True),
+        _metrics={"train": defaultdict(list)},
+        _get_per_token_logps_and_entropies=lambda *a, **k: (logp, torch.zeros_like(logp), None),
+    )
+    prompt = torch.zeros(len(logp), 1, dtype=torch.long)
+    inputs = {
+        "prompt_ids": prompt,
+        "prompt_mask": prompt,
+        "completion_ids": torch.zeros_like(mask),
+        "completion_mask": mask,
+        "advantages": gain,
+        "old_per_token_logps": old,
+        "ref_per_token_logps": ref,
+    }
+    loss = GRPOTrainer._compute_loss(trainer, None, inputs)
+    (kl,), (clipped,) = (trainer._metrics["train"][k] for k in ("kl", "clip_ratio/region_mean"))
+    return loss, kl, clipped
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("epsilon", "beta"), [(0.2, 0.04), (0.05, 1.0)])
-def test_loss_is_that_of_trl(seed, epsilon, beta):
-    """`GRPOTrainer` with loss_type="grpo", token-level ratios and no bias correction of the KL term, written out."""
+def test_loss_is_that_of_trl(seed, epsilon, beta, tmp_path):
     logp, old, ref, gain, mask = log_probabilities(seed)
-    coef_1 = torch.exp(logp - old)
-    coef_2 = torch.clamp(coef_1, 1 - epsilon, 1 + epsilon)
-    per_token_loss = -torch.min(coef_1 * gain.unsqueeze(1), coef_2 * gain.unsqueeze(1))
-    per_token_kl = torch.exp(ref - logp) - (ref - logp) - 1
-    per_token_loss = per_token_loss + beta * per_token_kl
-    expected = ((per_token_loss * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
-    low = (coef_1 < 1 - epsilon) & (gain.unsqueeze(1) < 0)
-    high = (coef_1 > 1 + epsilon) & (gain.unsqueeze(1) > 0)
-
+    expected, kl, clipped = loss_of_trl(tmp_path, logp, old, ref, gain, mask, epsilon, beta)
     got = policy_objective(logp, old, ref, gain, mask, epsilon=epsilon, beta=beta)
     torch.testing.assert_close(got.loss, expected, rtol=0, atol=1e-12)
-    assert got.kl.item() == pytest.approx(((per_token_kl * mask).sum() / mask.sum()).item())
-    assert got.clip_fraction.item() == pytest.approx(
-        (((low | high) * mask).sum() / mask.sum()).item()
-    )
+    assert got.kl.item() == pytest.approx(kl)
+    assert got.clip_fraction.item() == pytest.approx(clipped)
     assert 0 < got.clip_fraction < 1
     (gradient,) = torch.autograd.grad(got.loss, logp)
     (wanted,) = torch.autograd.grad(expected, logp)

@@ -1,11 +1,19 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from visualquality.rl2r import predicted_preference, sample_moments, true_preference
+from visualquality.rl2r import (
+    fidelity,
+    predicted_preference,
+    sample_moments,
+    thurstone,
+    true_preference,
+)
 
 NAN = math.nan
 
@@ -72,6 +80,44 @@ def test_both_averages_agree_for_one_response(scores, variance):
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "lowest", "tolerance"), [(torch.float32, -13, 1e-4), (torch.float64, -37, 1e-11)]
+)
+def test_thurstone_and_fidelity_are_scipy_s_in_both_tails(dtype, lowest, tolerance):
+    """Values and gradients: d√Φ/dz = φ / (2 √Φ), here as exp of logarithms, so that nothing rounds to 0."""
+    z = torch.linspace(lowest, -lowest, 201, dtype=dtype)
+    mean = (z + 2.5).requires_grad_()
+    zero, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
+    better = thurstone(mean, zero + 0.25, zero + 2.5, zero + 0.75, gamma=1e-30)
+    worse = thurstone(zero + 2.5, zero + 0.75, mean, zero + 0.25, gamma=1e-30)
+    exact = (mean.detach() - 2.5).double().numpy()
+
+    def same(got, expected):
+        torch.testing.assert_close(
+            got.detach().double(), torch.from_numpy(expected), rtol=tolerance, atol=0
+        )
+
+    same(better, norm.cdf(exact))
+    same(worse, norm.cdf(-exact))
+    won = fidelity(better, worse, one)
+    same(won, np.exp(norm.logcdf(exact) / 2))
+    (slope,) = torch.autograd.grad(won.sum(), mean)
+    same(slope, np.exp(norm.logpdf(exact) - norm.logcdf(exact) / 2) / 2)
+
+
+def test_fidelity_has_a_finite_gradient_where_a_preference_is_0():
+    mean = torch.tensor([-2000.0, 0.0, 2000.0], requires_grad=True)
+    zero = torch.zeros(())
+    pairs = thurstone(mean, zero, zero, zero), thurstone(zero, zero, mean, zero)
+    for truth, expected in ((1.0, [0, 0.5**0.5, 1]), (0.0, [1, 0.5**0.5, 0])):
+        value = fidelity(*pairs, torch.tensor(truth))
+        assert value.tolist() == pytest.approx(expected)
+        (gradient,) = torch.autograd.grad(value.sum(), mean, retain_graph=True)
+        assert gradient.isfinite().all()
+        assert gradient[[0, 2]].tolist() == [0, 0]
+        assert gradient[1] != 0
+
+
 def test_true_preference():
     mos = torch.tensor([50, 60, 50])
     assert true_preference(mos).tolist() == [[0.5, 0, 0.5], [1, 0.5, 1], [0.5, 0, 0.5]]
@@ -84,3 +130,5 @@ def test_what_is_refused():
         true_preference(torch.tensor([1.0, NAN]))
     with pytest.raises(ValueError, match="gamma"):
         predicted_preference(torch.ones(2, 2), gamma=0.0)
+    with pytest.raises(ValueError, match="gamma"):
+        thurstone(*torch.ones(4), gamma=-1.0)

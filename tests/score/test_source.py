@@ -92,8 +92,8 @@ def test_every_family_is_asked_with_two_images(family, model_folder):
     ratings = scorer([PAIR, Referenced(PAIR.reference, picture(2, (150, 40)))])
     assert all(1 <= rating.score <= 5 for rating in ratings)
     prompt = scorer.reader(PAIR).prompts[0]
-    assert len(prompt["image_grid_thw"]) == 2
-    said = scorer.vlm.processor.tokenizer.decode(prompt["input_ids"])
+    assert len(prompt.images["image_grid_thw"]) == 2
+    said = scorer.vlm.processor.tokenizer.decode(prompt.tokens["input_ids"])
     assert said.index("first image is the reference") > said.rindex("<|image")
 
 

@@ -43,6 +43,34 @@ def test_the_loss_is_one_minus_the_reward_of_the_mean():
     assert alone.item() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_and_its_gradient_are_the_equations_in_a_loop(dtype):
+    """A badly wrong pair, at 16 standard deviations, still has a gradient: there Φ is 0 in float32."""
+    mean = torch.tensor([1.0, 4.2, 3.0, 2.9, 5.0], dtype=dtype, requires_grad=True)
+    variance = torch.tensor([0.02, 0.02, 0.4, 0.0, 1.5], dtype=dtype, requires_grad=True)
+    mos, datasets = torch.tensor([9.0, 1.0, 4.0, 4.0, 2.0]), torch.tensor([0, 0, 1, 1, 1])
+    m, v = mean.detach().double().requires_grad_(), variance.detach().double().requires_grad_()
+    terms = []
+    for i in range(5):
+        for j in range(5):
+            if i == j or datasets[i] != datasets[j]:
+                continue
+            z = (m[i] - m[j]) / (v[i] + v[j] + 1e-6).sqrt()
+            p = 1.0 if mos[i] > mos[j] else 0.5 if mos[i] == mos[j] else 0.0
+            roots = [torch.exp(torch.special.log_ndtr(side) / 2) for side in (z, -z)]
+            terms.append(p**0.5 * roots[0] + (1 - p) ** 0.5 * roots[1])
+    assert len(terms) == 2 + 6
+    expected = 1 - sum(terms) / len(terms)
+    loss = fidelity_loss(mean, variance, mos, datasets)
+    assert loss.dtype == dtype
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    got = torch.autograd.grad(loss, (mean, variance))
+    wanted = torch.autograd.grad(expected, (m, v))
+    for g, w in zip(got, wanted, strict=True):
+        torch.testing.assert_close(g.double(), w, rtol=1e-5, atol=0)
+        assert (g != 0).all()
+
+
 def test_levels_share_out_a_mos_and_are_their_cross_entropy():
     mos = torch.tensor([1.0, 3.25, 4.6], dtype=torch.float64)
     hard, soft = (level_shares(mos, soft=soft) for soft in (False, True))

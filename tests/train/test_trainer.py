@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from visualquality import rl2r
 from visualquality.errors import UserError
-from visualquality.io import filter_jsonl
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
+from visualquality.train.logs import cut_back
 from visualquality.train.recipe import read_recipe
 from visualquality.train.resume import last_checkpoint
 from visualquality.train.run import train
@@ -277,7 +277,7 @@ def test_resume_asks_for_the_same_recipe_and_a_checkpoint(recipe):
 def test_logs_are_cut_back_and_the_last_checkpoint_is_found(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    filter_jsonl(log, lambda record: record["step"] <= 2)
+    cut_back(log, 2)
     assert lines(log) == [{"step": 1}, {"step": 2}]
     words = "one\u2028two\x85three"
     log.write_text(
@@ -285,7 +285,7 @@ def test_logs_are_cut_back_and_the_last_checkpoint_is_found(tmp_path):
             json.dumps({"step": s, "words": words}, ensure_ascii=False) + "\n" for s in (1, 2, 3)
         )
     )
-    filter_jsonl(log, lambda record: record["step"] <= 2)
+    cut_back(log, 2)
     assert [json.loads(line)["words"] for line in log.read_text().split("\n")[:-1]] == [words] * 2
     for step, complete in ((2, True), (10, True), (12, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()

@@ -1,13 +1,11 @@
 """benchmark: methods by data sets, in the layout of the paper's Table 2."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from ..errors import UserError
 from .shared import clean_exit, err, out
 
 if TYPE_CHECKING:
@@ -22,7 +20,8 @@ def benchmark(
         typer.Option("--output", "-o", help="Folder of the tables; by default runs/SUITE."),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of scores to go on from; by default OUTPUT.cache.")
+        Path | None,
+        typer.Option(help="Folder of scores to continue from; by default OUTPUT.cache."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 8,
     device: Annotated[
@@ -32,15 +31,14 @@ def benchmark(
     """Score data sets with several methods, and write Table 2 of the paper with your numbers.
 
     Writes table.md, table.tex, table.csv, table.html and results.json. Scores are kept by the content of an image and
-    the settings of a method: run again to go on. The exit status is 1 if a method or data set could not be measured.
+    the settings of a method: run again to continue. The exit status is 1 if a method or data set could not be measured.
     """
-    with clean_exit("what is scored is kept, and the same command goes on"):
+    with clean_exit("what is scored is kept: run the same command to continue"):
         from ..process import quiet_libraries
 
         quiet_libraries()
         from ..evaluate.benchmark import run
-        from ..evaluate.layout import layout
-        from ..evaluate.render import latex, markdown, terminal, to_csv, write_html
+        from ..evaluate.render import terminal, write_all
         from ..evaluate.suite import read_suite
 
         wanted = read_suite(suite)
@@ -51,25 +49,7 @@ def benchmark(
             cache=cache or folder.with_name(f"{folder.name}.cache"),
             console=err,
         )
-        table = layout(results)
-        texts = {
-            "table.md": markdown(table),
-            "table.tex": latex(table),
-            "table.csv": to_csv(results),
-            "results.json": json.dumps(
-                results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False
-            )
-            + "\n",
-        }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in texts.items():
-                (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror}); give another -o"
-            ) from error
-        write_html(table, folder / "table.html")
+        table = write_all(results, folder)
         out.print(terminal(table), no_wrap=True, overflow="ignore", crop=False)
         for note in table.notes:
             out.print(Text(f"· {note}", style="dim"))
@@ -81,10 +61,11 @@ def benchmark(
 
 
 def _rater(method: "Method", batch: int, device: str | None) -> "Rater":
-    from ..baselines.methods import method as rater
-    from ..evaluate.suite import OPTIONS
+    from ..score.raters import make_rater
 
     assert method.model is not None
-    return rater(
-        method.model, batch=batch, device=device, **method.model_dump(include=set(OPTIONS))
-    )
+    defaults: dict[str, Any] = {"device": device}
+    # An engine has a batch size of its own.
+    if method.engine == "here":
+        defaults["batch"] = batch
+    return make_rater(method.model, method.settings(**defaults))

@@ -1,4 +1,4 @@
-"""data: rated images from where they are had to a manifest that training and evaluation can trust."""
+"""`visualquality data`: import, check, split and show rated images."""
 
 import json
 import os
@@ -10,15 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -33,10 +24,11 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Import, check, split and show rated images.", no_args_is_help=True)
 
 _LISTED = 10  # findings of a kind on the terminal; --json holds all
-_LISTED_MEMBERS = 4
+_LISTED_MEMBERS = 4  # images of a finding on the terminal
 _FINDINGS = {"exact": "equal pixels", "near": "look alike", "reference": "one reference"}
 
-_SOURCES = "\n\n".join(escape(f"{name}: {text}") for name, text in SOURCES.items())
+# Below the help of `import`. Escaped, since brackets would be taken for markup.
+_SOURCES = "\n\n".join(escape(f"{name}: {each.source}") for name, each in SOURCES.items())
 
 ManifestPath = Annotated[
     Path, typer.Argument(help="A manifest: CSV or Parquet with image and mos.")
@@ -76,8 +68,9 @@ def import_(
     with clean_exit():
         from ..data.sources import import_dataset
 
+        # Before the data set is read, which may take long.
         _writable(output, (".csv", ".parquet"), overwrite)
-        pairs = dict(_column(text) for text in columns or ())
+        pairs = _columns(columns or [])
         with err.status(f"reading {escape(str(root))}"):
             done = import_dataset(
                 name,
@@ -90,13 +83,10 @@ def import_(
             done.manifest.write(output)
         out.print(_contents(done.manifest))
         if done.missing:
+            # Some names, so that the user sees which folder or suffix is wrong.
             first = ", ".join(done.missing[:3]) + (" …" if len(done.missing) > 3 else "")
-            err.print(
-                Text(
-                    f"left out, since not there: {len(done.missing)} images ({first})",
-                    style="yellow",
-                )
-            )
+            text = f"left out, since not there: {len(done.missing)} images ({first})"
+            err.print(Text(text, style="yellow"))
         err.print(Text(f"{len(done.manifest)} rows -> {output}"))
 
 
@@ -111,31 +101,24 @@ def check(
 ) -> None:
     """Open every image: sizes, broken files, duplicates, and leaks between splits and manifests.
 
-    The exit status is 1 if anything is broken, there twice or leaks.
+    The exit status is 1 if any image is unreadable, duplicated or leaked.
     """
     with clean_exit():
         from ..data.check import check as check_images
-        from ..data.check import images_of
         from ..data.manifest import Manifest
+        from ..io import write_text
 
+        # Before the images are opened, which may take long.
         if json_file is not None and not json_file.absolute().parent.is_dir():
             raise UserError(
                 f"{json_file.parent} is not a folder: make it, or write --json elsewhere"
             )
+        # Unreadable images are findings here, not errors.
         read = {str(path): Manifest.read(path, check_images=False) for path in manifests}
-        with _progress() as progress:
-            task = progress.add_task("checking", total=len(images_of(read)), rate="")
-
-            def advance() -> None:
-                progress.advance(task)
-                speed = progress.tasks[task].speed
-                progress.update(task, rate=f"{speed:.0f} images/s" if speed else "")
-
-            found = check_images(read, on_image=advance)
+        found = check_images(read, console=err)
         if json_file is not None:
-            json_file.write_text(
-                json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-            )
+            text = json.dumps(found.to_dict(), ensure_ascii=False, indent=1)
+            write_text(json_file, text + "\n")
         out.print(_report(found))
         if not found.clean:
             raise typer.Exit(1)
@@ -155,6 +138,7 @@ def split(
         from ..data.split import split as split_rows
 
         _writable(output, (".csv", ".parquet"), overwrite)
+        # The images themselves do not matter to a split.
         done = split_rows(
             Manifest.read(manifest, check_images=False), ratios=_ratios(ratios), seed=seed
         )
@@ -188,18 +172,22 @@ def _writable(output: Path, suffixes: tuple[str, ...], overwrite: bool) -> None:
     if output.suffix.lower() not in suffixes:
         raise UserError(f"{output} must end in {' or '.join(suffixes)}")
     if output.is_dir():
+        # Also where --overwrite is given.
         raise UserError(f"{output} is a folder: give the name of a file")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists: give another name, or --overwrite to replace it")
 
 
-def _column(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not (ours and equals and theirs):
-        raise UserError(
-            f"--columns {text!r} is not of the form ours=theirs: write it like --columns 'mos=Mean Score'"
-        )
-    return ours, theirs
+def _columns(texts: list[str]) -> dict[str, str]:
+    """Texts of the form ours=theirs."""
+    columns = {}
+    for text in texts:
+        ours, _, theirs = text.partition("=")
+        if not (ours and theirs):
+            form = "write it like --columns 'mos=Mean Score'"
+            raise UserError(f"--columns {text!r} is not of the form ours=theirs: {form}")
+        columns[ours] = theirs
+    return columns
 
 
 def _ratios(text: str) -> tuple[float, ...]:
@@ -208,9 +196,9 @@ def _ratios(text: str) -> tuple[float, ...]:
     except ValueError:
         parts = []
     if len(parts) != 3 or not all(0 <= part < float("inf") for part in parts) or not sum(parts):
-        raise UserError(
-            f"--ratios {text!r} are not three numbers of at least 0: write them like 6:2:2"
-        )
+        form = "write them like 6:2:2"
+        raise UserError(f"--ratios {text!r} are not three numbers of at least 0: {form}")
+    # Any three numbers will do: the shares are what counts.
     return tuple(part / sum(parts) for part in parts)
 
 
@@ -220,38 +208,19 @@ def _contents(manifest: "Manifest") -> Table:
         rows = [row for row in manifest.rows if row.dataset == name]
         mos = [row.mos for row in rows]
         references = {row.reference for row in rows if row.reference}
-        splits = Counter(row.split or "" for row in rows)
-        cells = (
-            str(len(rows)),
-            str(len(references) or "-"),
-            _splits(splits),
-            f"{min(mos):g} to {max(mos):g}",
-        )
-        table.add_row(Text(name), *cells)
+        splits = _splits(Counter(row.split or "" for row in rows))
+        span = f"{min(mos):g} to {max(mos):g}"
+        # Text: a name in brackets would be taken for markup.
+        table.add_row(Text(name), str(len(rows)), str(len(references) or "-"), splits, span)
     return table
 
 
 def _splits(counts: dict[str, int]) -> str:
-    named = [f"{split} {counts[split]}" for split in ("train", "val", "test") if counts.get(split)]
-    return (
-        ", ".join([*named, f"without {counts['']}"] if named and counts.get("") else named) or "-"
-    )
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-        transient=True,
-    )
+    # Rows without a split are counted only where others have one.
+    parts = [f"{split} {counts[split]}" for split in ("train", "val", "test") if counts.get(split)]
+    if parts and counts.get(""):
+        parts.append(f"without {counts['']}")
+    return ", ".join(parts) or "-"
 
 
 def _report(found: "Check") -> Group:
@@ -260,71 +229,64 @@ def _report(found: "Check") -> Group:
         parts.append(Text(f"broken: {broken.problem}", style="red"))
     if len(found.broken) > _LISTED:
         parts.append(f"and {len(found.broken) - _LISTED} more broken: --json lists all")
-    several = len({summary.manifest for summary in found.datasets}) > 1
     leaks = [overlap for overlap in found.overlaps if overlap.leak]
     others = [overlap for overlap in found.overlaps if not overlap.leak]
-    for title, overlaps in (
-        ("Leaks, content in several splits or manifests", leaks),
-        ("Duplicates", others),
-    ):
+    # Where only one manifest was checked, its name says nothing.
+    several = len({summary.manifest for summary in found.datasets}) > 1
+    sections = {"Leaks, content in several splits or manifests": leaks, "Duplicates": others}
+    for title, overlaps in sections.items():
         if overlaps:
-            parts.append(_overlaps(f"{title}: {len(overlaps)}", overlaps[:_LISTED], several))
+            title = f"{title}: {len(overlaps)}"
+            parts.append(_overlaps(title, overlaps[:_LISTED], show_manifest=several))
         if len(overlaps) > _LISTED:
             parts.append(f"and {len(overlaps) - _LISTED} more: --json lists all")
-    verdict = f"broken images: {len(found.broken)}, leaks: {len(leaks)}, duplicates beside them: {len(others)}"
+    counts = f"broken images: {len(found.broken)}, leaks: {len(leaks)}"
+    verdict = f"{counts}, duplicates beside them: {len(others)}"
     parts.append(Text(verdict, style="green" if found.clean else "yellow"))
     return Group(*parts)
 
 
 def _summary(summary: "DatasetSummary") -> Table:
-    table = Table(
-        title=Text(f"{summary.dataset} ({summary.manifest})"),
-        title_justify="left",
-        show_header=False,
-    )
-    table.add_row("images", Text(f"{summary.images}"))
+    title = Text(f"{summary.dataset} ({summary.manifest})")
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_row("images", str(summary.images))
     table.add_row("splits", _splits(summary.splits))
     table.add_row("references", str(summary.references or "-"))
+    # Four digits tell scales of 0 to 1 and of 0 to 100 apart alike.
     low, *quartiles, high = (f"{value:.4g}" for value in summary.mos)
     table.add_row("MOS", f"{low} to {high}, quartiles {', '.join(quartiles)}")
-    for what, sizes in (
-        ("width", summary.width),
-        ("height", summary.height),
-        ("megapixels", summary.megapixels),
-    ):
+    for name in ("width", "height", "megapixels"):
+        sizes = getattr(summary, name)
+        # None where no image could be opened.
         if sizes is not None:
-            table.add_row(what, f"{sizes[0]:.4g} to {sizes[2]:.4g}, median {sizes[1]:.4g}")
-    table.add_row(
-        "stored as",
-        Text(", ".join(f"{kind} {count}" for kind, count in summary.kinds.items()) or "-"),
-    )
+            table.add_row(name, f"{sizes[0]:.4g} to {sizes[2]:.4g}, median {sizes[1]:.4g}")
+    kinds = ", ".join(f"{kind} {count}" for kind, count in summary.kinds.items())
+    table.add_row("stored as", Text(kinds or "-"))
     return table
 
 
-def _overlaps(title: str, overlaps: "Sequence[Overlap]", several: bool) -> Table:
-    """A section for each; several: more than one manifest was checked, so that a member's own is worth saying."""
-    folder = os.path.commonpath(
-        [os.path.dirname(member.image) for overlap in overlaps for member in overlap.members]
-    )
+def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool) -> Table:
+    images = [member.image for overlap in overlaps for member in overlap.members]
+    folder = os.path.commonpath([os.path.dirname(image) for image in images])
     table = Table(title=f"{title}, in {escape(folder)}", title_justify="left")
+    # Folded, since the end of a cut name would be what differs.
     table.add_column("what")
     table.add_column("image", overflow="fold")
     table.add_column("where", overflow="fold")
     table.add_column("MOS", justify="right")
     for overlap in overlaps:
-        what = _FINDINGS[overlap.kind] + (
-            f" ({overlap.bits} of 256 bits)" if overlap.kind == "near" else ""
-        )
-        of_places = sorted({(m.manifest, m.split): m for m in reversed(overlap.members)}.values())
-        members = [
-            *of_places,
-            *(m for m in overlap.members if m not in of_places),
-        ]  # a leak's two sides first
+        what = _FINDINGS[overlap.kind]
+        if overlap.kind == "near":
+            what += f" ({overlap.bits} of 256 bits)"
+        # One member of each place first, so that a leak's two sides are seen although the list is cut.
+        firsts = {(m.manifest, m.split): m for m in reversed(overlap.members)}
+        members = sorted(firsts.values())
+        members += [member for member in overlap.members if member not in members]
         for member in members[:_LISTED_MEMBERS]:
-            where = " ".join(filter(None, (member.manifest if several else "", member.split)))
-            image = os.path.relpath(member.image, folder)
-            table.add_row(what, Text(image), Text(where), f"{member.mos:.4g}")
-            what = ""
+            where = f"{member.manifest} {member.split}" if show_manifest else member.split
+            image = Text(os.path.relpath(member.image, folder))
+            table.add_row(what, image, Text(where.strip()), f"{member.mos:.4g}")
+            what = ""  # on the first line of a finding only
         if len(members) > _LISTED_MEMBERS:
             table.add_row("", f"and {len(members) - _LISTED_MEMBERS} more", "", "")
         table.add_section()

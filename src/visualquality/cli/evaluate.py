@@ -50,17 +50,17 @@ def evaluate(
         else "nothing was kept: give -o"
     ):
         from ..data.manifest import read_manifests
-        from ..evaluate.correlation import average, table
-        from ..evaluate.evaluate import evaluate_model, evaluate_scores
+        from ..evaluate.agreement import average, table
+        from ..evaluate.matching import evaluate_model, evaluate_scores
 
         if reference and scores is not None:
             raise UserError(
-                "--reference is for a model that is asked, and --scores has its answers: leave one of them out"
+                "--reference is for scoring with a model, and --scores gives scores already: leave one of them out"
             )
         if output is not None and output.suffix != ".jsonl":
-            raise UserError(f"{output} must end in .jsonl")
+            raise UserError(f"{output} must end in .jsonl: give -o such a name")
         if json_file is not None and not json_file.absolute().parent.is_dir():
-            raise UserError(f"--json: there is no folder {json_file.parent}")
+            raise UserError(f"--json: there is no folder {json_file.parent}; make it first")
         manifest = read_manifests([*data, *(more or [])], references=reference)
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Reference = Annotated[
     Path | None,
     typer.Option(
-        help="What to rate against: an image, or a folder that has one of the same name for each image."
+        help="Reference image to rate against, or a folder with one of the same name for each image."
     ),
 ]
 
@@ -30,7 +30,7 @@ def score(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Results: .jsonl, .csv or .parquet. Run again to go on."
+            "--output", "-o", help="Results: .jsonl, .csv or .parquet. Run again to continue."
         ),
     ] = None,
     as_json: Annotated[
@@ -45,11 +45,11 @@ def score(
     The exit status is 1 if any image could not be scored.
     """
     with clean_exit(
-        "what is done is kept, and the same command goes on"
+        "what is done is kept: run the same command to continue"
         if output
         else "nothing was kept: give -o"
     ):
-        from ..data.images import find_images
+        from ..data.find import find_images
         from ..score.journal import journal_path, score_all
 
         images = _sources(find_images(paths), reference)
@@ -70,10 +70,12 @@ def score(
         ):
             ratings.append(rating)
             if as_json:
+                # Each as soon as it is there, for a program that reads along.
                 sys.stdout.write(json.dumps(rating.to_dict(), ensure_ascii=False) + "\n")
                 sys.stdout.flush()
         if not as_json and output is None:
             out.print(_ratings_table(ratings))
+        # Results go to standard output, everything else to standard error: pipes stay clean.
         failed = [rating for rating in ratings if rating.problem is not None]
         if output is not None:
             err.print(f"{len(ratings) - len(failed)} of {len(ratings)} images scored -> {output}")
@@ -114,12 +116,13 @@ def rank(
 ) -> None:
     """Order images from the best to the worst."""
     with clean_exit():
-        from ..data.images import find_images
+        from ..data.find import find_images
         from ..score.journal import score_all
 
         images = _sources(find_images(paths), reference)
         scorer = make(reference=reference is not None)
         ratings = list(score_all(scorer, images, console=err))
+        # Images without a score stand at the end, not among the worst.
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))
         if any(r.score is None for r in ratings):
@@ -128,16 +131,17 @@ def rank(
 
 def _sources(images: list[Path], reference: Path | None) -> "list[str | Referenced]":
     """The images by path, each with its reference where there is one."""
-    from ..data.images import find_references
+    from ..data.find import find_references
     from ..score.source import Referenced
 
     if reference is None:
         return list(map(str, images))
     pairs = zip(images, find_references(images, reference), strict=True)
-    return [Referenced(str(image), str(anchor)) for image, anchor in pairs]
+    return [Referenced(str(image), str(beside)) for image, beside in pairs]
 
 
 def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:
+    # Lines between the rows only where reasons run over several lines.
     table = Table(show_lines=any(rating.reasoning for rating in ratings))
     if ranked:
         table.add_column("#", justify="right")
@@ -146,9 +150,10 @@ def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:
     table.add_column("std", justify="right")
     table.add_column("reason")
     for place, rating in enumerate(ratings, start=1):
-        reason = (
-            Text(rating.problem, style="yellow") if rating.problem else Text(rating.reasoning or "")
-        )
+        # Text, since a file name or a model's words may hold rich's markup.
+        reason = Text(rating.reasoning or "")
+        if rating.problem:
+            reason = Text(rating.problem, style="yellow")
         cells: list[Text | str] = [
             Text(rating.image),
             "-" if rating.score is None else f"{rating.score:.2f}",

@@ -99,7 +99,7 @@ def make_rater(*, model: str = "nano", **options: Any) -> "Rater":
     from ..process import quiet_libraries
 
     quiet_libraries()
-    from ..score import raters
+    from ..score.raters import make_rater as make
 
     with err.status(f"loading {model}"):
-        return raters.make_rater(model, settings)
+        return make(model, settings)

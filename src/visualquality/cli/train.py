@@ -32,6 +32,7 @@ def train(
         from ..train.recipe import read_recipe
 
         read = read_recipe(recipe, tuple(override or ()), output)
+        # Imported only where it is needed: PyTorch and TRL take seconds, and a wrong recipe is known before.
         if dry_run:
             from ..train.examples import read_examples
             from ..train.plan import plan, plan_table
@@ -41,6 +42,7 @@ def train(
         from ..train.run import train as run
 
         final = run(read, resume=resume, console=err)
+        # Of several processes, the first one speaks.
         if os.environ.get("RANK", "0") == "0":
             out.print(f"trained model: {final}")
             photo = "PHOTO --reference IMAGE" if read.reference else "PHOTO"

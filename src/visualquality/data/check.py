@@ -1,9 +1,7 @@
-"""What is wrong with rated images before anything is trained on them: broken, twice there, or in two splits."""
+"""Faults of rated images, to be found before training: unreadable, duplicated, or leaked between splits."""
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,11 +10,13 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from rich.console import Console
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..errors import UserError
+from ..io import map_ahead, progress_bar, tracked
 from .images import MAX_PIXELS, header, image_digest, open_image
 from .manifest import SPLITS, Manifest, Row
 
@@ -30,11 +30,12 @@ _HASH_SIDE = 16
 # A coefficient above the median is a bit, so that a photo has 128. Fewer: most coefficients are zero, as in blank
 # images and plain ramps, which all hash alike; those are compared by their colours.
 _PLAIN_BITS = 112
-_PLAIN_SIDE, _PLAIN_LEVELS = 8, 2  # of a thumbnail's 8-bit values
+_PLAIN_SIDE = 8  # pixels of a thumbnail's side
+_PLAIN_LEVELS = 2  # by which 8-bit values of two thumbnails may differ
 _BLOCK = 256  # rows of the matrix of distances that are in memory at a time
-_THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded image
 
 Range = tuple[float, ...]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Overlap:
     """Images that share content.
 
     exact: equal pixels. near: each looks like another of them; `bits` is the largest such distance, of 256
-    (0 for blank images and plain ramps). reference: distorted versions of one original in several splits or manifests.
+    (0 for blank images and plain ramps). reference: distorted versions of one reference in several splits or manifests.
     """
 
     kind: Literal["exact", "near", "reference"]
@@ -109,26 +110,26 @@ class Check:
         return {"clean": self.clean} | asdict(self) | {"overlaps": overlaps}
 
 
-class _Look(NamedTuple):
-    """What is kept of an image that was opened."""
+class _Opened(NamedTuple):
+    """What is kept of an image whose pixels were read."""
 
     width: int
     height: int
     kind: str
     digest: str
     hash: NDArray[np.uint64]  # (4,): 256 bits
-    plain: NDArray[np.uint8] | None  # thumbnail of one whose hash says nothing
+    thumbnail: NDArray[np.uint8] | None  # only of an image that is too plain for its hash
 
 
-class _Place(NamedTuple):
+class _Listed(NamedTuple):
+    """A row of a manifest, and its image if it could be opened."""
+
     member: Member
-    reference: tuple[str, str] | None  # data set and reference
-    look: _Look | None
+    reference: tuple[str, str] | None  # data set and reference: two sets may use the same names
+    opened: _Opened | None
 
 
-def check(
-    manifests: Mapping[str, Manifest], *, on_image: Callable[[], None] = lambda: None
-) -> Check:
+def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) -> Check:
     """Open every image of the manifests (name -> manifest), in threads, and compare all of them.
 
     Read a manifest with `check_images=False`, so that its broken images become findings. Pixels are not kept.
@@ -138,177 +139,163 @@ def check(
     ones. Rows of one data set with the same `reference` are near duplicates by nature: only equal pixels
     among them, and a reference in several splits or manifests, are findings.
 
-    on_image: called after each image; a file that several rows name is opened once.
+    A file that several rows name is opened once. console: where a progress bar is shown, if it is a terminal.
     """
-    files = images_of(manifests)
-    looks: dict[Path, _Look | UserError] = {}
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        for path, look in zip(files, pool.map(_look, files), strict=True):
-            looks[path] = look
-            on_image()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, wait for the images under way only
-    places = [
-        _place(name, row, looks[row.image])
-        for name, manifest in manifests.items()
-        for row in manifest.rows
+    rows = [(name, row) for name, manifest in manifests.items() for row in manifest.rows]
+    files = list(dict.fromkeys(row.image for _, row in rows))
+    with progress_bar(console or Console(quiet=True)) as bar:
+        results = tracked(bar, map_ahead(_open, files), "checking", len(files))
+        opened = dict(zip(files, results, strict=True))
+    listed = sorted(
+        (_listed(name, row, opened[row.image]) for name, row in rows), key=lambda item: item.member
+    )
+    overlaps = [*_exact(listed), *_near(listed), *_references(listed)]
+    # Leaks first; the rest of the key makes the order the same for every order of the rows.
+    overlaps.sort(key=lambda found: (not found.leak, found.kind, found.bits, found.members))
+    broken = [
+        Broken(str(path), str(error))
+        for path, error in opened.items()
+        if isinstance(error, UserError)
     ]
-    places.sort(key=lambda place: place.member)
-    overlaps = [*_exact(places), *_near(places), *_references(places)]
-    overlaps.sort(
-        key=lambda overlap: (not overlap.leak, overlap.kind, overlap.bits, overlap.members)
-    )
-    broken = (
-        Broken(str(path), str(look)) for path, look in looks.items() if isinstance(look, UserError)
-    )
-    return Check(tuple(_summaries(places)), tuple(sorted(broken)), tuple(overlaps))
+    return Check(tuple(_summaries(listed)), tuple(sorted(broken)), tuple(overlaps))
 
 
-def images_of(manifests: Mapping[str, Manifest]) -> list[Path]:
-    """The files that `check` opens, each once."""
-    return list(
-        dict.fromkeys(row.image for manifest in manifests.values() for row in manifest.rows)
-    )
-
-
-def _look(path: Path) -> _Look | UserError:
+def _open(path: Path) -> _Opened | UserError:
     try:
         with header(path, MAX_PIXELS) as stored:
             kind = _kind(stored)
         image = open_image(path)
     except UserError as error:
         return error
-    side = _HASH_SIDE * 4
-    small = image.convert("L").resize((side, side), Image.Resampling.LANCZOS)
-    bits = imagehash.phash(small, hash_size=_HASH_SIDE).hash
-    thumbnail = (
-        image.resize((_PLAIN_SIDE, _PLAIN_SIDE), Image.Resampling.BOX)
-        if bits.sum() < _PLAIN_BITS
-        else None
-    )
-    plain = None if thumbnail is None else np.asarray(thumbnail).ravel()
-    return _Look(*image.size, kind, image_digest(image), np.packbits(bits).view(np.uint64), plain)
+    bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash
+    thumbnail = None
+    if bits.sum() < _PLAIN_BITS:
+        size = (_PLAIN_SIDE, _PLAIN_SIDE)
+        thumbnail = np.asarray(image.resize(size, Image.Resampling.BOX)).ravel()
+    packed = np.packbits(bits).view(np.uint64)
+    return _Opened(*image.size, kind, image_digest(image), packed, thumbnail)
 
 
 def _kind(stored: Image.Image) -> str:
     """Format and mode, such as "PNG RGB;16": Pillow opens 16-bit colour as 8-bit RGB, but its decoder knows."""
-    tile = stored.tile[0].args if isinstance(stored, ImageFile.ImageFile) and stored.tile else ""
-    raw = tile if isinstance(tile, str) else str(tile[0]) if tile else ""
+    raw = ""
+    if isinstance(stored, ImageFile.ImageFile) and stored.tile:
+        # The decoder's arguments: the raw mode, or a tuple that begins with it.
+        arguments = stored.tile[0].args
+        raw = arguments if isinstance(arguments, str) else str([*(arguments or ()), ""][0])
     deep = ";16" if ";16" in raw and ";16" not in stored.mode else ""
     return f"{stored.format} {stored.mode}{deep}"
 
 
-def _place(manifest: str, row: Row, look: _Look | UserError) -> _Place:
+def _listed(manifest: str, row: Row, opened: _Opened | UserError) -> _Listed:
     member = Member(manifest, row.dataset, row.split or "", str(row.image), row.mos)
     reference = (row.dataset, row.reference) if row.reference else None
-    return _Place(member, reference, None if isinstance(look, UserError) else look)
+    return _Listed(member, reference, None if isinstance(opened, UserError) else opened)
 
 
-def _exact(places: Iterable[_Place]) -> list[Overlap]:
+def _exact(listed: Iterable[_Listed]) -> list[Overlap]:
     same: dict[str, list[Member]] = defaultdict(list)
-    for place in places:
-        if place.look is not None:
-            same[place.look.digest].append(place.member)
-    return [Overlap("exact", tuple(members)) for members in same.values() if len(members) > 1]
+    for item in listed:
+        if item.opened is not None:
+            same[item.opened.digest].append(item.member)
+    groups = [tuple(members) for members in same.values() if len(members) > 1]
+    return [Overlap("exact", members) for members in groups]
 
 
-def _references(places: Iterable[_Place]) -> list[Overlap]:
+def _references(listed: Iterable[_Listed]) -> list[Overlap]:
     same: dict[tuple[str, str], list[Member]] = defaultdict(list)
-    for place in places:
-        if place.reference is not None:
-            same[place.reference].append(place.member)
+    for item in listed:
+        if item.reference is not None:
+            same[item.reference].append(item.member)
     overlaps = [Overlap("reference", tuple(members)) for members in same.values()]
     return [overlap for overlap in overlaps if overlap.leak]
 
 
-def _near(places: Iterable[_Place]) -> list[Overlap]:
+def _near(listed: Iterable[_Listed]) -> list[Overlap]:
     """Connected groups of contents that look alike, equal pixels and versions of one reference aside."""
+    # Rows of equal pixels are compared with the others as one.
     same: dict[tuple[str, tuple[str, str] | None], list[Member]] = defaultdict(list)
-    looks = []
-    for place in places:
-        if place.look is not None:
-            key = (place.look.digest, place.reference)
+    contents = []
+    for item in listed:
+        if item.opened is not None:
+            key = (item.opened.digest, item.reference)
             if key not in same:
-                looks.append(place.look)
-            same[key].append(place.member)
-    if not looks:
-        return []
-    digests = np.unique([digest for digest, _ in same], return_inverse=True)[1]
+                contents.append(item.opened)
+            same[key].append(item.member)
+    keys = list(same)
+    digests = np.unique([digest for digest, _ in keys], return_inverse=True)[1]
+    # Numbers of the references, so that pairs are compared as arrays; -1 is none.
     numbers: dict[tuple[str, str] | None, int] = {None: -1}
-    groups = np.array([numbers.setdefault(reference, len(numbers)) for _, reference in same])
-    first = np.arange(len(looks))  # of the connected group that each is in, so far
-    most = np.full(len(looks), -1)  # bits to the farthest that it looks like
-    for i, j, bits in _pairs(looks):
-        listed = (digests[i] != digests[j]) & ((groups[i] != groups[j]) | (groups[i] < 0))
-        i, j, bits = i[listed], j[listed], bits[listed]
-        first = _connected(np.append(i, np.arange(len(first))), np.append(j, first))
-        np.maximum.at(most, i, bits)
-        np.maximum.at(most, j, bits)
-    found: dict[int, list[int]] = defaultdict(list)
-    for index in np.flatnonzero(most >= 0).tolist():
-        found[int(first[index])].append(index)
-    members = list(same.values())
-    return [
-        Overlap(
-            "near", tuple(sorted(m for index in own for m in members[index])), int(most[own].max())
-        )
-        for own in found.values()
-    ]
+    references = np.array([numbers.setdefault(reference, len(numbers)) for _, reference in keys])
+    nodes = np.arange(len(keys))
+    labels = nodes  # the group that each content is in, so far
+    farthest = np.full(len(keys), -1)  # bits to the farthest content that each looks like
+    for i, j, bits in _pairs_alike(contents):
+        same_reference = (references[i] == references[j]) & (references[i] >= 0)
+        listed_pair = (digests[i] != digests[j]) & ~same_reference
+        i, j, bits = i[listed_pair], j[listed_pair], bits[listed_pair]
+        np.maximum.at(farthest, i, bits)
+        np.maximum.at(farthest, j, bits)
+        # After each block only the groups are kept, not the pairs: if all images are alike, these are millions.
+        # Each content has an edge to the node that stands for its group so far, len(keys) + its label.
+        edges = np.append(i, nodes), np.append(j, len(keys) + labels)
+        graph = coo_array((np.ones(len(edges[0])), edges), shape=(2 * len(keys),) * 2)
+        labels = connected_components(graph, directed=False)[1][nodes]
+        labels = np.unique(labels, return_inverse=True)[1]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for node in np.flatnonzero(farthest >= 0).tolist():
+        groups[int(labels[node])].append(node)
+    overlaps = []
+    for group in groups.values():
+        members = sorted(member for node in group for member in same[keys[node]])
+        overlaps.append(Overlap("near", tuple(members), int(farthest[group].max())))
+    return overlaps
 
 
-def _connected(i: NDArray[np.intp], j: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The first member of each node's group, of the nodes 0 to max(i) that the edges i-j connect."""
-    nodes = int(i.max()) + 1
-    graph = coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(nodes, nodes))
-    labels = connected_components(graph, directed=False)[1]
-    return np.unique(labels, return_index=True)[1][labels]
-
-
-def _pairs(
-    looks: Sequence[_Look],
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
-    """Indices i, j of all pairs that look alike and their distances in bits, a block of rows at a time."""
-    textured = np.array(
-        [index for index, look in enumerate(looks) if look.plain is None], dtype=np.intp
-    )
-    hashes = np.array([looks[index].hash for index in textured], dtype=np.uint64).reshape(-1, 4)
+def _pairs_alike(contents: Sequence[_Opened]) -> Iterator[tuple[Indices, Indices, Indices]]:
+    """Indices i, j of all pairs that look alike and their distances in bits, a block at a time."""
+    plain = np.flatnonzero([content.thumbnail is not None for content in contents])
+    textured = np.flatnonzero([content.thumbnail is None for content in contents])
+    hashes = np.array([contents[i].hash for i in textured.tolist()], dtype=np.uint64).reshape(-1, 4)
+    # All distances of 10,000 images at once would take 3 GB.
     for start in range(0, len(textured), _BLOCK):
-        rows = hashes[start : start + _BLOCK, None]
-        differing = np.bitwise_count(rows ^ hashes[None, start:]).sum(axis=-1, dtype=np.uint16)
-        i, j = np.nonzero(np.triu(differing <= NEAR_BITS, 1))
-        yield textured[start + i], textured[start + j], differing[i, j].astype(np.intp)
-    plain = [(index, look.plain) for index, look in enumerate(looks) if look.plain is not None]
-    if plain:
-        indices = np.array([index for index, _ in plain])
-        thumbnails = np.array([thumbnail for _, thumbnail in plain], dtype=np.float32)
-        i, j = cKDTree(thumbnails).query_pairs(_PLAIN_LEVELS, p=np.inf, output_type="ndarray").T
-        yield indices[i], indices[j], np.zeros(len(i), dtype=np.intp)
+        differing = hashes[start : start + _BLOCK, None] ^ hashes[None, start:]
+        distances = np.bitwise_count(differing).sum(axis=-1, dtype=np.uint16)
+        # Above the diagonal, so that each pair comes once and no image is its own pair.
+        i, j = np.nonzero(np.triu(distances <= NEAR_BITS, 1))
+        yield textured[start + i], textured[start + j], distances[i, j].astype(np.intp)
+    if len(plain):
+        thumbnails = np.array([contents[i].thumbnail for i in plain.tolist()], dtype=np.float32)
+        pairs = cKDTree(thumbnails).query_pairs(_PLAIN_LEVELS, p=np.inf, output_type="ndarray")
+        i, j = pairs.T
+        yield plain[i], plain[j], np.zeros(len(i), dtype=np.intp)
 
 
-def _summaries(places: Iterable[_Place]) -> Iterator[DatasetSummary]:
-    sets: dict[tuple[str, str], list[_Place]] = defaultdict(list)
-    for place in places:
-        sets[place.member.manifest, place.member.dataset].append(place)
+def _summaries(listed: Iterable[_Listed]) -> Iterator[DatasetSummary]:
+    sets: dict[tuple[str, str], list[_Listed]] = defaultdict(list)
+    for item in listed:
+        sets[item.member.manifest, item.member.dataset].append(item)
     for (manifest, dataset), own in sets.items():
-        looks = [place.look for place in own if place.look is not None]
-        splits = Counter(place.member.split for place in own)
-        kinds = Counter(look.kind for look in looks)
+        opened = [item.opened for item in own if item.opened is not None]
+        splits = Counter(item.member.split for item in own)
+        kinds = Counter(content.kind for content in opened)
         yield DatasetSummary(
             manifest=manifest,
             dataset=dataset,
             images=len(own),
             splits={split: splits[split] for split in (*SPLITS, "") if splits[split]},
-            references=len({place.reference for place in own} - {None}),
-            mos=_quantiles([place.member.mos for place in own], (0, 0.25, 0.5, 0.75, 1)),
-            width=_quantiles([look.width for look in looks]) if looks else None,
-            height=_quantiles([look.height for look in looks]) if looks else None,
-            megapixels=_quantiles([look.width * look.height / 1e6 for look in looks])
-            if looks
-            else None,
+            references=len({item.reference for item in own} - {None}),
+            mos=_quantiles([item.member.mos for item in own], (0, 0.25, 0.5, 0.75, 1)),
+            width=_range([content.width for content in opened]),
+            height=_range([content.height for content in opened]),
+            megapixels=_range([content.width * content.height / 1e6 for content in opened]),
             kinds=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
         )
 
 
-def _quantiles(values: Sequence[float], shares: Sequence[float] = (0, 0.5, 1)) -> Range:
+def _range(values: Sequence[float]) -> Range | None:
+    return _quantiles(values, (0, 0.5, 1)) if values else None
+
+
+def _quantiles(values: Sequence[float], shares: Sequence[float]) -> Range:
     return tuple(np.quantile(values, shares).tolist())

@@ -30,6 +30,7 @@ _ENCODED = np.rint(
 
 def from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """L in [0, 100], a and b about 0, float32 of shape (H, W, 3), from sRGB uint8 of the same shape."""
+    # A table of all 256 codes, then one matrix product for the whole image.
     xyz = _LINEAR[rgb] @ _TO_WHITE.T
     f = np.where(xyz > _KNEE**3, np.cbrt(xyz), xyz / np.float32(3 * _KNEE**2) + np.float32(4 / 29))
     x, y, z = f[..., 0], f[..., 1], f[..., 2]

@@ -1,14 +1,12 @@
 """Synthetic ranking sets: distorted copies of reference photos, labelled with a pseudo-MOS.
 
-A pseudo-MOS is what a full-reference metric makes of a distorted image beside its reference. No person has
-rated the image: never report it as a human score.
+A pseudo-MOS is computed from the score that a full-reference metric gives a distorted image and its reference.
+No person has rated the image: never report it as a human score.
 """
 
-import hashlib
 import io
 import math
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import UserError
+from ..io import write_whole
+from ..seeds import generator, seed_number
 from .distortions import FAMILIES
 from .images import image_digest, open_image
 from .manifest import Manifest, Row
@@ -27,7 +27,8 @@ LEVELS = (1, 2, 3, 4, 5)
 
 # The logistic of `pseudo_mos`, in units of SSIMULACRA 2.
 _MIDDLE, _WIDTH = 55.06, 20.3
-_SHORTEST = 256  # pixels; below it SSIMULACRA 2 drops its coarsest scales and mixes up the weights of the others
+# Pixels; below it SSIMULACRA 2 drops its coarsest scales and mixes up the weights of the others.
+_SHORTEST = 256
 
 
 def distort(image: Image.Image, family: str, level: int, seed: int) -> Image.Image:
@@ -43,7 +44,7 @@ def distort(image: Image.Image, family: str, level: int, seed: int) -> Image.Ima
         raise UserError(
             f"unknown distortion level {level!r}: choose one of {', '.join(map(str, LEVELS))}"
         )
-    rng = _generator(f"{family}:{seed}")
+    rng = generator(f"{family}:{seed}")
     return Image.fromarray(FAMILIES[family](np.array(open_image(image)), level, rng))
 
 
@@ -53,7 +54,7 @@ def pseudo_mos(reference: Image.Image, distorted: Image.Image) -> float:
     The metric's score s (100 identical, 90 visually lossless, 70 high, 50 medium, 30 low quality, unbounded
     below) goes through 1 + 4 L(s) / L(100), L(s) = 1 / (1 + exp(-(s - 55.06) / 20.3)). That is the logistic
     which takes 100 to 5, 70 to 4 ("good") and 30 to 2 ("poor" in the five-point scale of ITU-R BT.500); 50
-    becomes 2.9. Images shorter than 256 pixels are continued by their mirror image up to that.
+    becomes 2.9. Images with a side below 256 pixels are extended to 256 by mirroring.
     Raises UserError if the sizes differ or the optional package `ssimulacra2` is missing.
     """
     try:
@@ -96,6 +97,7 @@ def build_set(
     Raises UserError for an unknown family, an unreadable image, stems that come twice, and a
     `per_reference` that is not between 1 and five times the number of families.
     """
+    # All that can be refused is refused before any image is written.
     families = list(dict.fromkeys(families or FAMILIES))
     _check_families(families)
     _check_references(references)
@@ -108,8 +110,10 @@ def build_set(
     rows: list[Row] = []
     for done in _each(task, references, workers):
         rows += done
+        # After every reference, since its images are safe now.
         if progress:
             progress(len(rows), len(references) * (per_reference + 1))
+    # At the end: an interrupted run has no manifest that could be mistaken for a whole one.
     manifest = output / "manifest.csv"
     Manifest(tuple(rows)).write(manifest)
     return manifest
@@ -138,13 +142,16 @@ def _build_reference(
     if _stored_mos(original, origin) is None:
         _store(original, reference, origin, 5.0)
     rows = [Row(original, 5.0, dataset="", reference=name, extra={"level": None})]
-    own_seed = _number(f"{seed}:{path.stem}")  # so that references do not share one noise pattern
+    # By its stem, so that references do not share one noise pattern.
+    own_seed = seed_number(f"{seed}:{path.stem}")
     for family, level in _draw(families, per_reference, own_seed):
         target = folder / f"{family}_{level}.png"
+        # An image of another run counts only if all of this is the same.
         made_from = f"{origin} {family} {level} {own_seed}"
         mos = _stored_mos(target, made_from)
         if mos is None:
             copy = distort(reference, family, level, own_seed)
+            # Rounded, since the last digits may differ from machine to machine.
             mos = round(pseudo_mos(reference, copy), 6)
             _store(target, copy, made_from, mos)
         rows.append(
@@ -155,13 +162,16 @@ def _build_reference(
 
 def _draw(families: Sequence[str], count: int, seed: int) -> list[tuple[str, int]]:
     """`count` distinct pairs of family and level: rounds through all families, each at a new level."""
-    rng = _generator(f"draw:{seed}")
+    rng = generator(f"draw:{seed}")
     order = [families[i] for i in rng.permutation(len(families))]
     levels = {family: rng.permutation(LEVELS).tolist() for family in order}
-    return [
-        (order[i % len(order)], levels[order[i % len(order)]][i // len(order)])
-        for i in range(count)
-    ]
+    pairs = []
+    # A round takes each family once, so families differ by one image at most.
+    for i in range(count):
+        turn, place = divmod(i, len(order))
+        family = order[place]
+        pairs.append((family, levels[family][turn]))
+    return pairs
 
 
 def _store(path: Path, image: Image.Image, origin: str, mos: float) -> None:
@@ -169,12 +179,8 @@ def _store(path: Path, image: Image.Image, origin: str, mos: float) -> None:
     text = PngInfo()
     text.add_text("origin", origin)
     text.add_text("pseudo_mos", repr(mos))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with write_whole(path) as part:
         image.save(part, "PNG", pnginfo=text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _stored_mos(path: Path, origin: str) -> float | None:
@@ -199,32 +205,25 @@ def _check_references(references: Sequence[Path]) -> None:
         raise UserError("no reference image is given: name at least one")
     by_stem: dict[str, Path] = {}
     for path in references:
-        before = by_stem.setdefault(
-            path.stem.casefold(), path
-        )  # some file systems do not tell A.png from a.png
+        # Some file systems do not tell A.png from a.png.
+        before = by_stem.setdefault(path.stem.casefold(), path)
         if before is not path:
             raise UserError(f"{before} and {path} have the same stem: rename one")
 
 
 def _logistic(score: float) -> float:
-    return 0.5 * (1.0 + math.tanh((score - _MIDDLE) / (2.0 * _WIDTH)))  # this form cannot overflow
-
-
-def _number(text: str) -> int:
-    """128 bits; Python's own hash() differs from process to process, SHA-256 does not."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
-
-
-def _generator(text: str) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(_number(text)))
+    # 1 / (1 + exp(-x)) as a tanh, which cannot overflow.
+    return 0.5 * (1.0 + math.tanh((score - _MIDDLE) / (2.0 * _WIDTH)))
 
 
 def _in_memory(image: Image.Image) -> io.BytesIO:
     """The image as an uncompressed file, since `ssimulacra2` only opens files."""
     pixels = np.array(image)
     height, width, _ = pixels.shape
-    growth = ((0, max(0, _SHORTEST - height)), (0, max(0, _SHORTEST - width)), (0, 0))
+    below, right = max(0, _SHORTEST - height), max(0, _SHORTEST - width)
+    # Continued by its mirror image, which adds no edge that the metric would see.
+    enlarged = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="symmetric")
     memory = io.BytesIO()
-    Image.fromarray(np.pad(pixels, growth, mode="symmetric")).save(memory, "PPM")
+    Image.fromarray(enlarged).save(memory, "PPM")
     memory.seek(0)
     return memory

@@ -9,44 +9,29 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import xxhash
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from ..io import map_ahead
+from .find import FORMATS
 
 MAX_PIXELS = 100_000_000
 
 # Only these decoders are tried (MPO is a JPEG): Pillow's full list holds one that starts Ghostscript, EPS.
-_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
-_KINDS = "PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, PPM or JPEG 2000"
+_DECODERS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
+# First bytes by which a damaged image is told from a file that never was one.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"GIF8", b"BM")
 _AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # after four bytes of length
 
-SUFFIXES = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".tif", ".tiff"}
-    | {".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"}
-)
-
-_ORIENTATION = 0x0112  # EXIF 2.3, tag 274; values 2 to 8 say how the stored pixels are to be turned
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 # Pillow warns about odd metadata and large images. `warnings.catch_warnings` swaps a list that all threads
 # share, so one thread at a time may do it; only headers are parsed under the lock, pixels never.
-_QUIET = threading.Lock()
+_WARNINGS = threading.Lock()
 
 
 def open_image(
@@ -97,8 +82,8 @@ def image_faults(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor(max_workers=16) as pool:  # they wait for disks, not for processors
-        return list(pool.map(fault, paths))
+    # More threads than processors, since they wait for disks.
+    return list(map_ahead(fault, paths, workers=16))
 
 
 def image_digest(image: Image.Image) -> str:
@@ -116,64 +101,6 @@ def image_digest(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The image files that `paths` mean: files stay as given, folders are walked in sorted order.
-
-    In a folder, files with one of `SUFFIXES` count (in upper or lower case); hidden files and folders are
-    skipped, and links to folders are not followed. A path that comes twice is kept at its first place.
-
-    Raises UserError for a path that does not exist, a folder that cannot be listed, and for no image at all.
-    """
-    found: dict[str, Path] = {}
-    for path in map(Path, paths):
-        if not os.path.exists(path):
-            raise _missing(path)
-        for image in _images_in(path) if path.is_dir() else [path]:
-            found.setdefault(os.path.abspath(image), image)
-    if not found:
-        where = ", ".join(map(str, paths)) or "an empty list of paths"
-        raise UserError(
-            f"no image in {where}: give image files, or folders that hold {_KINDS} files"
-        )
-    return list(found.values())
-
-
-def find_references(images: Sequence[Path], given: Path) -> list[Path]:
-    """The reference of each image: the file `given`, or in that folder and those below it the file of the same stem.
-
-    Raises UserError for a path that does not exist, and for the first image that has no reference there or several.
-    """
-    by_stem: dict[str, list[Path]] = {}
-    for reference in find_images([given]):
-        by_stem.setdefault(reference.stem if given.is_dir() else "", []).append(reference)
-
-    def reference_of(image: Path) -> Path:
-        found = by_stem.get(image.stem if given.is_dir() else "", [])
-        if not found:
-            raise UserError(f"{image} has no reference: put an image named {image.stem} in {given}")
-        if len(found) > 1:
-            raise UserError(
-                f"{image} has several references, {found[0]} and {found[1]}: keep one in {given}"
-            )
-        return found[0]
-
-    return [reference_of(image) for image in images]
-
-
-def _images_in(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{error.filename} cannot be listed ({error.strerror}): make it readable"
-        ) from error
-
-    images = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = (Path(parent, name) for name in files if not name.startswith("."))
-        images += [path for path in shown if path.suffix.lower() in SUFFIXES]
-    return sorted(images, key=lambda path: path.parts)
-
-
 @contextmanager
 def header(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The image of a file with its header read and its size checked, its pixels not yet decoded."""
@@ -188,11 +115,9 @@ def _open_file(path: Path) -> BinaryIO:
         # A pipe is not opened (that would wait for ever), nor is a folder.
         file = path.open("rb", buffering=1 << 16) if stat.S_ISREG(status.st_mode) else None
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise _missing(path) from error
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # no permission, too long a name; ValueError: a null byte in it
+        raise UserError(f"{path} does not exist: correct the path") from error
+    # No permission, too long a name; ValueError for a null byte in it.
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{str(path)!r} cannot be read ({reason}): correct it or its permissions"
@@ -207,16 +132,17 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _parse(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
-    start = file.read(16)  # outside the lock: this is where a slow disk is waited for
+    # Outside the lock, since this is where a slow disk is waited for; Pillow then parses from the buffer.
+    start = file.read(16)
     try:
-        with _QUIET, warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(file, formats=_FORMATS)
+            return Image.open(file, formats=_DECODERS)
     except UnidentifiedImageError as error:
         if start.startswith(_SIGNATURES) or start[4:12] in _AVIF_BRANDS:
             raise _damaged(path, "or an unusual form of its format") from error
         raise UserError(
-            f"{path} is not an image that can be read: convert it to {_KINDS}"
+            f"{path} is not an image that can be read: convert it to {FORMATS}"
         ) from error
     except Image.DecompressionBombError as error:
         limit = f"max_pixels {max_pixels:,}, and Pillow's own limit"
@@ -232,22 +158,23 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         image.load()
     except Exception as error:  # as in _parse
         raise _damaged(name, error) from error
-    # Read after load(): the TIFF and AVIF decoders turn the pixels themselves and then drop the tag.
-    turn = _UPRIGHT.get(_orientation(image))
     rgb = _rgb(image, name)
-    rgb = rgb if turn is None else rgb.transpose(turn)
-    rgb.info = {}  # else a second open_image would turn it again
+    # The copy gets the orientation alone: exif_transpose writes all the rest of its EXIF back, which fails for tags of
+    # some cameras. And it keeps no other metadata, else a second open_image would turn it again.
+    rgb.info = {}
+    rgb.getexif()[ExifTags.Base.Orientation] = _orientation(image)
+    ImageOps.exif_transpose(rgb, in_place=True)
     return rgb
 
 
 def _orientation(image: Image.Image) -> int:
-    with _QUIET, warnings.catch_warnings():
+    """EXIF 2.3, tag 274. To be read after load(): the TIFF and AVIF decoders turn the pixels and then drop the tag."""
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return image.getexif().get(_ORIENTATION, 1)
-        except (
-            Exception
-        ):  # EXIF that cannot be parsed states no orientation: shown as stored, as viewers do
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+        # EXIF that cannot be parsed states no orientation: the image is taken as stored, as viewers do.
+        except Exception:
             return 1
 
 
@@ -272,15 +199,16 @@ def _from_array(array: np.ndarray) -> Image.Image:
         )
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
+    # By type, not by dtype: uint16 of either byte order.
     elif array.dtype.type is np.uint16 or np.issubdtype(array.dtype, np.floating):
         array = _deep_to_8_bit(array, "the array")
     elif array.dtype != np.uint8:
         raise UserError(
             f"the array has dtype {array.dtype}: give uint8, uint16, bool, or float in [0, 1]"
         )
-    return Image.fromarray(
-        np.ascontiguousarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
-    )
+    if array.shape[2:] == (1,):
+        array = array[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _deep_to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
@@ -295,19 +223,17 @@ def _deep_to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
         raise UserError(
             f"{name} has 32-bit values, of unknown white point: save it with 8 or 16 bits"
         )
+    # Rounded in integers: 65535 / 257 is 255.
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _refuse_size(size: Sequence[int], name: str, max_pixels: int) -> None:
     if 0 in size:
         raise UserError(f"{name} has no pixels: give an image of at least 1 × 1")
+    # An array of one dimension has no area; _from_array names its shape.
     if len(size) == 2 and size[0] * size[1] > max_pixels:
         limit = f"more than the {max_pixels:,} allowed: make it smaller, or raise max_pixels"
         raise UserError(f"{name} has {size[0]} × {size[1]} pixels, {limit}")
-
-
-def _missing(path: Path) -> UserError:
-    return UserError(f"{path} does not exist: correct the path")
 
 
 def _damaged(name: str | Path, cause: object) -> UserError:

@@ -1,4 +1,7 @@
-"""Batches of one data set: the preference of two images (Eq. 2) is known only where one panel rated both."""
+"""Batches of one data set, because the preference between two images is known only where one panel rated both.
+
+That preference is Eq. 2 (rl2r.true_preference).
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -6,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import Sampler
 
 from ..errors import UserError
-from .split import stable_hash
+from ..seeds import order_key
 
 
 class OneDatasetBatches(Sampler[int]):
-    """Row indices for an unshuffled loader: each `batch_size` in turn are distinct rows of one data set.
+    """Row indices for a loader that does not shuffle: each batch of `batch_size` is distinct rows of one data set.
 
     datasets: for each row, the name of its data set. repeat: how often each chunk of `batch_size` indices
     is yielded, one right after the other. shuffle: False takes data sets and rows in the order they are
@@ -41,14 +44,15 @@ class OneDatasetBatches(Sampler[int]):
     ):
         if not datasets or batch_size < 1 or repeat < 1:
             raise ValueError("rows, batch_size and repeat are each at least 1")
+        # Data sets in the order in which they first come.
         self.rows: dict[str, list[int]] = defaultdict(list)
         for index, name in enumerate(datasets):
             self.rows[name].append(index)
         for name, rows in self.rows.items():
             if len(rows) < batch_size:
+                fix = f"add images, leave it out, or make batches of at most {len(rows)}"
                 raise UserError(
-                    f"data set {name!r} has {len(rows)} images, and a batch compares {batch_size} of one: "
-                    f"add images, leave it out, or make batches of at most {len(rows)}"
+                    f"data set {name!r} has {len(rows)} images, and a batch compares {batch_size} of one: {fix}"
                 )
         self.batch_size, self.seed, self.repeat, self.shuffle = batch_size, seed, repeat, shuffle
         self.epoch = 0
@@ -64,19 +68,25 @@ class OneDatasetBatches(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         chunks = [chunk for name in self.rows for chunk in self._chunks(name)]
-        order = self._order(len(chunks), "chunks")
-        return iter([index for i in order for _ in range(self.repeat) for index in chunks[i]])
+        order = []
+        for i in self._order(len(chunks), "chunks"):
+            order += chunks[i] * self.repeat
+        # Of the whole list, so that set_epoch does not change an iteration under way.
+        return iter(order)
 
     def _chunks(self, name: str) -> list[list[int]]:
         rows, size = self.rows[name], self.batch_size
         shuffled = [rows[i] for i in self._order(len(rows), f"rows of {name}")]
+        # Rows that are missing to a full last chunk: -n % size is 0 where none is.
         filled = shuffled + shuffled[: -len(rows) % size]
         return [filled[start : start + size] for start in range(0, len(filled), size)]
 
     def _order(self, count: int, what: str) -> list[int]:
-        """0 to count - 1, by a hash: unlike a generator's, this order is no matter of a library's version."""
+        """0 to count - 1, shuffled. `what` and the epoch give each list a shuffle of its own."""
         if not self.shuffle:
             return list(range(count))
-        return sorted(
-            range(count), key=lambda i: stable_hash(self.seed, f"{self.epoch}\0{what}\0{i}")
-        )
+
+        def key(i: int) -> bytes:
+            return order_key(self.seed, f"{self.epoch}\0{what}\0{i}")
+
+        return sorted(range(count), key=key)

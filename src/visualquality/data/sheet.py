@@ -1,5 +1,6 @@
 """A contact sheet: a data set's images from the worst to the best, each with its MOS, on one page."""
 
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
+from ..io import write_whole
 from .images import open_image
 from .manifest import Manifest, Row
 
@@ -33,42 +35,41 @@ def contact_sheet(
         raise UserError(f"{output} is neither .png nor .jpg: give it one of these suffixes")
     if count < 1 or columns < 1:
         raise UserError(f"count is {count} and columns {columns}: give at least 1 of each")
-    sections = {
-        name: [row for row in manifest.rows if row.dataset == name] for name in manifest.datasets
-    }
+    sections: dict[str, list[Row]] = {name: [] for name in manifest.datasets}
+    for row in manifest.rows:
+        sections[row.dataset].append(row)
     chosen = {name: by_mos(rows, count) for name, rows in sections.items()}
+    # No empty columns where all sections are short.
     columns = min(columns, max(map(len, chosen.values())))
-    lines = {name: -(-len(rows) // columns) for name, rows in chosen.items()}
-    step = _CELL + _CAPTION + _GAP
-    width = 2 * _MARGIN + columns * (_CELL + _GAP) - _GAP
-    height = 2 * _MARGIN + len(chosen) * _HEADING + sum(lines.values()) * step - _GAP
+    lines = {name: math.ceil(len(rows) / columns) for name, rows in chosen.items()}
+    across, down = _CELL + _GAP, _CELL + _CAPTION + _GAP  # from one cell to the next
+    width = 2 * _MARGIN + columns * across - _GAP
+    height = 2 * _MARGIN + len(chosen) * _HEADING + sum(lines.values()) * down - _GAP
+    # Checked before images are opened, which takes long.
     if max(width, height) > _LONGEST:
-        raise UserError(
-            f"the sheet would be {width} × {height} pixels, over {_LONGEST:,}: give a smaller count"
-        )
+        text = f"the sheet would be {width} × {height} pixels, over {_LONGEST:,}"
+        raise UserError(f"{text}: give a smaller count")
     page = Image.new("RGB", (width, height), _PAGE)
     draw = ImageDraw.Draw(page)
     top = _MARGIN
     for name, rows in chosen.items():
         mos = [row.mos for row in sections[name]]
-        decimals = _decimals(max(mos) - min(mos))
-        facts = f"{len(mos):,} images, MOS {min(mos):.{decimals}f} to {max(mos):.{decimals}f}"
-        draw.text((_MARGIN, top), _fitted(name, width - 2 * _MARGIN, 24), _TEXT, _font(24))
-        draw.text((_MARGIN, top + 32), _fitted(facts, width - 2 * _MARGIN, 15), _MUTED, _font(15))
+        low, high = min(mos), max(mos)
+        decimals = _decimals(high - low)
+        facts = f"{len(mos):,} images, MOS {low:.{decimals}f} to {high:.{decimals}f}"
+        room = width - 2 * _MARGIN
+        draw.text((_MARGIN, top), _fitted(name, room, 24), _TEXT, _font(24))
+        draw.text((_MARGIN, top + 32), _fitted(facts, room, 15), _MUTED, _font(15))
         top += _HEADING
         for number, row in enumerate(rows):
             line, column = divmod(number, columns)
-            _cell(
-                page,
-                draw,
-                _MARGIN + column * (_CELL + _GAP),
-                top + line * step,
-                row,
-                f"{row.mos:.{decimals}f}",
-            )
-        top += lines[name] * step
-    output.parent.mkdir(parents=True, exist_ok=True)
-    page.save(output, quality=90)
+            left = _MARGIN + column * across
+            _draw_cell(page, draw, left, top + line * down, row, f"{row.mos:.{decimals}f}")
+        top += lines[name] * down
+    with write_whole(output) as part:
+        # Pillow would take the format from the suffix, but `part` has another.
+        kind = "PNG" if output.suffix.lower() == ".png" else "JPEG"
+        page.save(part, kind, quality=90)
 
 
 def by_mos(rows: list[Row], count: int) -> list[Row]:
@@ -80,36 +81,35 @@ def by_mos(rows: list[Row], count: int) -> list[Row]:
     return [ranked[rank] for rank in np.rint(ranks).astype(int)]
 
 
-def _cell(
+def _draw_cell(
     page: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, row: Row, mos: str
 ) -> None:
     draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), _PANEL)
     image = open_image(row.image)
     scale = _CELL / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    thumbnail = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
-    page.paste(thumbnail, (left + (_CELL - size[0]) // 2, top + (_CELL - size[1]) // 2))
+    # A strip of 2000 × 1 pixels keeps its one row.
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    # reducing_gap: large photos are first halved quickly, with no difference that is seen.
+    thumbnail = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
+    page.paste(thumbnail, (left + (_CELL - width) // 2, top + (_CELL - height) // 2))
     draw.text((left, top + _CELL + 4), mos, _TEXT, _font(16))
     draw.text((left, top + _CELL + 23), _fitted(row.image.name, _CELL, 12), _MUTED, _font(12))
 
 
 def _decimals(span: float) -> int:
-    """Three significant digits or so of MOS that span so much: 3 for 0 to 1, 2 for 1 to 5, 1 for 0 to 100."""
-    return 3 if span <= 2 else 2 if span <= 20 else 1
+    """Decimals of MOS that span so much: 3 for 0 to 1, 2 for 1 to 5, 1 for 0 to 100."""
+    if span <= 2:
+        return 3
+    return 2 if span <= 20 else 1
 
 
 def _fitted(text: str, width: int, size: int) -> str:
     """The text, its middle left out where it is wider than `width`: the ends of file names differ."""
     font = _font(size)
-    if font.getlength(text) <= width:
-        return text
-    kept = len(text)
-    while (
-        kept > 1
-        and font.getlength(shorter := f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}")
-        > width
-    ):
+    shorter, kept = text, len(text)
+    while font.getlength(shorter) > width and kept > 1:
         kept -= 1
+        shorter = f"{text[: math.ceil(kept / 2)]}…{text[len(text) - kept // 2 :]}"
     return shorter
 
 

@@ -1,7 +1,6 @@
 """Content-independent splits: no scene is in two of train, val and test (paper section 4.1, "6 : 2 : 2")."""
 
 import dataclasses
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..errors import UserError
+from ..seeds import order_key
 from .manifest import SPLITS, Manifest, Row
 
 
@@ -22,16 +22,15 @@ def split(
     ratio × G are in each split, rounded by largest remainder (ties to the earlier split): KADID-10k's 81
     give 49, 16, 16.
 
-    Which groups those are depends on the seed and the groups' names only: they are taken in the order of
-    blake2b("seed\\0name"), the same on every machine and for every order of rows. A reference that two data
-    sets share stands at the same height in both orders.
+    Which groups those are depends on the seed and the groups' names only: they are sorted by a hash of both
+    (`seeds.order_key`), the same on every machine and for every order of rows. So two data sets with the same
+    references, split in the same ratios, have the same references in each split.
 
     ratios: of train, val and test, at least 0, summing to 1. Raises UserError if they do not, and for a
     data set with too few groups to give one to every split whose ratio is above 0.
     """
-    shares = [
-        Fraction(str(ratio)) for ratio in ratios
-    ]  # the decimal as written: 0.29 * 100 is 29 exactly
+    # The decimals as written: with binary floats, 0.29 × 100 groups would be 28.999… and 28.
+    shares = [Fraction(str(ratio)) for ratio in ratios]
     if len(shares) != 3 or any(share < 0 for share in shares) or abs(float(sum(shares)) - 1) > 1e-6:
         raise UserError(
             f"ratios are {tuple(ratios)}: give three for {', '.join(SPLITS)} that sum to 1"
@@ -42,8 +41,9 @@ def split(
         members[row.dataset].append(row)
     splits: dict[tuple[str, Path], str] = {}
     for dataset, own in members.items():
-        groups = _groups(own)
-        order = sorted(set(groups.values()), key=lambda name: (stable_hash(seed, name), name))
+        group_of = _groups(own)
+        # The name breaks ties of the hash, so that the order is total.
+        order = sorted(set(group_of.values()), key=lambda name: (order_key(seed, name), name))
         counts = _largest_remainder(len(order), shares)
         if any(share and not count for share, count in zip(shares, counts, strict=True)):
             raise UserError(
@@ -51,22 +51,17 @@ def split(
                 f"{tuple(ratios)}: {counts} would be in {', '.join(SPLITS)}; add images or change the ratios"
             )
         names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
-        of_group = dict(zip(order, names, strict=True))
-        splits |= {(dataset, image): of_group[group] for image, group in groups.items()}
+        split_of = dict(zip(order, names, strict=True))
+        for image, group in group_of.items():
+            splits[dataset, image] = split_of[group]
     return Manifest(
         tuple(dataclasses.replace(row, split=splits[row.dataset, row.image]) for row in rows)
     )
 
 
-def stable_hash(seed: int, name: str) -> bytes:
-    """16 bytes of the seed and the name alone, unlike Python's `hash`: blake2b of "seed\\0name"."""
-    return hashlib.blake2b(
-        f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=16
-    ).digest()
-
-
 def _groups(rows: list[Row]) -> dict[Path, str]:
-    """Image -> the name of its group, free of where on a disk the data set lies."""
+    """Image -> the name of its group, which does not depend on where on a disk the data set lies."""
+    # Relative to what all images of the data set share, so that a moved or mounted set splits alike.
     shared = os.path.commonpath([os.path.abspath(row.image.parent) for row in rows])
     return {
         row.image: row.reference or Path(os.path.relpath(row.image, shared)).as_posix()
@@ -78,6 +73,7 @@ def _largest_remainder(total: int, shares: Sequence[Fraction]) -> list[int]:
     """Whole numbers that sum to `total`, in proportion to `shares` (Hamilton's method)."""
     quotas = [total * share / sum(shares) for share in shares]
     counts = [int(quota) for quota in quotas]
+    # sorted is stable, which gives ties to the earlier split.
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - quotas[i])
     for i in by_remainder[: total - sum(counts)]:
         counts[i] += 1

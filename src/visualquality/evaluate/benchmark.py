@@ -1,31 +1,35 @@
-"""Runs a suite: every method on every data set, with scores cached by content, and the agreement of each with MOS."""
+"""Runs a suite: every method on every data set, with scores cached by image content, and their agreement with MOS."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any
 
+import xxhash
 from rich.console import Console
 from rich.progress import Progress
 
+from ..data.images import image_digest, open_image
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
-from ..io import progress_bar
-from ..score.rating import Rater
-from .cache import ScoreCache, contents
-from .correlation import Agreement, agreement
-from .evaluate import evaluate_scores, rows_of
+from ..io import map_ahead, progress_bar, tracked
+from ..score.journal import Journal
+from ..score.rating import Rater, Rating
+from .agreement import RESAMPLES, Agreement, agreement
+from .matching import evaluate_scores, rows_of
 from .paper import paper_tables
 from .suite import DataSet, Method, Suite
 
-Item = TypeVar("Item")
-
-BOOTSTRAP = 1000  # resamples behind an interval
+# The digest of the pixels of each image file, or why it cannot be opened.
+Digests = dict[Path, str | UserError]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A data set as it was measured: `n` images; `column` is the paper's column that it stands for, or None."""
+    """A data set as it was measured: `n` images; `column` is its column in the paper's tables, or None."""
 
     name: str
     group: str
@@ -43,6 +47,11 @@ class Measured:
     agreement: Agreement | None
     problem: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        found = None if self.agreement is None else self.agreement.to_dict()
+        return {"agreement": found, "problem": self.problem}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -57,6 +66,16 @@ class Result:
     measured: dict[str, Measured]
     problem: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {
+            "name": self.name,
+            "group": self.group,
+            "settings": self.settings,
+            "problem": self.problem,
+            "measured": {name: cell.to_dict() for name, cell in self.measured.items()},
+        }
+
 
 @dataclass(frozen=True)
 class Results:
@@ -70,18 +89,14 @@ class Results:
 
     def missing(self) -> list[str]:
         """A sentence for each method that is unavailable, and for each data set that one could not be measured on."""
-        rows = [
-            f"{result.name}: {result.problem}"
-            for result in self.methods
-            if result.problem is not None
-        ]
-        cells = [
-            f"{result.name} on {name}: {measured.problem}"
-            for result in self.methods
-            for name, measured in result.measured.items()
-            if measured.agreement is None
-        ]
-        return rows + cells
+        methods, cells = [], []
+        for result in self.methods:
+            if result.problem is not None:
+                methods.append(f"{result.name}: {result.problem}")
+            for name, measured in result.measured.items():
+                if measured.agreement is None:
+                    cells.append(f"{result.name} on {name}: {measured.problem}")
+        return methods + cells
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: NaN becomes None. Published numbers are under "paper", apart from the measured ones."""
@@ -89,27 +104,9 @@ class Results:
             "title": self.title,
             "plcc": self.plcc,
             "datasets": [vars(column) for column in self.columns],
-            "methods": [
-                {
-                    **{
-                        key: getattr(result, key)
-                        for key in ("name", "group", "settings", "problem")
-                    },
-                    "measured": {
-                        name: _measured_dict(cell) for name, cell in result.measured.items()
-                    },
-                }
-                for result in self.methods
-            ],
+            "methods": [result.to_dict() for result in self.methods],
             "paper": {method: _published_dict(method) for method in self.paper},
         }
-
-
-def _measured_dict(cell: Measured) -> dict[str, Any]:
-    return {
-        "agreement": None if cell.agreement is None else cell.agreement.to_dict(),
-        "problem": cell.problem,
-    }
 
 
 def _published_dict(method: str) -> dict[str, dict[str, float]]:
@@ -120,130 +117,167 @@ def _published_dict(method: str) -> dict[str, dict[str, float]]:
     }
 
 
-def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: Console) -> Results:
-    """Every method of `suite` on every data set, a method at a time.
+class ScoreCache:
+    """The scores of one rater: `with ScoreCache(folder, rater) as cache`, then `rate` what is not in `scores`.
 
-    make: gives the rater of a method that has a model; where it raises UserError (weights or a package that cannot be
+    It is a journal of results in `folder`, whose images are named by the digest of their pixels: the same photo under
+    another name is the same image, while another seed, prompt or weights has another file. A run that was stopped
+    continues. An image without a score is not kept, so it is tried again. Raises UserError where another run holds the
+    file.
+    """
+
+    def __init__(self, folder: Path, rater: Rater) -> None:
+        settings = rater.settings()
+        self._rater = rater
+        self._journal = Journal(_cache_file(folder, settings), settings)
+        self.scores: dict[str, float] = {}  # by digest
+
+    def __enter__(self) -> "ScoreCache":
+        self._journal.__enter__()
+        for rating in self._journal.ratings.values():
+            if rating.score is not None:
+                self.scores[rating.image] = rating.score
+        return self
+
+    def rate(self, images: Mapping[str, Path]) -> Iterator[Rating]:
+        """Rate those of `images` (digest -> a file of that content) that have no score yet; yields their ratings."""
+        todo = {digest: str(path) for digest, path in images.items() if digest not in self.scores}
+        for digest, rating in zip(todo, self._rater.rate(todo.values()), strict=True):
+            if rating.score is not None:
+                # Under its digest, not its name: what is kept is of the content.
+                self._journal.append(replace(rating, image=digest))
+                self.scores[digest] = rating.score
+            yield rating
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._journal.__exit__(kind, value, trace)
+
+
+def _cache_file(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """The file in `folder` for scores made with `settings` (model, weights, prompt, mode, seed, …): one for each."""
+    # Sorted, since two dicts with the same content may differ in order.
+    canonical = json.dumps(dict(settings), sort_keys=True, allow_nan=False)
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(str(settings["model"])).name).strip("-.")
+    return folder / f"{name[:60]}-{xxhash.xxh3_64(canonical.encode()).hexdigest()}.jsonl"
+
+
+def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: Console) -> Results:
+    """Every method of `suite` on every data set, one method at a time.
+
+    make: gives the rater of a method that has a model. Where it raises UserError (weights or a package that cannot be
     had), the method's row holds that sentence and the others go on.
-    cache: the folder of scores, which an interrupted run, or another suite, goes on from.
+    cache: the folder of scores, from which an interrupted run, or another suite, continues.
 
     Raises UserError for a manifest that cannot be read, or that holds more than one data set.
     """
-    manifests = [_read(data) for data in suite.datasets]
-    columns = tuple(
-        Column(data.name, data.group, data.column, len(manifest))
-        for data, manifest in zip(suite.datasets, manifests, strict=True)
-    )
-    with progress_bar(console) as progress:
-        digests: dict[Path, str | UserError] = {}
+    sets: dict[Column, list[Row]] = {}
+    for data in suite.datasets:
+        rows = _rows(data)
+        # The size of what is measured, not of the manifest: a suite may take one split of it.
+        sets[Column(data.name, data.group, data.column, len(rows))] = rows
+    with progress_bar(console) as bar:
+        # The pixels of all images are read once, whatever the number of methods. Files of scores need none.
+        digests: Digests = {}
         if any(method.model is not None for method in suite.methods):
-            images = list(
-                dict.fromkeys(row.image for manifest in manifests for row in manifest.rows)
-            )
-            digests = dict(
-                zip(
-                    images,
-                    _watched(progress, "reading images", contents(images), len(images)),
-                    strict=True,
-                )
-            )
-        bench = _Bench(
-            dict(zip(columns, manifests, strict=True)), digests, cache, console, progress
-        )
-        methods = tuple(
-            bench.scores_of(m) if m.scores is not None else bench.rated(m, make)
-            for m in suite.methods
-        )
-    return Results(suite.title, suite.plcc, columns, methods, suite.published)
+            images = list(dict.fromkeys(row.image for rows in sets.values() for row in rows))
+            found = tracked(bar, map_ahead(_digest, images), "reading images", len(images))
+            digests = dict(zip(images, found, strict=True))
+        bench = _Bench(sets, digests, cache, console, bar)
+        methods = [
+            bench.from_file(method, method.scores)
+            if method.scores is not None
+            else bench.from_rater(method, make)
+            for method in suite.methods
+        ]
+    return Results(suite.title, suite.plcc, tuple(sets), tuple(methods), suite.published)
 
 
-def _read(data: DataSet) -> Manifest:
-    manifest = Manifest.read(data.manifest)
-    groups = rows_of(manifest, data.split)
+def _rows(data: DataSet) -> list[Row]:
+    groups = rows_of(Manifest.read(data.manifest), data.split)
     if len(groups) > 1:
         raise UserError(
             f"{data.manifest} holds {len(groups)} data sets ({', '.join(groups)}), and scales are never mixed: "
             f"give {data.name} a manifest of one"
         )
-    return Manifest(tuple(row for rows in groups.values() for row in rows))
+    (rows,) = groups.values()
+    return rows
+
+
+def _digest(image: Path) -> str | UserError:
+    try:
+        return image_digest(open_image(image))
+    except UserError as error:
+        return error
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """What is the same for every method."""
+    """What is the same for every method: the data sets, the content of their images, and where scores are kept."""
 
-    manifests: dict[Column, Manifest]
-    digests: dict[Path, str | UserError]
+    sets: Mapping[Column, Sequence[Row]]
+    digests: Digests
     cache: Path
     console: Console
-    progress: Progress
+    bar: Progress
 
-    def scores_of(self, method: Method) -> Result:
+    def from_file(self, method: Method, scores: Path) -> Result:
         """A row from a file of scores; a data set that it does not wholly cover is a problem of that cell."""
-        assert method.scores is not None
         measured = {}
-        for column, manifest in self.manifests.items():
+        for column, rows in self.sets.items():
             try:
-                (found,) = evaluate_scores(method.scores, manifest, bootstrap=BOOTSTRAP).values()
-                left_out = f"empty in {method.scores.name}" if found.n_unreadable else None
-                measured[column.name] = Measured(found, left_out)
+                (found,) = evaluate_scores(
+                    scores, Manifest(tuple(rows)), bootstrap=RESAMPLES
+                ).values()
+                problem = f"empty in {scores.name}" if found.n_unreadable else None
+                measured[column.name] = Measured(found, problem)
             except UserError as error:
                 measured[column.name] = Measured(None, str(error))
-        return Result(method.name, method.group, {"scores": method.scores.name}, measured)
+        return Result(method.name, method.group, {"scores": scores.name}, measured)
 
-    def rated(self, method: Method, make: Callable[[Method], Rater]) -> Result:
-        """A row from a rater, which is gone when this returns, and its memory with it."""
-        loading = self.progress.add_task(f"loading {method.name}", total=None, note="")
+    def from_rater(self, method: Method, make: Callable[[Method], Rater]) -> Result:
+        """A row from a rater, which is freed with its memory when this returns."""
+        # No total: how long weights take to load is not known.
+        loading = self.bar.add_task(f"loading {method.name}", total=None, note="")
         try:
             rater = make(method)
         except UserError as error:
             return Result(method.name, method.group, {}, {}, str(error))
         finally:
-            self.progress.remove_task(loading)
+            self.bar.remove_task(loading)
         measured = {}
-        with ScoreCache(self.cache, rater) as scores:
-            for column, manifest in self.manifests.items():
+        with ScoreCache(self.cache, rater) as cache:
+            for column, rows in self.sets.items():
+                what = f"{method.name} · {column.name}"
                 try:
-                    measured[column.name] = self._on(
-                        f"{method.name} · {column.name}", scores, manifest.rows
-                    )
-                except (
-                    UserError
-                ) as error:  # a server that is gone; what was scored before is in the cache
+                    measured[column.name] = self._measure(what, cache, rows)
+                except UserError as error:
+                    # For example a server that is gone. What was scored before is in the cache.
                     measured[column.name] = Measured(None, str(error))
         return Result(method.name, method.group, rater.settings(), measured)
 
-    def _on(self, what: str, scores: ScoreCache, rows: Sequence[Row]) -> Measured:
+    def _measure(self, what: str, cache: ScoreCache, rows: Sequence[Row]) -> Measured:
         problems: list[str] = []
         images: dict[str, Path] = {}
         for row in rows:
-            found = self.digests[row.image]
-            if isinstance(found, UserError):
-                problems.append(
-                    str(found).replace(str(row.image), row.image.name)
-                )  # not where on whose disk
+            digest = self.digests[row.image]
+            if isinstance(digest, UserError):
+                # Results may be published: they name files, but no folders of this machine.
+                problems.append(str(digest).replace(str(row.image), row.image.name))
             else:
-                images.setdefault(found, row.image)
-        todo = len(images.keys() - scores.known.keys())
-        for rating in _watched(self.progress, what, scores.rate(images), todo):
+                # The same pixels under two names are scored once.
+                images.setdefault(digest, row.image)
+        todo = len(images.keys() - cache.scores.keys())
+        for rating in tracked(self.bar, cache.rate(images), what, todo):
             if rating.problem is not None:
                 problems.append(f"{Path(rating.image).name}: {rating.problem}")
-        self.console.print(
-            f"{what}: {len(rows)} images, {todo} scored now", markup=False, highlight=False
-        )
-        found_scores = [scores.known.get(str(self.digests[row.image])) for row in rows]
-        result = agreement(found_scores, [row.mos for row in rows], bootstrap=BOOTSTRAP)
-        return Measured(result, problems[0] if problems else None)
-
-
-def _watched(progress: Progress, what: str, items: Iterable[Item], total: int) -> Iterator[Item]:
-    """`items` as they come, with a line of progress that shows their rate and the time left."""
-    task = progress.add_task(what, total=total, note="")
-    try:
-        for item in items:
-            progress.advance(task)
-            speed = progress.tasks[progress.task_ids.index(task)].speed
-            progress.update(task, note=f"{speed:.1f} images/s" if speed else "")
-            yield item
-    finally:
-        progress.remove_task(task)
+        message = f"{what}: {len(rows)} images, {todo} scored now"
+        self.console.print(message, markup=False, highlight=False)
+        # An image that cannot be opened has an error for a digest, which is in no cache: no score.
+        scores = [cache.scores.get(str(self.digests[row.image])) for row in rows]
+        found = agreement(scores, [row.mos for row in rows], bootstrap=RESAMPLES)
+        return Measured(found, problems[0] if problems else None)

@@ -1,4 +1,4 @@
-"""What the HTML pages share: their theme, figures as inline SVG, thumbnails, and how a page is made of a template.
+"""What the HTML pages share: theme, figures as inline SVG, thumbnails, and making a page from a template.
 
 A page stands alone: figures are inline SVG, thumbnails are base64 JPEG, and nothing is fetched from a network. The same
 input gives the same bytes.
@@ -22,12 +22,15 @@ from matplotlib.figure import Figure
 
 from ..data.images import open_image
 from ..errors import UserError
+from ..io import write_text
 
-THUMBNAIL = 192  # pixels, the longer side
-MAX_POINTS = 1000  # in a scatter plot: more would be a page of many megabytes, and one blot
+# Pixels of the longer side of a thumbnail.
+THUMBNAIL = 192
+# Points of a scatter plot. More would make a page of many megabytes, and one dark blot.
+MAX_POINTS = 1000
 
-# name -> (light, dark). Figures are drawn in the light colour, which then becomes the CSS variable of that name, so
-# that they follow the page. Line styles and markers tell apart what colours may not.
+# name -> (light, dark). Figures are drawn in the light colour, which is then replaced by the CSS variable of that name,
+# so that they follow the page. Lines also differ in style, for readers who cannot tell the colours apart.
 THEME = {
     "page": ("#fafaf8", "#16181b"),
     "panel": ("#ffffff", "#1e2125"),
@@ -41,19 +44,25 @@ THEME = {
 }
 LIGHT = {name: light for name, (light, _) in THEME.items()}
 STYLE: dict[str, Any] = {
-    **dict.fromkeys(
-        ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), LIGHT["muted"]
-    ),
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.labelcolor": LIGHT["muted"],
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
     "text.color": LIGHT["text"],
     "grid.color": LIGHT["rule"],
     "axes.grid": True,
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
     "font.size": 8.5,
-    "text.parse_math": False,  # the name of a metric may hold a dollar sign
+    # The name of a metric may hold a dollar sign.
+    "text.parse_math": False,
     "savefig.transparent": True,
-    "svg.fonttype": "none",  # text stays text, in the font of the page
-    "svg.hashsalt": "visualquality",  # ids would be random
+    # Text stays text, in the font of the page.
+    "svg.fonttype": "none",
+    # Without a fixed salt, ids would differ from run to run.
+    "svg.hashsalt": "visualquality",
 }
 
 Item = TypeVar("Item")
@@ -61,7 +70,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure, or None where there is nothing to draw, and what its reader must know of missing numbers."""
+    """A figure, or None where there is nothing to draw, and a note about what is missing."""
 
     svg: Markup | None
     note: str
@@ -72,13 +81,14 @@ def draw(
 ) -> Markup:
     """A figure of `size` (width, height) in inches that `plot` draws on its axes.
 
-    `name`, of letters, digits and hyphens, keeps its ids apart from those of other figures of the page; `alt` says in
-    words what is seen; `axes` are properties of the axes, such as xlabel.
+    `name` (letters, digits, hyphens) keeps its ids apart from those of other figures of the page; `alt` describes the
+    figure in words; `axes` are properties of the axes, such as xlabel.
     """
     with style.context(["default", STYLE]):
         figure = Figure(figsize=size, layout="constrained")
         plot(figure.add_subplot(**axes))
         figure.savefig(buffer := StringIO(), format="svg")
+    # The metadata holds a date.
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for colour, light in LIGHT.items():
@@ -89,8 +99,8 @@ def draw(
     return head + Markup(svg[opening.end() :])
 
 
-def widened(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of an axis with a little room around `values`, which may be all the same."""
+def axis_limits(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis with a margin around `values`, which may all be equal."""
     low, high = min(values), max(values)
     margin = 0.04 * (high - low) or 0.5
     return low - margin, high + margin
@@ -101,29 +111,21 @@ def thumbnail(image: Path) -> tuple[str | None, str | None]:
     try:
         opened = open_image(image)
     except UserError as error:
+        # A page may be passed on: it names files, but no folders of this machine.
         return None, str(error).replace(str(image), image.name)
     opened.thumbnail((THUMBNAIL, THUMBNAIL))
     opened.save(buffer := BytesIO(), "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), None
 
 
-def evenly(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` of the items, evenly over their order, the first and the last among them."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(len(items), count)).astype(int)]
-
-
-def spread(items: Sequence[Item], value: Callable[[Item], float], count: int) -> list[Item]:
-    """At most `count` of the items, those nearest to evenly spaced values; items and result are in order of value."""
-    if len(items) <= count:
-        return list(items)
-    left = list(range(len(items)))
-    for target in np.linspace(value(items[0]), value(items[-1]), count):
-        left.remove(min(left, key=lambda i: abs(value(items[i]) - target)))
-    return [item for i, item in enumerate(items) if i not in left]
+def pick_evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items at equal steps in their order, the first and the last among them."""
+    places = np.linspace(0, len(items) - 1, min(len(items), count)).astype(int)
+    return [items[place] for place in places]
 
 
 def write_page(output: Path, template: str, **values: Any) -> None:
-    """Render the template `template` of this package with `values` into the file `output`, whose folder is made.
+    """Render the template `template` of this package with `values` into the file `output`; its folder is made.
 
     What is not marked as markup is escaped. Raises UserError where `output` cannot be written.
     """
@@ -136,12 +138,5 @@ def write_page(output: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(template).render(theme=THEME, max_points=MAX_POINTS, **values)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # Half a character, as a cut-off response or an odd file name may hold, is written as a question mark.
-        output.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    except OSError as error:
-        raise UserError(
-            f"{output} cannot be written ({error.strerror}): give a file in a writable folder"
-        ) from error
+    environment.globals["thumbnail"] = thumbnail
+    write_text(output, environment.get_template(template).render(theme=THEME, **values))

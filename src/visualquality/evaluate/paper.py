@@ -66,9 +66,8 @@ class PaperTables:
 def paper_tables() -> PaperTables:
     """The tables that come with the package."""
     text = files(__package__).joinpath("paper_tables.yaml").read_text(encoding="utf-8")
-    tree = yaml.load(
-        text, Loader=yaml.BaseLoader
-    )  # BaseLoader leaves numbers as text, with their printed digits
+    # BaseLoader leaves numbers as text, with the digits that were printed.
+    tree = yaml.load(text, Loader=yaml.BaseLoader)
     columns = tuple(
         PaperColumn(**{**column, "images": int(column["images"])}) for column in tree["columns"]
     )
@@ -77,6 +76,7 @@ def paper_tables() -> PaperTables:
         for coefficient in ("SRCC", "PLCC"):
             for group, methods in table.get(coefficient, {}).items():
                 for method, printed in methods.items():
+                    # The last number of a row is its average.
                     *cells, average = map(Decimal, printed)
                     if len(cells) != len(columns):
                         raise ValueError(

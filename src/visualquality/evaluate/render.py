@@ -1,19 +1,26 @@
-"""A benchmark's table as text for the terminal, Markdown, LaTeX, CSV and an HTML page."""
+"""A benchmark's table as text for the terminal, Markdown, LaTeX, CSV and an HTML page.
+
+The formats are written here and not with pandas, because its `to_markdown` and `Styler` have no rows for blocks and
+groups, no spans over some columns, and no rules under them.
+"""
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from io import StringIO
 from math import isnan
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 from rich.text import Text
 
+from ..io import write_text
+from .agreement import COEFFICIENTS, Agreement, average
 from .benchmark import Measured, Results
-from .correlation import COEFFICIENTS, Agreement, average
-from .layout import Line, Table, Value
 from .paper import paper_tables
+from .tables import Line, Table, Value, layout
 
 PAPER = "paper"
 CSV_COLUMNS = (
@@ -36,36 +43,51 @@ _LATEX = {
     "·": r"\textperiodcentered{}",
     "\n": " ",
 }
+_TERMINAL_STYLES = {"best": "not dim bold", "second": "not dim underline", "": ""}
+_MARKDOWN_MARKS = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+_LATEX_MARKS = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
 
 
-def name_of(line: Line) -> str:
-    """The label of a row where nothing but text can be told apart."""
-    return (
-        f"{line.name} ({PAPER})"
-        if line.published
-        else f"{line.name}{' (unavailable)' if line.problem else ''}"
-    )
+def write_all(results: Results, folder: Path) -> Table:
+    """Write table.md, .tex, .csv, .html and results.json into `folder`, which is made; returns the table.
+
+    Raises UserError where a file cannot be written.
+    """
+    table = layout(results)
+    found = json.dumps(results.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "table.md", markdown(table))
+    write_text(folder / "table.tex", latex(table))
+    write_text(folder / "table.csv", to_csv(results))
+    write_text(folder / "results.json", found + "\n")
+    write_html(table, folder / "table.html")
+    return table
+
+
+def row_name(line: Line) -> str:
+    """The label of a row in formats that have text alone."""
+    if line.published:
+        return f"{line.name} ({PAPER})"
+    return f"{line.name} (unavailable)" if line.problem else line.name
 
 
 def terminal(table: Table) -> Text:
-    """Lines of text with styles, as wide as they need be: groups of data sets are ruled, published rows are dim."""
-    sizes = [*(str(column.n) for column in table.columns), *([""] if table.averaged else [])]
+    """Lines of text with styles, as wide as they must be: groups of data sets are ruled, published rows are dim."""
     lines = [line for block in table.blocks for line in block.lines]
-    first = max(len("Method"), *(len(name_of(line)) + 2 for line in lines))
-    widths = [
-        max(map(len, [heading, size, *(line.values[i].text for line in lines)])) + 2
-        for i, (heading, size) in enumerate(zip(table.headings, sizes, strict=True))
-    ]
-    spanned = _terminal_spans(table, widths)
+    first = max(len("Method"), *(len(row_name(line)) + 2 for line in lines))
+    # Everything in a column is right-aligned to the widest text in it, with two spaces before.
+    columns = zip(table.headings, table.sizes, *_texts(lines), strict=True)
+    widths = [max(map(len, column)) + 2 for column in columns]
+    # This may widen a column, so it comes before all that is aligned.
+    spans = _terminal_spans(table, widths)
     rule = Text("─" * (first + sum(widths)), "dim")
-    out = [
-        Text(table.title, "bold"),
-        Text(),
-        *(Text(" " * first).append(span, style) for span, style in spanned),
-    ]
-    for label, cells, style in (("Method", table.headings, "bold"), ("n", sizes, "dim")):
-        aligned = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        out.append(Text(label.ljust(first) + aligned, style))
+    out = [Text(table.title, "bold"), Text()]
+    out += [Text(" " * first).append(span, style) for span, style in spans]
+    for label, cells, style in (
+        ("Method", table.headings, "bold"),
+        ("n", table.sizes, "dim"),
+    ):
+        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
+        out.append(Text(label.ljust(first) + "".join(aligned), style))
     for block in table.blocks:
         out += [rule, Text(block.name, "bold")]
         for group, rows in block.groups:
@@ -74,91 +96,93 @@ def terminal(table: Table) -> Text:
     return Text("\n").join([*out, rule])
 
 
+def _texts(lines: list[Line]) -> list[list[str]]:
+    return [[value.text for value in line.values] for line in lines]
+
+
 def _terminal_spans(table: Table, widths: list[int]) -> list[tuple[str, str]]:
-    """The lines with the groups of data sets, and their rules, with styles. Widens `widths` where a word needs it."""
-    wrapped, rules, place = [], "", 0
+    """The lines with the groups of data sets and a rule under them, with styles.
+
+    Adds to `widths` where a word of a group's name needs it.
+    """
+    if not any(group for group, _ in table.spans):
+        return []
+    names, rules, place = [], "", 0
     for group, count in table.spans:
         longest = max((len(word) for word in group.split()), default=0)
         widths[place] += max(0, longest + 2 - sum(widths[place : place + count]))
         width = sum(widths[place : place + count]) - 2
-        wrapped.append(
-            [f"  {line:^{width}}" for line in wrap(group, width, break_on_hyphens=False)]
-            or [" " * (width + 2)]
-        )
+        names.append([f"{line:^{width}}" for line in wrap(group, width, break_on_hyphens=False)])
         rules += "  " + ("─" if group else " ") * width
+        # Where the name is shorter than others, empty lines come first: names stand on their rules.
+        names[-1] = names[-1] or [" " * width]
         place += count
-    if not any(group for group, _ in table.spans):
-        return []
-    height = max(map(len, wrapped))
-    padded = [[" " * len(lines[0])] * (height - len(lines)) + lines for lines in wrapped]
-    return [*(("".join(parts), "italic") for parts in zip(*padded, strict=True)), (rules, "dim")]
+    height = max(map(len, names))
+    padded = [[" " * len(lines[0])] * (height - len(lines)) + lines for lines in names]
+    rows = ["".join(f"  {part}" for part in parts) for parts in zip(*padded, strict=True)]
+    return [*((row, "italic") for row in rows), (rules, "dim")]
 
 
 def _terminal_row(line: Line, first: int, widths: list[int]) -> Text:
-    row = Text(
-        f"  {name_of(line)}".ljust(first),
-        "yellow" if line.problem else "dim" if line.published else "",
-    )
+    style = "dim" if line.published else ""
+    row = Text(f"  {row_name(line)}".ljust(first), "yellow" if line.problem else style)
     for value, width in zip(line.values, widths, strict=True):
+        # The space and the text are apart, so that only the digits are underlined.
         row.append(" " * (width - len(value.text)), "not underline")
-        row.append(
-            value.text, {"best": "not dim bold", "second": "not dim underline", "": ""}[value.mark]
-        )
+        row.append(value.text, _TERMINAL_STYLES[value.mark])
     return row
 
 
 def markdown(table: Table) -> str:
     """One table of GitHub's Markdown, and the notes as a list."""
     width = len(table.headings)
-    heads = [cell for group, count in table.spans for cell in [group, *[""] * (count - 1)]]
+    # Markdown has no spans: the name stands over the first column of its group.
+    groups = [cell for group, count in table.spans for cell in [group, *[""] * (count - 1)]]
     rows = [
-        ["", *map(_md, heads), *([""] if table.averaged else [])],
+        ["", *map(_md, groups), *([""] if table.averaged else [])],
         ["---", *["---:"] * width],
         ["Method", *(f"**{_md(heading)}**" for heading in table.headings)],
-        ["*n*", *(str(column.n) for column in table.columns), *([""] if table.averaged else [])],
+        ["*n*", *table.sizes],
     ]
     for block in table.blocks:
         rows.append([f"**{block.name}**", *[""] * width])
         for group, lines in block.groups:
             rows.append([f"*{_md(group)}*", *[""] * width])
-            rows += [[_md(name_of(line)), *map(_markdown_cell, line.values)] for line in lines]
+            for line in lines:
+                cells = [_MARKDOWN_MARKS[value.mark].format(value.text) for value in line.values]
+                rows.append([_md(row_name(line)), *cells])
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"# {_md(table.title)}\n\n{text}\n\n" + "".join(
-        f"- {_md(note)}\n" for note in table.notes
-    )
-
-
-def _markdown_cell(value: Value) -> str:
-    return {"best": f"**{value.text}**", "second": f"<u>{value.text}</u>", "": value.text}[
-        value.mark
-    ]
+    notes = "".join(f"- {_md(note)}\n" for note in table.notes)
+    return f"# {_md(table.title)}\n\n{text}\n\n{notes}"
 
 
 def _md(text: str) -> str:
+    # A line break would end the row.
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
 def latex(table: Table) -> str:
     """A `table*` for a document that uses the package booktabs; the notes are its caption."""
     width = len(table.headings) + 1
-    ruled, place = [], 2
+    rules, place = [], 2  # LaTeX counts columns from 1, and the first has the names
     for group, count in table.spans:
         if group:
-            ruled.append(rf"\cmidrule(lr){{{place}-{place + count - 1}}}")
+            rules.append(rf"\cmidrule(lr){{{place}-{place + count - 1}}}")
         place += count
-    heads = [rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" for group, count in table.spans]
-    sizes = [*(str(column.n) for column in table.columns), *([""] if table.averaged else [])]
+    groups = [rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" for group, count in table.spans]
+    # The sentences are joined by full stops, so each loses its own.
+    sentences = [text.rstrip(".") for text in (table.title, *table.notes)]
     out = [
         r"% \usepackage{booktabs}",
         r"\begin{table*}",
         r"\centering",
-        rf"\caption{{{_tex('. '.join([table.title.rstrip('.'), *(n.rstrip('.') for n in table.notes)]))}.}}",
+        rf"\caption{{{_tex('. '.join(sentences))}.}}",
         rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
         r"\toprule",
-        _tex_row(["", *heads, *([""] if table.averaged else [])]),
-        *([" ".join(ruled)] if ruled else []),
+        _tex_row(["", *groups, *([""] if table.averaged else [])]),
+        *([" ".join(rules)] if rules else []),
         _tex_row(["Method", *map(_tex, table.headings)]),
-        _tex_row([r"\textit{n}", *sizes]),
+        _tex_row([r"\textit{n}", *table.sizes]),
     ]
     for block in table.blocks:
         out += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textbf{{{block.name}}}}} \\"]
@@ -173,14 +197,13 @@ def _tex_row(cells: list[str]) -> str:
 
 
 def _tex_name(line: Line) -> str:
-    return (
-        rf"{_tex(line.name)} \textsuperscript{{{PAPER}}}" if line.published else _tex(name_of(line))
-    )
+    if line.published:
+        return rf"{_tex(line.name)} \textsuperscript{{{PAPER}}}"
+    return _tex(row_name(line))
 
 
 def _tex_cell(value: Value) -> str:
-    text = _tex(value.text)
-    return {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[value.mark]
+    return _LATEX_MARKS[value.mark].format(_tex(value.text))
 
 
 def _tex(text: str) -> str:
@@ -190,7 +213,7 @@ def _tex(text: str) -> str:
 def to_csv(results: Results) -> str:
     """Long form: a row for each method, data set (then their average) and coefficient, both PLCCs too.
 
-    `source` is measured or paper. What is undefined or not there is an empty cell, and `problem` says why.
+    `source` is measured or paper. What is undefined or missing is an empty cell, and `problem` says why.
     """
     writer = csv.DictWriter(text := StringIO(), CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -199,60 +222,53 @@ def to_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def _measured_rows(results: Results) -> Iterator[dict[str, object]]:
+def _measured_rows(results: Results) -> Iterator[dict[str, Any]]:
     for result in results.methods:
-        by: dict[str, object] = {"method": result.name, "group": result.group, "source": "measured"}
+        row = {"method": result.name, "group": result.group, "source": "measured"}
         found: list[Agreement] = []
-        for column in results.columns:
-            cell = result.measured.get(column.name, Measured(None, result.problem))
-            of: dict[str, object] = {
-                "dataset": column.name,
-                "dataset_group": column.group,
-                "column": column.column,
-            }
-            yield from _coefficients(by | of, cell.agreement, cell.problem)
-            found += [cell.agreement] if cell.agreement else []
+        for c in results.columns:
+            cell = result.measured.get(c.name, Measured(None, result.problem))
+            column = {"dataset": c.name, "dataset_group": c.group, "column": c.column}
+            yield from _coefficients(row | column, cell.agreement, cell.problem)
+            if cell.agreement is not None:
+                found.append(cell.agreement)
         if len(results.columns) > 1:
             mean = average(found) if len(found) == len(results.columns) else None
             problem = None if mean else "not every data set has a number"
-            yield from _coefficients(by | {"dataset": "average"}, mean, problem)
+            yield from _coefficients(row | {"dataset": "average"}, mean, problem)
 
 
 def _coefficients(
-    by: dict[str, object], found: Agreement | None, problem: str | None
-) -> Iterator[dict[str, object]]:
-    told = "; ".join([*([problem] if problem else []), *(found.problems if found else ())])
+    row: dict[str, Any], found: Agreement | None, problem: str | None
+) -> Iterator[dict[str, Any]]:
+    """A row for each coefficient of a cell."""
+    problems = [problem] if problem else []
+    problems += found.problems if found else ()
     for key, name in COEFFICIENTS.items():
-        row = by | {"coefficient": name, "problem": told}
+        more: dict[str, Any] = {"coefficient": name, "problem": "; ".join(problems)}
         if found is not None:
-            numbers = {
-                end: "" if isnan(v) else f"{v:.6f}" for end, v in vars(getattr(found, key)).items()
-            }
-            row |= numbers | {"n": found.n, "n_unreadable": found.n_unreadable}
-        yield row
+            more |= {"n": found.n, "n_unreadable": found.n_unreadable}
+            for end, number in vars(getattr(found, key)).items():
+                more[end] = "" if isnan(number) else f"{number:.6f}"
+        yield row | more
 
 
-def _published_rows(results: Results) -> Iterator[dict[str, object]]:
+def _published_rows(results: Results) -> Iterator[dict[str, Any]]:
     for method in results.paper:
         for coefficient, row in paper_tables().published(method).items():
-            by: dict[str, object] = {
-                "method": method,
-                "group": row.group,
-                "source": PAPER,
-                "coefficient": coefficient,
-            }
-            for column, number in zip(paper_tables().columns, row.cells, strict=True):
-                of: dict[str, object] = {
-                    "dataset": column.dataset,
-                    "dataset_group": column.group,
-                    "column": column.name,
-                }
-                yield by | of | {"value": str(number), "n": column.images}
-            yield by | {"dataset": "average", "value": str(row.average)}
+            named = {"method": method, "group": row.group, "source": PAPER}
+            named["coefficient"] = coefficient
+            for c, number in zip(paper_tables().columns, row.cells, strict=True):
+                column = {"dataset": c.dataset, "dataset_group": c.group, "column": c.name}
+                # As printed: 0.43 is not 0.430.
+                yield named | column | {"value": str(number), "n": c.images}
+            yield named | {"dataset": "average", "value": str(row.average)}
 
 
 def write_html(table: Table, output: Path) -> None:
     """A page that stands alone, light and dark. Raises UserError where it cannot be written."""
-    from .page import write_page  # matplotlib, which the other formats need not wait for
+    from .page import (
+        write_page,
+    )  # brings matplotlib, which takes seconds and the other formats do not need
 
     write_page(output, "benchmark.html.jinja", title=table.title, notes=(), table=table)

@@ -2,59 +2,55 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ..errors import UserError
-from ..response import PromptName
-from .paper import TABLE_2, paper_tables
-
-# What a vision-language model can be asked for, and a file of scores cannot.
-OPTIONS = ("mode", "samples", "seed", "tolerance", "doubt", "prompt", "max_pixels", "engine", "url")
+from ..io import Settings, read_yaml, validated
+from ..score.settings import ScoreSettings
+from .paper import TABLE_2, TABLE_4, paper_tables
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Method(ScoreSettings):
+    """A row: how its images are scored. Exactly one of `model` and `scores`.
 
-
-class Method(Section):
-    """A row. Exactly one of `model` and `scores`.
-
-    `model` is a name of `baselines.methods.method`: niqe, brisque, pyiqa:NAME, nano, a folder, a hub name. `scores` is
-    a file of scores made elsewhere: .csv, .jsonl or .parquet with the columns image and score, a higher score being a
-    better image. `OPTIONS` are for vision-language models, and mean what they mean there.
+    `model` is what `--model` of the command line takes: niqe, brisque, pyiqa:NAME, nano, a folder, a hub name. The
+    scoring options mean what they mean there. `scores` is a file of scores made elsewhere: .csv, .jsonl or .parquet
+    with the columns image and score, where a higher score is a better image.
     """
 
     name: str = Field(min_length=1)
     model: str | None = None
     scores: Path | None = None
     group: str = "Others"
-    mode: Literal["reason", "expect", "direct", "auto"] = "reason"
-    samples: Annotated[int, Field(ge=1)] | Literal["auto"] = 6
-    seed: int = 0
-    tolerance: float = Field(0.1, gt=0)
-    doubt: float = Field(0.5, ge=0)
-    prompt: PromptName | None = None
-    max_pixels: int | None = Field(None, ge=28 * 28)
-    engine: Literal["here", "vllm", "openai"] = "here"
-    url: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "Method":
         if (self.model is None) == (self.scores is None):
             raise ValueError("give exactly one of model and scores")
-        if self.scores is not None and (extra := self.model_fields_set & set(OPTIONS)):
-            raise ValueError(f"a file of scores takes no {' and no '.join(sorted(extra))}")
+        options = self._options()
+        if self.scores is not None and options:
+            raise ValueError(f"a file of scores takes no {' and no '.join(sorted(options))}")
+        if self.reference:
+            raise ValueError("a suite rates images by themselves: leave reference out")
         return self
 
+    def _options(self) -> dict[str, Any]:
+        """The scoring options that the suite names."""
+        # Only what is written in the file: a default must not override the command line.
+        named = self.model_fields_set & ScoreSettings.model_fields.keys()
+        return {name: getattr(self, name) for name in named}
 
-class DataSet(Section):
+    def settings(self, **defaults: Any) -> ScoreSettings:
+        """The scoring options of the suite; those that it does not name are taken from `defaults`."""
+        return ScoreSettings(**(defaults | self._options()))
+
+
+class DataSet(Settings):
     """A column: the rows of a manifest, or of one `split` of it.
 
-    `column` is the paper's column that the data set stands for; published rows have a number there, and its group is
-    the group of the data set unless `group` names another.
+    `column` is the paper's column for this data set, in which published rows have a number. The group of the data set
+    is that of this column, unless `group` names another.
     """
 
     name: str = Field(min_length=1)
@@ -65,19 +61,19 @@ class DataSet(Section):
 
     @field_validator("column")
     @classmethod
-    def _known(cls, column: str | None) -> str | None:
-        known = [each.name for each in paper_tables().columns]
-        if column is not None and column not in known:
-            raise ValueError(f"the paper has no column {column!r}; it has {', '.join(known)}")
+    def _of_the_paper(cls, column: str | None) -> str | None:
+        names = [each.name for each in paper_tables().columns]
+        if column is not None and column not in names:
+            raise ValueError(f"the paper has no column {column!r}; it has {', '.join(names)}")
         return column
 
 
-class Suite(Section):
+class Suite(Settings):
     """What `visualquality benchmark` measures.
 
-    `plcc`: which of the two is shown, that of the scores as they are or after the 4-parameter logistic mapping; the
+    `plcc`: which PLCC is shown, that of the scores as they are (raw) or after the 4-parameter logistic mapping; the
     CSV file has both. `paper`: the methods of the paper's Tables 2 and 4 whose published rows are shown too, or "all"
-    of Table 2.
+    for those of Table 2.
     """
 
     title: str = Field(min_length=1)
@@ -88,29 +84,25 @@ class Suite(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
-        _refuse_twice("methods", [method.name for method in self.methods])
-        _refuse_twice("datasets", [data.name for data in self.datasets])
+        _refuse_duplicates("methods", [method.name for method in self.methods])
+        _refuse_duplicates("datasets", [data.name for data in self.datasets])
+        # Two data sets under one column would both get its published numbers.
         columns = [data.column for data in self.datasets if data.column is not None]
-        _refuse_twice("the columns of datasets", columns)
-        known = (*paper_tables().methods(2), *paper_tables().methods(4))
-        if unknown := [name for name in self.published if name not in known]:
-            raise ValueError(
-                f"paper: no row {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}"
-            )
+        _refuse_duplicates("the columns of datasets", columns)
+        # Some methods are in both tables.
+        names = dict.fromkeys([*paper_tables().methods(TABLE_2), *paper_tables().methods(TABLE_4)])
+        if unknown := [name for name in self.published if name not in names]:
+            raise ValueError(f"paper: no row {', '.join(unknown)}; there are {', '.join(names)}")
         if self.published and not columns:
-            raise ValueError(
-                "paper: no data set names the paper's column that it stands for; add column to one"
-            )
+            raise ValueError("paper: no data set names its column in the paper; add column to one")
         return self
 
     @property
     def published(self) -> tuple[str, ...]:
         """The methods whose published rows are shown."""
-        return (
-            paper_tables().methods(TABLE_2)
-            if self.paper == "all"
-            else tuple(dict.fromkeys(self.paper))
-        )
+        if self.paper == "all":
+            return paper_tables().methods(TABLE_2)
+        return tuple(dict.fromkeys(self.paper))
 
 
 def read_suite(path: Path) -> Suite:
@@ -118,49 +110,34 @@ def read_suite(path: Path) -> Suite:
 
     Raises UserError that names the file and each wrong field.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no suite {path}; give a YAML file that exists") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} is empty or not a mapping; a suite begins like `title: …`")
-    try:
-        suite = Suite.model_validate(tree)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg']}" for e in error.errors()
-        )
-        raise UserError(f"{path}: {faults}") from error
-    base = path.resolve().parent
+    suite = validated(Suite, read_yaml(path, "suite"), path, "suite")
+    folder = path.resolve().parent
     groups = {column.name: column.group for column in paper_tables().columns}
-    datasets = tuple(
-        data.model_copy(
-            update={
-                "manifest": base / data.manifest.expanduser(),
-                "group": data.group or groups.get(data.column or "", ""),
-            }
-        )
-        for data in suite.datasets
-    )
-    return suite.model_copy(
-        update={"methods": tuple(_located(m, base) for m in suite.methods), "datasets": datasets}
-    )
+    datasets = []
+    for data in suite.datasets:
+        manifest = folder / data.manifest.expanduser()
+        group = data.group or groups.get(data.column or "", "")
+        datasets.append(data.model_copy(update={"manifest": manifest, "group": group}))
+    methods = tuple(_with_paths(method, folder) for method in suite.methods)
+    return suite.model_copy(update={"methods": methods, "datasets": tuple(datasets)})
 
 
-def _located(method: Method, base: Path) -> Method:
+def _with_paths(method: Method, folder: Path) -> Method:
+    """The method with the paths in it relative to `folder`; other names of models stay."""
     if method.scores is not None:
-        return method.model_copy(update={"scores": base / method.scores.expanduser()})
+        return method.model_copy(update={"scores": folder / method.scores.expanduser()})
     assert method.model is not None
+    # niqe:FILE and brisque:FILE name fitted parameters; the rest of pyiqa:NAME is no path.
     kind, _, parameters = method.model.partition(":")
     if kind in ("niqe", "brisque") and parameters:
-        return method.model_copy(update={"model": f"{kind}:{base / Path(parameters).expanduser()}"})
-    folder = base / Path(method.model).expanduser()
-    return method.model_copy(update={"model": str(folder)}) if folder.is_dir() else method
+        file = folder / Path(parameters).expanduser()
+        return method.model_copy(update={"model": f"{kind}:{file}"})
+    # A name of the Hugging Face hub looks like a relative path: a folder that exists comes first.
+    weights = folder / Path(method.model).expanduser()
+    return method.model_copy(update={"model": str(weights)}) if weights.is_dir() else method
 
 
-def _refuse_twice(what: str, names: Sequence[str]) -> None:
+def _refuse_duplicates(what: str, names: Sequence[str]) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
             f"{what}: {', '.join(twice)} is there more than once; give each a name of its own"

@@ -12,8 +12,6 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..response import Response
 
-GAMMA = 1e-6  # γ of Eq. 1: keeps the denominator from zero
-
 
 @dataclass(frozen=True)
 class Rating:
@@ -161,16 +159,21 @@ def _printable(text: str | None) -> str | None:
 def compare(a: Rating, b: Rating) -> float:
     """Probability in [0, 1] that image `a` is of better quality than `b`, under Thurstone's model.
 
-    Φ((mean_a - mean_b) / √(var_a + var_b + γ)): Eq. 1 of the paper with the mean of a in place of one of its
-    samples, the variances being those of the predicted samples. One sample alone (std None) counts as
-    variance 0, so that the result is then near 0, ½ or 1. Raises `UserError` where one of the two has no
-    score.
+    Eq. 1 (rl2r.thurstone) on the means of both images and the variances of their samples. One sample alone
+    (std None) counts as variance 0, so the result is then near 0, ½ or 1. Raises `UserError` where one of the
+    two has no score.
     """
+    # Here, because PyTorch takes seconds to import and most users of ratings never compare two.
+    import torch
+
+    from ..rl2r import thurstone
+
     if a.score is None or b.score is None:
         without = a if a.score is None else b
         raise UserError(f"{without.image} has no score to compare: {without.problem}")
-    variance = (a.std or 0.0) ** 2 + (b.std or 0.0) ** 2 + GAMMA
-    return 0.5 * math.erfc((b.score - a.score) / math.sqrt(2 * variance))
+    mean_a, mean_b = torch.tensor([a.score, b.score], dtype=torch.float64)
+    var_a, var_b = torch.tensor([a.std or 0.0, b.std or 0.0], dtype=torch.float64).square()
+    return thurstone(mean_a, var_a, mean_b, var_b).item()
 
 
 class Rater(Protocol):

@@ -123,8 +123,8 @@ class Scorer:
                 batch = self._rate_batch([window[i] for i in members])
                 for index, rating in zip(members, batch, strict=True):
                     ratings[index] = rating
-                while given < len(ratings) and (rating := ratings[given]) is not None:
-                    yield rating
+                while given < len(ratings) and (finished := ratings[given]) is not None:
+                    yield finished
                     given += 1
             yield from (rating for rating in ratings[given:] if rating is not None)
 

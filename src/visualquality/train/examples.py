@@ -48,6 +48,7 @@ def read_examples(recipe: Recipe) -> list[Example]:
     examples: list[Example] = []
     for source in recipe.data:
         examples += read_source(source, on_1_to_5=recipe.on_1_to_5, reference=recipe.reference)
+    # An image that is there twice would be compared with itself.
     counts = Counter(example.path for example in examples)
     if twice := [path for path, count in counts.items() if count > 1]:
         raise UserError(
@@ -115,6 +116,7 @@ def run_order(
     Laid out beforehand, so that a run that resumes, on one process or several, sees what it would have seen.
     Where images are compared (`compares`) a batch is of one data set.
     """
+    # Methods that compare nothing may mix data sets, and shuffle better for it.
     groups = [e.dataset for e in examples] if compares else ["all"] * len(examples)
     sampler = OneDatasetBatches(groups, batch, seed=seed, repeat=repeat)
     order: list[tuple[int, int]] = []

@@ -30,7 +30,7 @@ from ..models.digits import DigitTree, ScoreDistribution, score_distribution_wit
 from ..models.generate import eos_token_ids
 from ..models.load import VisionLanguageModel
 from ..models.prompt import collate
-from ..rl2r.preference import GAMMA, true_preference
+from ..rl2r import fidelity, thurstone, true_preference
 from ..seeds import uniform_streams
 from .examples import Example, FeatureCache, PromptEncoder, dataset_numbers
 from .recipe import Objective, Recipe
@@ -44,16 +44,24 @@ def fidelity_loss(
     mos: Tensor,
     datasets: Int[Tensor, " b"],
 ) -> Tensor:
-    """1 minus Eq. 3 on Eq. 1, with one mean and variance an image, over all pairs of a data set; 0 without a pair."""
-    z = (mean[:, None] - mean[None]) / (variance[:, None] + variance[None] + GAMMA).sqrt()
-    truth = true_preference(mos).to(z.dtype)
-    # exp(log Φ / 2) is the root of Φ, with a gradient where Φ itself would round to 0.
-    better, worse = (torch.exp(torch.special.log_ndtr(x) / 2) for x in (z, -z))
-    fidelity = truth.sqrt() * better + (1 - truth).sqrt() * worse
+    """1 minus the mean of Eq. 3 (rl2r.fidelity) over all pairs of images of a data set; 0 without a pair.
+
+    The preferences are those of Eq. 1 (rl2r.thurstone) with the mean of both images.
+    """
+    # In float64: in float32 a preference rounds to 0, and so loses its gradient, at 14 standard deviations,
+    # but its root, of which the loss is made, only at 20.
+    exact_mean, exact_variance = mean.double(), variance.double()
+    better = thurstone(
+        exact_mean[:, None], exact_variance[:, None], exact_mean[None], exact_variance[None]
+    )
+    # The transpose swaps the images of each pair, which is 1 − better without rounding.
+    agreement = fidelity(better, better.T, true_preference(mos).to(better.dtype))
     pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(
         len(mos), dtype=torch.bool, device=mos.device
     )
-    return 1 - fidelity[pairs].mean() if pairs.any() else (mean * 0).sum()
+    if not pairs.any():
+        return (mean * 0).sum()
+    return (1 - agreement[pairs].mean()).to(mean.dtype)
 
 
 def level_shares(mos: Float[Tensor, " b"], *, soft: bool) -> Float[Tensor, "b 5"]:
@@ -126,6 +134,7 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
             self.tree,
         )
         loss = objective_loss(self.recipe.expect.objective, found, mos, datasets)
+        # The words are learnt beside the score, in a forward of their own.
         if "rehearsed" in inputs:
             rehearsal = model(**inputs["rehearsed"]).loss
             self._metrics["train"]["rehearsal_loss"].append(rehearsal.item())
@@ -154,6 +163,7 @@ class OpenedAnswerCollator:
         )
         self.pad_token_id = vlm.processor.tokenizer.pad_token_id
         self.encode = PromptEncoder(vlm, cache)
+        # Only some of the images may have a reasoning: they are rehearsed with whatever image is trained on.
         self.reasoned = [index for index, example in enumerate(examples) if example.reasoning]
         self.targets = None
         if recipe.expect.rehearsal:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..io import append_jsonl, progress_bar
+from ..io import append_jsonl, filter_jsonl, progress_bar
 from .examples import Example, read_source
 from .recipe import Recipe
 
@@ -40,6 +40,11 @@ def step_record(
         "keys": [e.key for e in examples],
         "paths": [str(e.path) for e in examples],
     }
+
+
+def cut_back(log: Path, step: int) -> None:
+    """Drop the lines after `step`, which a resumed run writes again."""
+    filter_jsonl(log, lambda record: record["step"] <= step)
 
 
 @dataclass(frozen=True)

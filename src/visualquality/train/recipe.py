@@ -4,20 +4,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..errors import UserError
+from ..io import Settings, read_yaml, validated
 from ..response import PromptName
-from ..rl2r import Variant
+from ..rl2r import REWARDS
 
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSource(Section):
+class DataSource(Settings):
     """One manifest. `columns` and `images` are for files whose columns have other names (see `Manifest.read`).
 
     `split_seed`: where the manifest names no splits, cut it 6:2:2 by content with this seed.
@@ -39,47 +36,59 @@ class DataSource(Section):
         return self
 
 
-class RL2R(Section):
-    """Settings of Eq. 1-6; the defaults are the paper's."""
+class RL2R(Settings):
+    """Settings of Eq. 1-6 (see rl2r.py); the defaults are the paper's."""
 
     responses: int = Field(6, ge=2, description="K")
-    reward: Variant = "fidelity"
+    reward: str = Field("fidelity", description="ranking reward, a key of rl2r.REWARDS")
     format_weight: float = Field(
         1.0, ge=0, description="weight of the format reward, added to the ranking reward"
     )
     length_weight: float = Field(
-        0.0, ge=0, description="what a response of max_new_tokens loses, a shorter one less"
+        0.0,
+        ge=0,
+        description="penalty of a response of max_new_tokens; of a shorter one in proportion",
     )
     compare_within: int | None = Field(
-        None, ge=2, description="compare images in groups of so many, not all with all"
+        None, ge=2, description="compare images only within groups of this size"
     )
-    kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5")
-    clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5")
+    kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5 (rl2r.policy_objective)")
+    clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5 (rl2r.policy_objective)")
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(256, ge=8)
 
+    @field_validator("reward")
+    @classmethod
+    def _known_reward(cls, name: str) -> str:
+        if name not in REWARDS:
+            raise ValueError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
+        return name
 
-class SFT(Section):
-    """Supervised warm-up: the target is the manifest's `reasoning`, where it has one, and its MOS."""
+
+class SFT(Settings):
+    """Supervised warm-up: the model learns to write the manifest's `reasoning`, where it has one, and the MOS."""
 
     score_noise: float = Field(
-        0.0, ge=0, description="standard deviation, in MOS units, added anew at each visit"
+        0.0, ge=0, description="standard deviation of noise on the MOS, drawn anew at each visit"
     )
     every_prompt: bool = Field(
-        False, description="learn both prompts in both forms: each image has one, by its name"
+        False,
+        description="train on both prompts in both forms: the name of an image decides which it gets",
     )
 
 
-class Expect(Section):
-    """Training of the expected score, nothing drawn: see `train/expected.py` for the objectives."""
+class Expect(Settings):
+    """Training of the expected score; nothing is drawn. `train/expected.py` has the objectives."""
 
     objective: Objective = "fidelity"
     rehearsal: float = Field(
-        0.0, ge=0, description="weight of the manifests' reasonings, learnt beside as in sft"
+        0.0,
+        ge=0,
+        description="weight of the manifests' reasonings, trained beside the score as in sft",
     )
 
 
-class Optimizer(Section):
+class Optimizer(Settings):
     """AdamW, linear to 0. Exactly one of `epochs` and `steps`."""
 
     learning_rate: float = Field(1e-6, gt=0)
@@ -87,7 +96,9 @@ class Optimizer(Section):
     steps: int | None = Field(None, gt=0)
     images_per_device: int = Field(8, ge=1)
     accumulation: int = Field(
-        1, ge=1, description="batches of `images_per_device` per update; RL2R compares all"
+        1,
+        ge=1,
+        description="batches of `images_per_device` in an update; RL2R compares all their images",
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
@@ -100,7 +111,7 @@ class Optimizer(Section):
         return self
 
 
-class LoRA(Section):
+class LoRA(Settings):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     targets: str = Field(
@@ -109,7 +120,7 @@ class LoRA(Section):
     )
 
 
-class Recipe(Section):
+class Recipe(Settings):
     """Everything that a training run depends on."""
 
     method: Literal["rl2r", "sft", "expect"] = "rl2r"
@@ -119,7 +130,7 @@ class Recipe(Section):
     prompt: PromptName = "paper"
     reasoning: bool = True
     reference: bool = Field(
-        False, description="rate each image against its reference, a second image in the prompt"
+        False, description="rate each image against its reference image, a second one in the prompt"
     )
     seed: int = 0
     rl2r: RL2R = RL2R()
@@ -138,7 +149,7 @@ class Recipe(Section):
     keep_checkpoints: int = Field(2, ge=1)
     tensorboard: bool = False
     probes: DataSource | None = Field(
-        None, description="images asked along the way and never learnt from (RL2R)"
+        None, description="probe images: scored every `probe_every` steps, never trained on (RL2R)"
     )
     probe_every: int = Field(10, ge=1, description="steps")
 
@@ -193,26 +204,13 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     which is runs/NAME unless it is given here or there, is relative to where you are.
     Raises UserError that names the file and each wrong field.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no recipe {path}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} is empty or not a mapping; a recipe begins like `method: rl2r`")
+    tree = read_yaml(path, "recipe")
     for override in overrides:
         _override(tree, override)
     tree.setdefault("output", f"runs/{path.stem}")
     if output is not None:
         tree["output"] = output
-    try:
-        recipe = Recipe.model_validate(tree)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()
-        )
-        raise UserError(f"{path}: {faults}") from error
+    recipe = validated(Recipe, tree, path, "recipe")
     base = path.resolve().parent
 
     def placed(source: DataSource) -> DataSource:

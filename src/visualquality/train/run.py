@@ -13,13 +13,13 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
-from ..io import filter_jsonl, write_text
+from ..io import write_text
 from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..process import keep_freed_memory
 from .examples import FeatureCache, read_examples, run_order
 from .expected import ExpectedScoreTrainer
-from .logs import LiveProgress, MetricsFile, read_probes
+from .logs import LiveProgress, MetricsFile, cut_back, read_probes
 from .packed import allow_packing
 from .plan import count_images, count_steps
 from .recipe import Recipe
@@ -40,7 +40,7 @@ def train(
     """Run a recipe and return the folder of the trained model, `output/final`.
 
     `output` gets `recipe.yaml`, `metrics.jsonl`, `samples.jsonl` (RL2R), checkpoints, and `final`. With `resume` an
-    interrupted run goes on from its last checkpoint (or its start, where it had none yet), to the same weights as if it
+    interrupted run continues from its last checkpoint (or its start, if it had none yet), to the same weights as if it
     had not been interrupted. Run it under torchrun or accelerate for several processes.
     `cache`: what a frozen vision tower gives for images, shared by several runs of one process.
     Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.
@@ -79,8 +79,9 @@ def train(
     if is_main:
         # What a resumed run will write again goes. Probes are scored before a step, under the number of steps done.
         done = checkpoint_step(checkpoint) if checkpoint else 0
-        for log, last in ((metrics, done), (samples, done), (output / "probes.jsonl", done - 1)):
-            filter_jsonl(log, lambda record, last=last: record["step"] <= last)
+        cut_back(metrics, done)
+        cut_back(samples, done)
+        cut_back(output / "probes.jsonl", done - 1)
     if recipe.freeze_vision:
         cache = cache or FeatureCache()
     else:
@@ -149,8 +150,8 @@ def freeze_vision(vlm: VisionLanguageModel) -> None:
 
 
 def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from; makes sure that `output` is this run's."""
-    # What does not change the weights may change between a run and its resumption.
+    """The checkpoint to continue from; makes sure that `output` is this run's."""
+    # What does not change the weights may differ between a run and its resumption.
     resolved = recipe.model_dump(
         mode="json", exclude={"output", "checkpoint_every", "keep_checkpoints", "tensorboard"}
     )
@@ -159,7 +160,7 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
         if not record.is_file():
             raise UserError(f"nothing to resume: {output} holds no run")
         before = yaml.safe_load(record.read_text(encoding="utf-8"))
-        before.setdefault("reference", False)  # a run that is older than the field
+        before.setdefault("reference", False)  # runs of version 0.1 did not have the field
         changed = [key for key in resolved if before.get(key) != resolved[key]]
         if changed:
             raise UserError(
@@ -168,7 +169,7 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
         return last_checkpoint(output)
     if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
         raise UserError(
-            f"{output} already holds a run: go on with --resume, or give another --output"
+            f"{output} already holds a run: continue it with --resume, or give another --output"
         )
     output.mkdir(parents=True, exist_ok=True)
     write_text(record, yaml.safe_dump(resolved, sort_keys=False))
@@ -185,6 +186,7 @@ def _lora(recipe: Recipe) -> LoraConfig | None:
 
 
 def _arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """What all trainers are given."""
     optimizer = recipe.optimizer
     cuda = torch.cuda.is_available()
     return {
@@ -192,41 +194,42 @@ def _arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
         "seed": recipe.seed,
         "learning_rate": optimizer.learning_rate,
         "lr_scheduler_type": "linear",
-        "warmup_steps": optimizer.warmup,
+        "warmup_steps": optimizer.warmup,  # below 1, so a share of the steps
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
         "max_steps": steps,
         "per_device_train_batch_size": optimizer.images_per_device,
         "gradient_accumulation_steps": optimizer.accumulation,
         "gradient_checkpointing": recipe.gradient_checkpointing,
+        # A checkpoint holds all that an exact resume needs: optimizer, schedule and random states too.
         "save_strategy": "steps",
         "save_steps": recipe.checkpoint_every,
         "save_total_limit": recipe.keep_checkpoints,
         "logging_steps": 1,
         "report_to": ["tensorboard"] if recipe.tensorboard else [],
         "use_cpu": not cuda,
-        "bf16": cuda,
+        "bf16": cuda,  # autocast over float32 weights; slower than float32 on a CPU
         "ddp_find_unused_parameters": False,
+        # Several processes on a CPU, as the tests have them: NCCL is for GPUs alone.
         "ddp_backend": "gloo" if not cuda and "WORLD_SIZE" in os.environ else None,
         "disable_tqdm": True,
+        # The columns are row numbers, which no model's forward takes.
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
+        # A loss that is not finite must be seen, not replaced by the average.
         "logging_nan_inf_filter": False,
     }
 
 
 def _grpo_config(recipe: Recipe, common: dict[str, Any]) -> GRPOConfig:
-    """TRL counts responses where we count images, so that its own checks of divisibility hold.
-
-    beta is 0 for TRL because `RL2RTrainer` keeps the reference itself.
-    """
+    """TRL counts responses where we count images, so that its own checks of divisibility hold."""
     k = recipe.rl2r.responses
     return GRPOConfig(
         **(common | {"per_device_train_batch_size": recipe.optimizer.images_per_device * k}),
         num_generations=k,
         max_completion_length=recipe.rl2r.max_new_tokens,
         temperature=recipe.rl2r.temperature,
-        beta=0.0,
+        beta=0.0,  # `RL2RTrainer` keeps the frozen policy itself
         loss_type="grpo",
         disable_dropout=True,
     )

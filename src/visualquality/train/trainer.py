@@ -64,6 +64,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
     ):
         self.settings, self.recipe, self.samples, self.probes = recipe.rl2r, recipe, samples, probes
         self.examples = examples
+        # The same for every image: an image is compared with others under one question.
         self.question = response.prompt_text(
             recipe.prompt, recipe.reasoning, reference=recipe.reference
         )
@@ -77,6 +78,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
             frozen = copy.deepcopy(vlm.model).requires_grad_(False).eval()
         super().__init__(
             model=vlm.model,
+            # TRL scores its own process's responses; ours needs those of all (see `_advantages`).
             reward_funcs=[_not_called],  # type: ignore[list-item]  # list[float] is a list[float | None]
             args=args,
             train_dataset=order_dataset(order),
@@ -129,6 +131,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
                 self._sample(policy, examples[i : i + size]) for i in range(0, len(examples), size)
             ]
         generated = time.perf_counter()
+        # While the model is in evaluation mode: the frozen policy's numbers are without dropout, too.
         for batch in batches:
             batch["ref_logp"] = self._ref_logp(batch)
         module.train()
@@ -167,6 +170,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         pad_token_id = self._tokenizer.pad_token_id
         prompts = collate(self.encode([(e.images, self.question) for e in examples]), pad_token_id)
         prompts = prompts.to(self.accelerator.device)
+        # By step and image: a resumed run draws what the uninterrupted one drew.
         name = str(self.state.global_step) if draw is None else draw
         uniforms = uniform_streams(
             self.recipe.seed,
@@ -194,6 +198,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         }
 
     def _logp(self, model: Any, batch: dict[str, Any]) -> Float[Tensor, "b k c"]:
+        # A wrapped model (DDP, DeepSpeed) must be called as a whole, but only the bare one tells positions.
         core = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
             return packed_log_probabilities(
@@ -217,7 +222,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         truncated: list[bool],
         lengths: Int[Tensor, "images k"],
     ) -> Float[Tensor, "images k"]:
-        """Eq. 1-4 on the responses of all processes; the part of this process is returned."""
+        """Eq. 1-4 (rl2r.total_reward, rl2r.advantage) on the responses of all processes; this one's are returned."""
         k = self.settings.responses
         scores, well_formed = [], []
         for text, cut_off in zip(texts, truncated, strict=True):
@@ -241,12 +246,12 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         groups = torch.zeros(len(everyone), dtype=torch.long)
         if self.settings.compare_within is not None:
             groups = torch.arange(len(everyone)) // self.settings.compare_within
-        ranking = rl2r.reward(all_scores, mos, groups, self.settings.reward)
-        rewards = ranking + self.settings.format_weight * rl2r.format_reward(all_formed)
-        if self.settings.length_weight:
-            rewards -= self.settings.length_weight * all_tokens / self.settings.max_new_tokens
+        rewards, ranking = rl2r.total_reward(
+            all_scores, mos, groups, all_formed, all_tokens, self.settings
+        )
         self._log_rewards(all_scores, ranking, all_formed, rewards)
         self._write_samples(everyone, all_scores, rewards, gather_object(texts))
+        # In float64 up to here: two equal rewards must stay equal, since Eq. 4 divides by their deviation.
         first = self.accelerator.process_index * len(examples)
         advantages = rl2r.advantage(rewards)[first : first + len(examples)]
         return advantages.float().to(self.accelerator.device)
@@ -258,9 +263,10 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Eq. 5 with Eq. 6."""
+        """Eq. 5 with Eq. 6 (rl2r.policy_objective)."""
         logp = self._logp(model, inputs).flatten(0, 1)
         ref_logp = inputs["ref_logp"]
+        # The update follows its rollout at once, so the policy that wrote the responses is this one: the ratio is 1.
         result = rl2r.policy_objective(
             logp,
             logp.detach(),
@@ -277,6 +283,7 @@ class RL2RTrainer(ExactResume, GRPOTrainer):
             raise FloatingPointError(
                 f"the loss is {result.loss.item()} at step {self.state.global_step}"
             )
+        # TRL's trainer, unlike transformers' own, does not divide by the accumulation.
         return result.loss / self.current_gradient_accumulation_steps
 
     # Logs.

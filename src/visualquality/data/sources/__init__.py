@@ -1,16 +1,22 @@
 """Each data set's official distribution, read into a `Manifest` whose MOS stay on the set's own scale.
 
-What the sets look like on a disk, and what is easily misread in them, is said by the function of each set:
-kadid.py, photos.py (KonIQ-10k, SPAQ, CLIVE, BID, BIQ2021), processed.py (AGIQA-3K and the restoration sets),
-and, for formats that carry any set, authors.py and generic.py.
+`SOURCES` is all there is: a data set of your own is one function and one entry. What the sets look like on a disk,
+and what is easily misread in them, is in the docstring of each function: published.py has the data sets,
+exchange.py the forms of files that carry any set.
+
+This module is imported by `visualquality --help`, so nothing here may import NumPy, pandas or pyarrow.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import UserError
+from ..row import Row
+from . import exchange, published
+from .distribution import Distribution, rows_on_disk
 
 if TYPE_CHECKING:
     from ..manifest import Manifest
@@ -18,36 +24,100 @@ if TYPE_CHECKING:
 _AUTHORS = "https://github.com/TianheWu/VisualQuality-R1"
 _MMSP = "https://database.mmsp-kn.de"
 
-# What an error sentence ends with: "get <this>".
-SOURCES: dict[str, str] = {
-    "kadid10k": f"KADID-10k (dmos.csv, images/; MOS 1 to 5) from {_MMSP}/kadid-10k-database.html",
-    "koniq10k": "KonIQ-10k (koniq10k_scores_and_distributions.csv, koniq10k_distributions_sets.csv, "
-    f"1024x768/ or 512x384/; MOS 1 to 5) from {_MMSP}/koniq-10k-database.html",
-    "spaq": "SPAQ (Annotations/, TestImage/; MOS 0 to 100) from https://github.com/h4nwei/SPAQ",
-    "clive": "CLIVE, the LIVE In the Wild Image Quality Challenge Database (Data/, Images/; MOS 0 to 100) from "
-    "https://live.ece.utexas.edu/research/ChallengeDB/index.html",
-    "bid": "BID, the Blurred Image Database (DatabaseGrades.xls or .xlsx, ImageDatabase/; MOS 0 to 5) from "
-    "http://www.lps.ufrj.br/profs/eduardo/ImageDatabase.htm",
-    "agiqa3k": "AGIQA-3K (data.csv, images/; MOS 0 to 5) from https://github.com/lcysyzxdxc/AGIQA-3k-Database",
-    "liu13": f"Liu13, motion deblurring (SIGGRAPH Asia 2013; MOS 1 to 5): Deblur_test_all.txt from {_AUTHORS}, "
-    "and the images from the set's makers, Liu et al.",
-    "min19": f"Min19 or SHRQ, dehazing (IEEE TMM 2019; MOS 1 to 5): dehaze_test_all.txt from {_AUTHORS}, "
-    "and the images from the set's makers, Min et al.",
-    "sriqa-bench": f"SRIQA-Bench, super-resolution (MOS 0 to 100): SRIQA-Bench_test_all.txt from {_AUTHORS}, "
-    "and the images from https://github.com/ChrisDud0257/AFINE",
-    "biq2021": "BIQ2021 (Train (Images and MOS).csv, Test (Images and MOS).csv, Images/; MOS 0 to 1) from "
-    "https://github.com/nisarahmedrana/BIQ2021",
-    "authors-txt": f"a text file of lines `[reference] image mos [std]`, as in {_AUTHORS}",
-    "authors-jsonl": f"a JSONL training file of id, dataset_name, image and conversations, as in {_AUTHORS}",
-    "pyiqa-csv": "a meta_info CSV of pyiqa, from https://github.com/chaofengc/IQA-PyTorch",
-    "deqa-json": "a meta JSON of DeQA-Score (image, gt_score), from "
-    "https://huggingface.co/datasets/zhiyuanyou/Data-DeQA-Score",
-    "csv": "any CSV or Parquet file with an image and a MOS column; name them with columns",
-}
 
-# The splits that a set comes with. pyiqa's files name theirs themselves, in their columns.
-_SPLITS = {"kadid10k": ("authors",), "koniq10k": ("official",), "biq2021": ("official",)}
-_WITH_COLUMNS = ("csv", "pyiqa-csv")
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be imported.
+
+    read: its function; image names in its rows need not exist, `import_dataset` looks for them.
+    source: what the set is and where to get it; error sentences end with "get <this>".
+    splits: names of the splits that come with it; None if its file names them.
+    columns: whether its function takes names of columns from the user.
+    """
+
+    read: Callable[[Distribution], list[Row]]
+    source: str
+    splits: tuple[str, ...] | None = ()
+    columns: bool = False
+
+
+# The order is that of the help text: the paper's data sets, BIQ2021, then the forms of files.
+SOURCES: dict[str, Source] = {
+    "kadid10k": Source(
+        published.kadid10k,
+        f"KADID-10k (dmos.csv, images/; MOS 1 to 5) from {_MMSP}/kadid-10k-database.html",
+        splits=("authors",),
+    ),
+    "koniq10k": Source(
+        published.koniq10k,
+        "KonIQ-10k (koniq10k_scores_and_distributions.csv, koniq10k_distributions_sets.csv, "
+        f"1024x768/ or 512x384/; MOS 1 to 5) from {_MMSP}/koniq-10k-database.html",
+        splits=("official",),
+    ),
+    "spaq": Source(
+        published.spaq,
+        "SPAQ (Annotations/, TestImage/; MOS 0 to 100) from https://github.com/h4nwei/SPAQ",
+    ),
+    "clive": Source(
+        published.clive,
+        "CLIVE, the LIVE In the Wild Image Quality Challenge Database (Data/, Images/; MOS 0 to 100) from "
+        "https://live.ece.utexas.edu/research/ChallengeDB/index.html",
+    ),
+    "bid": Source(
+        published.bid,
+        "BID, the Blurred Image Database (DatabaseGrades.xls or .xlsx, ImageDatabase/; MOS 0 to 5) from "
+        "http://www.lps.ufrj.br/profs/eduardo/ImageDatabase.htm",
+    ),
+    "agiqa3k": Source(
+        published.agiqa3k,
+        "AGIQA-3K (data.csv, images/; MOS 0 to 5) from https://github.com/lcysyzxdxc/AGIQA-3k-Database",
+    ),
+    "liu13": Source(
+        published.liu13,
+        f"Liu13, motion deblurring (SIGGRAPH Asia 2013; MOS 1 to 5): Deblur_test_all.txt from {_AUTHORS}, "
+        "and the images from the set's makers, Liu et al.",
+    ),
+    "min19": Source(
+        published.min19,
+        f"Min19 or SHRQ, dehazing (IEEE TMM 2019; MOS 1 to 5): dehaze_test_all.txt from {_AUTHORS}, "
+        "and the images from the set's makers, Min et al.",
+    ),
+    "sriqa-bench": Source(
+        published.sriqa_bench,
+        f"SRIQA-Bench, super-resolution (MOS 0 to 100): SRIQA-Bench_test_all.txt from {_AUTHORS}, "
+        "and the images from https://github.com/ChrisDud0257/AFINE",
+    ),
+    "biq2021": Source(
+        published.biq2021,
+        "BIQ2021 (Train (Images and MOS).csv, Test (Images and MOS).csv, Images/; MOS 0 to 1) from "
+        "https://github.com/nisarahmedrana/BIQ2021",
+        splits=("official",),
+    ),
+    "authors-txt": Source(
+        exchange.authors_txt,
+        f"a text file of lines `[reference] image mos [std]`, as in {_AUTHORS}",
+    ),
+    "authors-jsonl": Source(
+        exchange.authors_jsonl,
+        f"a JSONL training file of id, dataset_name, image and conversations, as in {_AUTHORS}",
+    ),
+    "pyiqa-csv": Source(
+        exchange.pyiqa_csv,
+        "a meta_info CSV of pyiqa, from https://github.com/chaofengc/IQA-PyTorch",
+        splits=None,  # pyiqa's files name their splits in their columns
+        columns=True,
+    ),
+    "deqa-json": Source(
+        exchange.deqa_json,
+        "a meta JSON of DeQA-Score (image, gt_score), from "
+        "https://huggingface.co/datasets/zhiyuanyou/Data-DeQA-Score",
+    ),
+    "csv": Source(
+        exchange.any_table,
+        "any CSV, Parquet or Excel file with an image and a MOS column; name them with columns",
+        columns=True,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -88,35 +158,24 @@ def import_dataset(
     """
     if name not in SOURCES:
         raise UserError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
-    choices = _SPLITS.get(name, ())
-    if split is not None and split not in choices and name != "pyiqa-csv":
-        offer = (
-            f"choose {' or '.join(choices)}"
-            if choices
-            else "it has none of its own: leave it out, and split later"
-        )
-        raise UserError(f"unknown split {split!r} of {name}: {offer}")
-    if columns and name not in _WITH_COLUMNS:
-        raise UserError(
-            f"columns are for {' and '.join(_WITH_COLUMNS)}: {name} has columns of its own, leave them out"
-        )
+    source = SOURCES[name]
+    if split is not None and source.splits is not None and split not in source.splits:
+        fix = "it has none of its own: leave it out, and split later"
+        if source.splits:
+            fix = f"choose {' or '.join(source.splits)}"
+        raise UserError(f"unknown split {split!r} of {name}: {fix}")
+    if columns and not source.columns:
+        takers = " and ".join(other for other in SOURCES if SOURCES[other].columns)
+        fix = f"{name} has columns of its own, leave them out"
+        raise UserError(f"columns are for {takers}: {fix}")
     if images is not None and not Path(images).is_dir():
         raise UserError(f"{images} is not a folder: name the one that holds the images")
     if missing not in ("error", "skip"):
         raise UserError(f"missing is {missing!r}: use error or skip")
-
-    # Imported here, since naming the sources in a help text must not wait for pyarrow.
+    # Here, since this imports NumPy and Pillow.
     from ..manifest import Manifest
-    from .locate import Request, on_disk
-    from .readers import READERS
 
-    request = Request(
-        name=name,
-        root=Path(root),
-        source=SOURCES[name],
-        split=split,
-        columns=columns or {},
-        images=None if images is None else Path(images),
-    )
-    rows, absent = on_disk(READERS[name](request), request, skip=missing == "skip")
+    folder = None if images is None else Path(images)
+    data = Distribution(name, Path(root), source.source, split, columns or {}, folder)
+    rows, absent = rows_on_disk(source.read(data), data, skip=missing == "skip")
     return Imported(Manifest(rows), absent)

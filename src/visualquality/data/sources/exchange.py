@@ -1,0 +1,167 @@
+"""Forms of files that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table."""
+
+import json
+import math
+import re
+from pathlib import PurePosixPath
+
+from ...errors import UserError
+from ..row import SPLITS, Row
+from .distribution import Distribution
+from .records import read_labels, read_records, read_text
+
+# The authors name label files by data set and split: KADID-10K_val_set, SPAQ_test_all.
+_LABEL_FILE = re.compile(
+    r"(.*?)(?:_test_all|_mos|_(train|val|test)_set)?", re.IGNORECASE | re.DOTALL
+)
+_PYIQA_MOS = ("mos", "elo_score", "score")  # what pyiqa calls a score of which higher is better
+_PYIQA_SPLIT = "official_split"
+
+
+def authors_txt(data: Distribution) -> list[Row]:
+    """Lines `[reference] image mos [std]`, separated by spaces; every line of a file has the same fields.
+
+    They are read from the right: one or two numbers, then one or two names that end like an image file, so
+    that names may hold spaces. The data set is the file's name without _test_all, _mos, _train_set, _val_set
+    or _test_set; of the last three, the split too.
+    """
+    path = data.single_file()
+    parts = _LABEL_FILE.fullmatch(path.stem)
+    assert parts is not None  # it matches every name
+    split = parts[2].lower() if parts[2] else None
+    return read_labels(data, path, data.images or path.parent, dataset=parts[1], split=split)
+
+
+def authors_jsonl(data: Distribution) -> list[Row]:
+    """Lines {id, dataset_name, image: [name], conversations: [{from: human, …}, {from: gpt, value: mos}]}.
+
+    `dataset_name` is the data set. There is no standard deviation, reference or split.
+    """
+    path = data.single_file()
+    folder = data.images or path.parent
+    rows = []
+    # Not io.read_jsonl: this file is downloaded, so a last line that is cut off is a fault.
+    for number, line in enumerate(read_text(data, path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            (image,) = entry["image"]
+            turns = entry["conversations"]
+            # One image and one answer: the unpacking is an error for any other number.
+            (answer,) = [turn["value"] for turn in turns if turn["from"] == "gpt"]
+            mos, dataset = float(answer), entry["dataset_name"]
+        except (ValueError, KeyError, TypeError) as error:
+            wanted = "an object with dataset_name, one image, and one answer of gpt that is the mos"
+            raise data.error(f"{path}: row {number} is not {wanted} ({error})") from error
+        if not math.isfinite(mos) or not isinstance(image, str) or not isinstance(dataset, str):
+            fields = "an image, dataset_name or mos"
+            raise UserError(f"{path}: row {number} has {fields} of the wrong kind: correct it")
+        rows.append(Row(folder / image, mos, dataset))
+    return rows
+
+
+def pyiqa_csv(data: Distribution) -> list[Row]:
+    """pyiqa's meta CSV: image, mos, std, … without a reference, or reference, image, mos, std, … with one.
+
+    Names of columns vary, so that places count, as in pyiqa: a first column whose name has "ref" or "hq" in
+    it is a reference. `std` is taken as it stands (that of KADID-10k is the official column `var`). Columns
+    with "split" in their name hold train, val or test: the one that `split` names is used, else
+    official_split where there is one.
+
+    Raises UserError for a column `dmos` unless columns={"mos": "dmos"} says that higher is better in it: it
+    is in KADID-10k, and is not in CSIQ and LIVE. The data set is the file's name, without meta_info_ and
+    Dataset.
+    """
+    path = data.single_file()
+    records = read_records(data, path)
+    header = list(records[0].values)
+    has_reference = any(part in header[0].lower() for part in ("ref", "hq"))
+    if len(header) < 2 + has_reference:
+        raise data.error(f"{path} has the columns {', '.join(header)}")
+    image, mos = header[has_reference : has_reference + 2]
+    if mos.lower() not in _PYIQA_MOS and data.columns.get("mos") != mos:
+        fix = f"If so, import with columns mos={mos}"
+        raise UserError(f"{path}: is higher better in column {mos!r}? {fix}")
+    # Since places count, only the consent to this column can be given.
+    if data.columns not in ({}, {"mos": mos}):
+        fix = f"give mos={mos}, or leave columns out"
+        raise UserError(f"columns of pyiqa-csv go by their place: {fix}")
+    split_column = _pyiqa_split_column(data, header)
+    folder = data.images or path.parent
+    dataset = path.stem.removeprefix("meta_info_").removesuffix("Dataset")
+    rows = []
+    for record in records:
+        std = record.number("std", 0) if record.values.get("std") else None
+        reference = record.text(header[0]) if has_reference else None
+        split = record.text(split_column) if split_column else None
+        if split_column and split not in SPLITS:
+            fix = f"is none of {', '.join(SPLITS)}: correct it"
+            raise record.error(split_column, f"{split!r} {fix}")
+        name = folder / record.text(image)
+        rows.append(Row(name, record.number(mos), dataset, std, reference, split))
+    return rows
+
+
+def _pyiqa_split_column(data: Distribution, header: list[str]) -> str | None:
+    there = [name for name in header if "split" in name]
+    if data.split is None:
+        return _PYIQA_SPLIT if _PYIQA_SPLIT in there else None
+    if data.split not in there:
+        fix = "it has no split column: leave it out"
+        if there:
+            fix = f"choose one of {', '.join(there)}"
+        raise UserError(f"unknown split {data.split!r} of {data.root}: {fix}")
+    return data.split
+
+
+def deqa_json(data: Distribution) -> list[Row]:
+    """DeQA-Score's meta JSON, also Q-Insight's: a list of {image, gt_score, std, …}.
+
+    gt_score, on the set's own scale, is the MOS (gt_score_norm is brought to 1 to 5) and std its deviation.
+    Images are named from the folder that holds all sets (KONIQ/images/1.jpg): by default that is two above a
+    file in a folder `metas`, else the file's own. The data set is the first of these folders, else the
+    file's name.
+    """
+    path = data.single_file()
+    try:
+        entries = json.loads(read_text(data, path))
+    except ValueError as error:
+        raise data.error(f"{path} is not JSON ({error})") from error
+    if not isinstance(entries, list):
+        raise data.error(f"{path} is not a list of images")
+    metas = path.absolute().parent
+    folder = data.images or (metas.parents[1] if metas.name == "metas" else path.parent)
+    rows = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            raise UserError(f"{where} has no `image` that is one name: correct it")
+        mos = _json_number(entry.get("gt_score"), f"{where}: gt_score")
+        std = None
+        if entry.get("std") is not None:
+            std = _json_number(entry["std"], f"{where}: std")
+            if std < 0:
+                raise UserError(f"{where}: std is {std}, below 0: correct it")
+        # KONIQ/images/1.jpg is of KONIQ; images/1.jpg names no data set.
+        parts = PurePosixPath(entry["image"]).parts
+        dataset = parts[0] if len(parts) > 2 and parts[0] != "/" else path.stem
+        rows.append(Row(folder / entry["image"], mos, dataset, std))
+    return rows
+
+
+def _json_number(value: object, what: str) -> float:
+    # In Python, true and false are integers.
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise UserError(f"{what} is {value!r}, not a finite number: correct it")
+
+
+def any_table(data: Distribution) -> list[Row]:
+    """Any CSV, Parquet or Excel file, read and checked as a manifest with `columns`: our names -> the file's."""
+    # Here, since naming the sources in a help text must not wait for NumPy and Pillow.
+    from ..manifest import Manifest
+
+    path, columns = data.single_file(), data.columns
+    manifest = Manifest.read(path, columns=columns, images=data.images, check_images=False)
+    return list(manifest.rows)

@@ -1,0 +1,183 @@
+"""The files that data sets come in, read with one error sentence a fault: tables, MATLAB files and label lines."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...errors import UserError
+from ..find import SUFFIXES
+from ..row import Row
+from ..tables import read_table, to_number
+from .distribution import Distribution
+
+# Normalised scores pass their bounds by rounding: SRIQA-Bench has 100.00000000000001.
+_ROUNDING = 1e-6
+
+
+class Record(NamedTuple):
+    """One row of a table."""
+
+    file: Path
+    row: int  # as an editor or Excel counts it, the header being 1
+    values: dict[str, str]  # column -> cell
+
+    def text(self, column: str) -> str:
+        """The cell without space around it; UserError if it is empty."""
+        value = self.values.get(column, "").strip()
+        if not value:
+            raise self.error(column, "is empty: fill it in, or delete the row")
+        return value
+
+    def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float:
+        """The cell as a finite number; UserError if it is not one in [low, high]."""
+        text = self.text(column)
+        value = to_number(text)
+        if value is None:
+            fix = "correct it, or delete the row"
+            raise self.error(column, f"{text!r} is not a finite number: {fix}")
+        if not low - _ROUNDING <= value <= high + _ROUNDING:
+            wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            fix = "as in the published file: is this another column?"
+            raise self.error(column, f"{text} is not {wanted}, {fix}")
+        return value
+
+    def error(self, column: str, text: str) -> UserError:
+        return UserError(f"{self.file}: row {self.row}, column {column!r}: {text}")
+
+
+def read_records(data: Distribution, path: Path, *columns: str) -> list[Record]:
+    """The rows of a table, with at least these columns; blank rows are left out.
+
+    Names of columns are taken without space around them; nameless columns must be empty (BIQ2021 has some).
+    Raises UserError for a file that cannot be read, a column that is missing, no rows, and a row with more cells
+    than the header has names.
+    """
+    try:
+        header, rows = read_table(path)
+    except ValueError as error:
+        raise data.error(f"{path} cannot be read ({error})") from error
+    for column in columns:
+        if column not in header:
+            there = ", ".join(repr(name) for name in header if name) or "none"
+            raise data.error(f"{path}: column {column!r} is missing, there are {there}")
+    records = []
+    for number, cells in rows:
+        texts = ["" if cell is None else str(cell) for cell in cells]
+        if not any(text.strip() for text in texts):
+            continue
+        names = header + [""] * (len(texts) - len(header))
+        if any(text.strip() and not name for name, text in zip(names, texts, strict=False)):
+            fix = "quote texts that hold a comma"
+            raise UserError(f"{path}: row {number} has a cell beyond the named columns: {fix}")
+        # Spreadsheets leave out the empty cells at the end of a row.
+        texts += [""] * (len(header) - len(texts))
+        values = {name: text for name, text in zip(names, texts, strict=True) if name}
+        records.append(Record(path, number, values))
+    if not records:
+        raise data.error(f"{path} has no rows")
+    return records
+
+
+def read_mat(data: Distribution, path: Path, variable: str) -> list[Any]:
+    """The values of one variable of a MATLAB file, in order; the texts of a cell array.
+
+    Raises UserError for a file that cannot be read (or is of version 7.3) and for a variable that is missing.
+    """
+    # Here, since naming the sources in a help text must not wait for SciPy.
+    import numpy as np
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+        if variable in content:
+            # A cell array holds arrays of one element; item() is an error for a cell of several.
+            return [np.asarray(value).item() for value in content[variable].ravel()]
+    except Exception as error:  # a damaged file raises nearly anything
+        reason = getattr(error, "strerror", None) or error
+        raise data.error(f"{path} cannot be read ({reason})") from error
+    there = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "none"
+    raise data.error(f"{path}: variable {variable!r} is missing, there are {there}")
+
+
+def read_text(data: Distribution, path: Path) -> str:
+    """A whole file in UTF-8, with or without a byte order mark; UserError if it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise data.error(f"{path} cannot be read ({reason})") from error
+
+
+class Label(NamedTuple):
+    """A line `[reference] image mos [std]`: its one or two names, and its one or two numbers."""
+
+    names: list[str]
+    numbers: list[float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.names), len(self.numbers)
+
+
+def read_labels(
+    data: Distribution,
+    path: Path,
+    folder: Path,
+    *,
+    dataset: str,
+    split: str | None = None,
+    shape: tuple[int, int] | None = None,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> list[Row]:
+    """The rows of a text file of lines `[reference] image mos [std]`, all of one shape; blank lines are skipped.
+
+    shape: how many names and numbers each line has; by default as many as the first line. low, high: bounds of the
+    MOS. Raises UserError for a line of another shape, or with a number that cannot be.
+    """
+    rows = []
+    for number, line in enumerate(read_text(data, path).split("\n"), 1):
+        line = line.strip()
+        if not line:
+            continue
+        label = parse_label(line)
+        if label is not None and shape is None:
+            shape = label.shape
+        if label is None or label.shape != shape:
+            wanted = _form(shape) if shape else "[reference] image mos [std]"
+            raise data.error(f"{path}: row {number}, {line!r}, is not `{wanted}`")
+        mos, *std = label.numbers
+        if not low - _ROUNDING <= mos <= high + _ROUNDING or any(value < 0 for value in std):
+            raise data.error(f"{path}: row {number}, {line!r}, has a number out of range")
+        *references, image = label.names
+        reference = references[0] if references else None
+        rows.append(Row(folder / image, mos, dataset, std[0] if std else None, reference, split))
+    return rows
+
+
+def parse_label(line: str) -> Label | None:
+    """The names and numbers of a line, or None if it is not one or two of each.
+
+    It is read from the right: numbers, then names that end like an image file. So a name may hold spaces.
+    """
+    words = list(re.finditer(r"\S+", line))
+    numbers: list[float] = []
+    while words and (value := to_number(words[-1].group())) is not None:
+        numbers.insert(0, value)
+        words.pop()
+    names, start = [], 0
+    for word in words:
+        if Path(word.group()).suffix.lower() in SUFFIXES:
+            names.append(line[start : word.end()].strip())
+            start = word.end()
+    # Words that are left over after the last name belong to none.
+    complete = bool(words) and start == words[-1].end()
+    if complete and len(names) in (1, 2) and len(numbers) in (1, 2):
+        return Label(names, numbers)
+    return None
+
+
+def _form(shape: tuple[int, int]) -> str:
+    names, numbers = shape
+    return "reference " * (names == 2) + "image mos" + " std" * (numbers == 2)

@@ -1,0 +1,274 @@
+"""How well scores agree with mean opinion scores on a data set: coefficients with bootstrap intervals.
+
+Every interval of this package comes from `resampled`. What is undefined is NaN, with a sentence in `problems`; it is
+never replaced by another number.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import UserError
+from .coefficients import (
+    NAN,
+    Array,
+    LogisticFit,
+    krcc,
+    logistic4,
+    pair,
+    plcc,
+    srcc,
+    unit,
+    weighted_plcc,
+    weighted_srcc,
+    why_undefined,
+)
+
+COEFFICIENTS = {"srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "plcc_logistic": "PLCC (logistic)"}
+
+RESAMPLES = 1000
+# KRCC and the logistic fit take milliseconds a resample and cannot be vectorised.
+SLOW_RESAMPLES = 200
+# Resamples x images at a time: bounds the memory of the bootstrap to some hundred MB.
+CHUNK_ELEMENTS = 2_000_000
+# Decimals that are kept of a coefficient. The sums of NumPy depend in their last bits on where arrays lie in memory,
+# so that two runs on the same inputs would otherwise write different files.
+DECIMALS = 12
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A coefficient in [-1, 1] and its 95 % interval [low, high], rounded to `DECIMALS`; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        for name, number in vars(self).items():
+            # The way around the frozen dataclass that its own __init__ takes.
+            object.__setattr__(self, name, round(float(number), DECIMALS))
+
+    def to_dict(self) -> dict[str, float | None]:
+        """JSON-safe: NaN becomes None."""
+        return {key: None if np.isnan(value) else value for key, value in vars(self).items()}
+
+
+UNDEFINED = Estimate(NAN, NAN, NAN)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The agreement of scores with MOS on one data set, or the average of several.
+
+    `n` images were used; `n_unreadable` were left out because they have no score. `bootstrap` resamples made the
+    intervals of SRCC and PLCC, `bootstrap_slow` those of KRCC and PLCC (logistic). `problems` names what is
+    undefined, and why.
+    """
+
+    n: int
+    n_unreadable: int
+    srcc: Estimate
+    krcc: Estimate
+    plcc: Estimate
+    plcc_logistic: Estimate
+    bootstrap: int
+    bootstrap_slow: int
+    problems: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe, in the order of the fields: NaN becomes None."""
+        estimates = {key: getattr(self, key).to_dict() for key in COEFFICIENTS}
+        return {**vars(self), **estimates, "problems": list(self.problems)}
+
+
+def resampled(
+    statistic: Callable[[Array], ArrayLike], n: int, resamples: int, seed: int = 0
+) -> Array:
+    """`statistic` on each resample of n images, drawn with replacement: (resamples,).
+
+    `statistic` takes counts (R, n), how often each image is drawn in each of R resamples, and gives (R,) numbers.
+    The resamples depend on `n` and `seed` alone, so every statistic of the same images is computed on the same ones,
+    and a smaller number of resamples is the beginning of a larger one.
+    """
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_ELEMENTS // max(n, 1))
+    values = [np.empty(0)]
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        # Each row gets numbers of its own, so that one bincount counts all rows.
+        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        values.append(np.asarray(statistic(counts.astype(np.float64)), dtype=np.float64))
+    return np.concatenate(values)
+
+
+def _estimate(value: float, drawn: Array) -> Estimate:
+    """A value and its percentile interval over `drawn`, of which NaN are left out."""
+    kept = drawn[~np.isnan(drawn)]
+    if not len(kept):
+        return Estimate(value, NAN, NAN)
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return Estimate(value, low, high)
+
+
+def srcc_estimate(x: Array, y: Array) -> Estimate:
+    """SRCC of `x` (n,) and `y` (n,) with its 95 % interval; undefined where `why_undefined` says why.
+
+    The same numbers as the SRCC that `agreement` gives for these images.
+    """
+    if why_undefined(x, y):
+        return UNDEFINED
+    drawn = resampled(lambda counts: weighted_srcc(counts, x, y), len(x), RESAMPLES)
+    return _estimate(srcc(x, y), drawn)
+
+
+def agreement(
+    scores: Sequence[float | None] | Array,
+    mos: ArrayLike,
+    *,
+    bootstrap: int = RESAMPLES,
+    seed: int = 0,
+) -> Agreement:
+    """SRCC, KRCC, PLCC raw and mapped of `scores` (n,) with `mos` (n,), with percentile 95 % intervals.
+
+    Rows whose score is None or NaN are left out and counted. Images are resampled with replacement `bootstrap` times
+    (0: no intervals). KRCC and the logistic fit use the first 200 resamples, and each fit starts at that of all
+    images. Resamples in which a coefficient is undefined are left out of its interval and counted in `problems`. The
+    mapped PLCC of scores that are unrelated to MOS lies slightly away from 0, because the fit follows the noise. The
+    same input and seed give the same result. Raises `UserError` where lengths differ or a MOS is not finite.
+    """
+    x, y = pair([NAN if score is None else score for score in scores], mos)
+    finite = np.isfinite(y)
+    if not finite.all():
+        row = int(np.argmin(finite)) + 1
+        raise UserError(f"mos {row} of {len(y)} is not a finite number; fix that row")
+    readable = ~np.isnan(x)
+    x, y = x[readable], y[readable]
+    estimates = dict.fromkeys(COEFFICIENTS, UNDEFINED)
+    problems = []
+    if reason := why_undefined(x, y):
+        problems.append(reason)
+    else:
+        fit = logistic4(x, y)
+        if fit.problem:
+            problems.append(f"PLCC (logistic): {fit.problem}")
+        # The order of the sentences: the fit first, then the coefficients.
+        for key, (value, drawn) in _coefficients(x, y, fit, bootstrap, seed).items():
+            estimates[key] = _estimate(value, drawn)
+            if undefined := int(np.isnan(drawn).sum()):
+                problems.append(
+                    f"{COEFFICIENTS[key]}: undefined in {undefined} of the {len(drawn)} resamples"
+                )
+    return Agreement(
+        n=len(x),
+        n_unreadable=int((~readable).sum()),
+        **estimates,
+        bootstrap=bootstrap,
+        bootstrap_slow=min(bootstrap, SLOW_RESAMPLES),
+        problems=tuple(problems),
+    )
+
+
+def _coefficients(
+    x: Array, y: Array, fit: LogisticFit, resamples: int, seed: int
+) -> dict[str, tuple[float, Array]]:
+    """Each coefficient of `x` and `y`, and its values in resamples."""
+    n = len(x)
+    # `weighted_plcc` needs values near 1; ranks are so by themselves.
+    unit_x, unit_y = unit(x), unit(y)
+
+    def fast(statistic: Callable[[Array], Array]) -> Array:
+        return resampled(statistic, n, resamples, seed)
+
+    def slow(coefficient: Callable[[Array, Array], float]) -> Array:
+        def statistic(counts: Array) -> list[float]:
+            # There is no weighted form: each resample is written out, an image as often as it is drawn.
+            drawn = [np.repeat(np.arange(n), row.astype(int)) for row in counts]
+            return [coefficient(x[take], y[take]) for take in drawn]
+
+        return resampled(statistic, n, min(resamples, SLOW_RESAMPLES), seed)
+
+    def mapped(a: Array, b: Array) -> float:
+        # Starting at the fit of all images saves most evaluations.
+        return logistic4(a, b, start=fit).plcc(a, b)
+
+    return {
+        "srcc": (srcc(x, y), fast(lambda counts: weighted_srcc(counts, x, y))),
+        "krcc": (krcc(x, y), slow(krcc)),
+        "plcc": (plcc(x, y), fast(lambda counts: weighted_plcc(counts, unit_x, unit_y))),
+        "plcc_logistic": (fit.plcc(x, y), np.empty(0) if fit.problem else slow(mapped)),
+    }
+
+
+def _mean(estimates: Sequence[Estimate]) -> Estimate:
+    value, low, high = np.array([(e.value, e.low, e.high) for e in estimates]).T
+    m = len(value)
+    mean = value.mean()
+    below = np.sqrt(((value - low) ** 2).sum()) / m
+    above = np.sqrt(((value - high) ** 2).sum()) / m
+    # np.maximum, unlike max, keeps NaN.
+    return Estimate(
+        mean,
+        np.maximum(-1, mean - below),
+        np.minimum(1, mean + above),
+    )
+
+
+def average(agreements: Iterable[Agreement]) -> Agreement:
+    """The plain mean over data sets, as the paper's column "Avg.", whatever their sizes; the counts are sums.
+
+    Data sets are independent, so the half-widths h of the intervals (each side by itself) add as squares: sqrt(sum h²)
+    / m for m sets. A coefficient that is undefined for one set is undefined here, and `problems` says so. Raises
+    `UserError` where there is no data set.
+    """
+    sets = list(agreements)
+    if not sets:
+        raise UserError("there is no data set to average; evaluate at least one")
+    estimates, problems = {}, []
+    for key, name in COEFFICIENTS.items():
+        each = [getattr(found, key) for found in sets]
+        estimates[key] = _mean(each)
+        if missing := sum(np.isnan(estimate.value) for estimate in each):
+            problems.append(f"{name}: undefined for {missing} of {len(sets)} data sets")
+    return Agreement(
+        n=sum(each.n for each in sets),
+        n_unreadable=sum(each.n_unreadable for each in sets),
+        **estimates,
+        bootstrap=min(each.bootstrap for each in sets),
+        bootstrap_slow=min(each.bootstrap_slow for each in sets),
+        problems=tuple(problems),
+    )
+
+
+def _cell(estimate: Estimate) -> Text:
+    if np.isnan(estimate.value):
+        return Text("undefined", style="yellow")
+    cell = Text(f"{estimate.value:.3f}")
+    if not np.isnan(estimate.low):
+        cell.append(f" [{estimate.low:.3f}, {estimate.high:.3f}]", "dim")
+    return cell
+
+
+def table(rows: Mapping[str, Agreement]) -> Table:
+    """A table for the terminal: a row for each data set by name, their average, and the problems below."""
+    lines = dict(rows)
+    if len(rows) > 1:
+        lines["average"] = average(rows.values())
+    problems = [f"{name}: {problem}" for name, row in lines.items() for problem in row.problems]
+    # Text, since the name of a data set may look like Rich's markup.
+    caption = Text("\n".join(problems), style="yellow") if problems else None
+    drawn = Table(caption=caption, caption_justify="left")
+    drawn.add_column("data set")
+    for header in ("n", *COEFFICIENTS.values(), "unreadable"):
+        drawn.add_column(header, justify="right")
+    for name, row in lines.items():
+        cells = [_cell(getattr(row, key)) for key in COEFFICIENTS]
+        last = name == list(rows)[-1]
+        drawn.add_row(Text(name), str(row.n), *cells, str(row.n_unreadable), end_section=last)
+    return drawn

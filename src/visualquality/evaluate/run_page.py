@@ -1,0 +1,270 @@
+"""The HTML page about an RL2R run: its curves, and how its answers about the same images changed.
+
+The words of the page are in `run.html.jinja`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+
+from ..errors import UserError
+from ..io import read_jsonl
+from ..rl2r import description
+from ..train.examples import read_examples
+from ..train.logs import read_probes
+from ..train.recipe import Recipe, read_recipe
+from .page import LIGHT, Panel, draw, pick_evenly, write_page
+from .run_images import (
+    Answers,
+    RunImage,
+    Step,
+    followed_images,
+    read_steps,
+    with_words,
+    words_along,
+)
+
+# Answers about a probe image whose words are shown; there are words at every step.
+WORDS_OF_A_PROBE = 5
+# A long run gets a running mean over one part in this many of its steps.
+MEANS = 15
+# The metrics of the parts of a reward begin with this.
+PART = "reward/"
+STROKES = [
+    (LIGHT["blue"], "-"),
+    (LIGHT["violet"], "--"),
+    (LIGHT["green"], ":"),
+    (LIGHT["orange"], "-."),
+]
+
+
+def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: Console) -> None:
+    """Write the page about the training run in the folder `run` to the file `output`.
+
+    notes: sentences to stand under the title, after those about the recipe. Where the images of the run cannot be
+    found, the page has no pictures, and `console` says why. Raises UserError where `run` is no RL2R run, or `output`
+    cannot be written.
+    """
+    for name, meaning in (
+        ("metrics.jsonl", "is no training run"),
+        ("recipe.yaml", "is no whole run"),
+    ):
+        if not (run / name).is_file():
+            raise UserError(
+                f"{run} {meaning}, since it has no {name}: give the folder that train wrote, or results"
+            )
+    recipe = read_recipe(run / "recipe.yaml", output=run)
+    if recipe.method != "rl2r":
+        raise UserError(
+            f"{run} is a run of method {recipe.method}, without rewards: this page is about RL2R runs"
+        )
+    if not (run / "samples.jsonl").is_file():
+        raise UserError(
+            f"{run} has no samples.jsonl, which every RL2R run writes: give the whole folder of the run"
+        )
+    metrics = read_metrics(run / "metrics.jsonl")
+    # The same images at many steps show best how the answers change, so probes are preferred.
+    probed = (run / "probes.jsonl").is_file()
+    steps = read_steps(run / ("probes.jsonl" if probed else "samples.jsonl"))
+    all_notes = [*_settings(recipe, len(metrics)), *notes]
+    try:
+        pictures = _pictures(recipe, {image for step in steps for image in step})
+        # An image that no manifest has, or several, may be any image.
+        steps = [{i: answers for i, answers in s.items() if i in pictures} for s in steps]
+    except UserError as error:
+        console.print(f"no pictures: {error}", soft_wrap=True, markup=False)
+        pictures = {}
+        all_notes.append(
+            "Images have no pictures here, since the run’s manifests could not be read when this was written."
+        )
+    write_run_page(
+        output,
+        title=f"Training run {'/'.join(run.resolve().parts[-2:])}",
+        metrics=metrics,
+        steps=steps,
+        probed=probed,
+        pictures=pictures,
+        notes=all_notes,
+    )
+
+
+def _settings(recipe: Recipe, steps: int) -> list[str]:
+    settings, optimizer = recipe.rl2r, recipe.optimizer
+    length = (
+        f"{optimizer.epochs:g} epochs" if optimizer.steps is None else f"{optimizer.steps} steps"
+    )
+    return [
+        f"Trained from {recipe.model} for {length}; this page was written after step {steps}.",
+        f"{settings.responses} answers for each image, {recipe.compared} images in a batch, "
+        f"reward {settings.reward}, learning rate {optimizer.learning_rate:g}, seed {recipe.seed}.",
+    ]
+
+
+def _pictures(recipe: Recipe, images: set[RunImage]) -> dict[RunImage, Path]:
+    """Where the images of a run are: as its files say, or else as the manifests of its recipe say.
+
+    Images of older files that agree in data set, name and MOS with another one are left out. Raises UserError where
+    the manifests are needed and cannot be read.
+    """
+    # Newer runs write the paths themselves, and then the manifests need not be there any more.
+    found = {image: Path(image.path) for image in images if image.path}
+    if len(found) == len(images):
+        return found
+    examples = read_examples(recipe)
+    probes = read_probes(recipe, Path())
+    if probes is not None:
+        examples += probes.examples
+    paths: dict[RunImage, list[Path]] = {}
+    for e in examples:
+        image = RunImage(e.dataset, e.path.name, round(e.mos, 6))
+        paths.setdefault(image, []).append(e.path)
+    return found | {image: those[0] for image, those in paths.items() if len(those) == 1}
+
+
+def write_run_page(
+    output: Path,
+    *,
+    title: str,
+    metrics: Sequence[dict[str, Any]],
+    steps: Sequence[Step],
+    probed: bool,
+    pictures: Mapping[RunImage, Path],
+    notes: Sequence[str],
+) -> None:
+    """Write the page about a run to the file `output`; its folder is made.
+
+    Args:
+        metrics: the objects of `metrics.jsonl` (`read_metrics`); where one has no number, the page says so.
+        steps: the steps of `samples.jsonl`, or of `probes.jsonl` if `probed` (`read_steps`).
+        pictures: where the images of the steps are; an image that is not in it has no picture.
+        notes: sentences to stand under the title.
+
+    Raises UserError where `output` cannot be written.
+    """
+    # All charts have the same ends, so that they can be compared.
+    numbers = [answers.step for step in steps for answers in step.values()]
+    ends = (min(numbers), max(numbers)) if numbers else (0, 1)
+    followed = []
+    for number, (image, answers) in enumerate(followed_images(steps).items()):
+        worded = with_words(answers)
+        if probed:
+            worded = pick_evenly(worded, WORDS_OF_A_PROBE)
+        followed.append((image, len(answers), _score_chart(answers, number, ends), worded))
+    write_page(
+        output,
+        "run.html.jinja",
+        title=title,
+        notes=notes,
+        **_curves(metrics),
+        followed=followed,
+        probed=probed,
+        words_of_steps=words_along(steps),
+        steps=len(steps),
+        pictures=pictures,
+    )
+
+
+def _score_chart(answers: Sequence[Answers], number: int, ends: tuple[int, int]) -> Markup | None:
+    """Mean and standard deviation of the scores of one image over the steps; None where none was readable."""
+    read = [(a.step, a.score, a.std or 0.0) for a in answers if a.score is not None]
+    if not read:
+        return None
+    step, score, std = zip(*read, strict=True)
+
+    def plot(axes: Axes) -> None:
+        axes.errorbar(step, score, std, fmt="none", ecolor=LIGHT["muted"], elinewidth=0.9)
+        axes.plot(step, score, "o-", color=LIGHT["blue"], markersize=4, linewidth=1.2)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        # The whole scale of scores, so that small changes look small.
+        axes.set_yticks([1, 2, 3, 4, 5])
+
+    margin = max(1, (ends[1] - ends[0]) * 0.03)
+    limits = {"xlim": (ends[0] - margin, ends[1] + margin), "ylim": (0.8, 5.2)}
+    alt = f"Score over the training steps: {'; '.join(f'{s:.2f} at step {n}' for n, s, _ in read)}."
+    labels = {"xlabel": "training step", "ylabel": "score"}
+    return draw(f"image-{number}", alt, (4.2, 1.5), plot, **labels, **limits)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The objects of a run's `metrics.jsonl`, in order. Raises UserError as `io.read_jsonl` does."""
+    return [line.record for line in read_jsonl(path)]
+
+
+def _curves(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the page shows of `metrics`; where a record has no number, a panel's note says so."""
+    # A short run is drawn as it is.
+    window = max(1, len(metrics) // MEANS)
+    keys = sorted({key for record in metrics for key in record if key.startswith(PART)})
+    parts = {key: key.removeprefix(PART) for key in keys}
+    readable = [_number(record.get("readable")) for record in metrics]
+    return {
+        "window": window,
+        "parts": {name: description(name) for name in parts.values() if description(name)},
+        "reward": _curve(metrics, window, {"reward": "total"} | parts),
+        "score_std": _curve(metrics, window, {"score_std": "mean standard deviation"}),
+        "kl": _curve(metrics, window, {"kl": "KL divergence"}),
+        "readable": [share for share in readable if not math.isnan(share)],
+    }
+
+
+def _number(value: Any) -> float:
+    """A finite number as it is, everything else as NaN, which is a gap in a line."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+
+
+def _curve(metrics: Sequence[dict[str, Any]], window: int, labels: dict[str, str]) -> Panel:
+    """Lines of metrics over the training steps; `labels` is metric -> name in the legend."""
+    steps = np.array([_number(record.get("step")) for record in metrics])
+    # `steps * 0` is NaN where a record has no step: it cannot be placed.
+    lines = {key: steps * 0 + [_number(record.get(key)) for record in metrics] for key in labels}
+    found = {key: line[np.isfinite(line)] for key, line in lines.items()}
+    drawn = [key for key in labels if len(found[key])]
+    if not drawn:
+        keys = " or ".join(f"“{key}”" for key in labels)
+        note = f"Nothing to plot: no line of the metrics has a step and a number for {keys}."
+        return Panel(None, note)
+    # A metric that is missing in some steps is drawn with gaps, and the note says so.
+    gaps = {key: len(steps) - len(line) for key, line in found.items() if len(line) < len(steps)}
+    note = ", ".join(f"“{key}” in {count} of {len(steps)}" for key, count in gaps.items())
+    ends = [
+        f"{labels[key]} {found[key][0]:.3g} at first, {found[key][-1]:.3g} at last" for key in drawn
+    ]
+
+    def plot(axes: Axes) -> None:
+        for key, (colour, dashes) in zip(drawn, cycle(STROKES)):
+            stroke = {"color": colour, "linestyle": dashes, "label": labels[key]}
+            _line(axes, steps, lines[key], window, **stroke)
+        if min(found[key].min() for key in drawn) >= 0:
+            # From 0, so that the size of a change can be judged.
+            axes.set_ylim(0, 1.08 * max(found[key].max() for key in drawn) or 1)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if len(labels) > 1:
+            spacing = {"ncols": 3, "handlelength": 2.2, "columnspacing": 1.2}
+            axes.figure.legend(loc="outside upper left", **spacing)
+
+    alt = f"Line plot over {len(steps)} training steps: {'; '.join(ends)}."
+    svg = draw(next(iter(labels)), alt, (3.3, 2.3), plot, xlabel="training step")
+    return Panel(svg, note and f"Lines of the metrics without a number, not drawn: {note}.")
+
+
+def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, window: int, **stroke: Any) -> None:
+    """A line with its gaps; where there is a running mean, a bold line of it over a faint one of the steps."""
+    if window == 1:
+        axes.plot(steps, values, marker="o", markersize=2.5, linewidth=1.6, clip_on=False, **stroke)
+        return
+    box = np.ones(window)
+    finite = np.isfinite(values)
+    # At the ends and at gaps the mean is over the fewer steps that are there.
+    total = np.convolve(np.where(finite, values, 0), box, "same")
+    count = np.convolve(finite, box, "same")
+    mean = np.where(finite, total / np.maximum(count, 1), np.nan)
+    axes.plot(steps, values, color=stroke["color"], alpha=0.3, linewidth=0.7)
+    axes.plot(steps, mean, linewidth=1.8, **stroke)

@@ -1,0 +1,111 @@
+"""Where a model name becomes what rates images: a classic metric, a model in this process, or one on a server."""
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..classics import Classic
+from ..data.images import open_image
+from ..errors import UserError
+from ..io import map_ahead
+from .rating import Rater, Rating
+from .settings import ScoreSettings
+from .source import Picture, name_of
+
+CLASSICS = ("niqe", "brisque", "pyiqa")
+# Whoever gives one of these expects another score, and a classic would give the same: they are refused. The other
+# options are ignored, so that one command line or suite serves both kinds.
+MODEL_OPTIONS = ("url", "prompt", "max_pixels", "reference", "engine")
+
+
+class ImageFunctionRater:
+    """Rates images with a classic, a function of one image, in threads (a `Rater`).
+
+    A rating has one sample, its score, rounded to 6 decimals; an image that cannot be opened, or that the classic fails
+    on, has the reason as its `problem`. `workers`: threads; by default one a processor.
+    """
+
+    def __init__(self, classic: Classic, *, workers: int | None = None) -> None:
+        self.classic = classic
+        self.workers = workers
+
+    def settings(self) -> dict[str, Any]:
+        """All that a score depends on besides the image."""
+        return self.classic.settings()
+
+    def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
+        """Ratings in the order of `images`, which may be endless."""
+        return map_ahead(self._rate, images, self.workers)
+
+    def _rate(self, source: Picture) -> Rating:
+        started, name = time.perf_counter(), name_of(source)
+        origin: dict[str, Any] = {"model": self.classic.name, "mode": "direct", "seed": 0}
+        try:
+            value = round(self.classic(open_image(source)), 6)
+        except UserError as error:
+            return Rating.failed(name, str(error), **origin)
+        seconds = round(time.perf_counter() - started, 4)
+        return Rating(name, value, None, (value,), None, None, **origin, seconds=seconds)
+
+
+def make_rater(name: str, settings: ScoreSettings) -> Rater:
+    """What rates images under this name; a higher score is a better image.
+
+    - `niqe`, `brisque`: this package's own; `niqe:FILE` and `brisque:FILE` with parameters that the user fitted.
+    - `pyiqa:NAME`: a metric of pyiqa, such as `pyiqa:musiq` (see `classics.pyiqa`).
+    - Any other name is a vision-language model: nano, a folder, or a name of the Hugging Face hub. `settings.engine`
+      says what runs it: "here" is `Scorer`, "vllm" the engine of that name, "openai" an OpenAI-compatible server at
+      `settings.url`.
+
+    The classics give each image one number, without words or chance: of `settings`, pyiqa alone uses one, `device`.
+
+    Raises UserError for a model or engine that cannot be had, for options that an engine cannot follow, and for those
+    that would change nothing there: the URL without a server, and for a classic each of `MODEL_OPTIONS`.
+    """
+    kind, _, detail = name.partition(":")
+    if kind in CLASSICS:
+        _refuse_model_options(name, settings)
+        return _classic_rater(kind, detail, settings.device)
+
+    if settings.url is not None and settings.engine != "openai":
+        raise UserError(
+            "--url is the address of a server: give --engine openai with it, or leave it out"
+        )
+    # Imported only where it is used: PyTorch and vLLM take seconds to import.
+    if settings.engine == "here":
+        from .scorer import Scorer
+
+        return Scorer(name, settings)
+    if settings.engine == "vllm":
+        from .vllm import VllmRater
+
+        return VllmRater(name, settings)
+    from .openai import OpenAIRater
+
+    return OpenAIRater(name, settings)
+
+
+def _refuse_model_options(name: str, settings: ScoreSettings) -> None:
+    for option in MODEL_OPTIONS:
+        # Not `model_fields_set`: a benchmark suite gives every option, most at their defaults.
+        if getattr(settings, option) != ScoreSettings.model_fields[option].default:
+            raise UserError(
+                f"{name} takes no {option}, it is not a vision-language model: leave {option} out"
+            )
+
+
+def _classic_rater(kind: str, detail: str, device: str | None) -> ImageFunctionRater:
+    if kind == "pyiqa":
+        from ..classics.pyiqa import PyiqaMetric
+
+        # Its networks are not thread-safe.
+        return ImageFunctionRater(PyiqaMetric(detail, device=device), workers=1)
+    parameters = Path(detail) if detail else None
+    if kind == "niqe":
+        from ..classics.niqe import Niqe
+
+        return ImageFunctionRater(Niqe.load(parameters))
+    from ..classics.brisque import Brisque
+
+    return ImageFunctionRater(Brisque.load(parameters))

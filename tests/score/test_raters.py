@@ -1,0 +1,155 @@
+"""From the name of a model to what rates images, and the ratings of classics."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from visualquality import Scorer, UserError
+from visualquality.classics.brisque import Brisque
+from visualquality.classics.niqe import Niqe
+from visualquality.score.journal import score_all
+from visualquality.score.raters import ImageFunctionRater, make_rater
+from visualquality.score.rating import Rater
+from visualquality.score.settings import ScoreSettings, score_settings
+
+
+def rater_of(name: str, **options) -> Rater:
+    return make_rater(name, score_settings(**options))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("niqe", Niqe), ("brisque", Brisque)])
+def test_our_own_methods_by_name(name, kind):
+    rater = rater_of(name)
+    assert isinstance(rater, ImageFunctionRater)
+    assert isinstance(rater.classic, kind)
+    assert rater.settings() == kind.load().settings()
+
+
+def test_our_own_methods_with_parameters_of_ones_own(tmp_path):
+    fitted = Niqe(np.zeros(36), np.eye(36))
+    fitted.save(tmp_path / "mine.npz")
+    mine = rater_of(f"niqe:{tmp_path}/mine.npz")
+    assert mine.settings() == fitted.settings() != Niqe.load().settings()
+    with pytest.raises(UserError, match=r"absent.npz"):
+        rater_of(f"brisque:{tmp_path}/absent.npz")
+
+
+def test_any_other_name_is_a_model_with_its_options(model_folder):
+    rater = rater_of(
+        str(model_folder("nano")),
+        mode="direct",
+        samples=2,
+        seed=5,
+        prompt="released",
+        device="cpu",
+        batch=3,
+    )
+    assert isinstance(rater, Scorer)
+    settings = rater.settings()
+    assert [settings[k] for k in ("mode", "samples", "seed", "prompt")] == [
+        "direct",
+        2,
+        5,
+        "released",
+    ]
+    assert rater.options.batch == 3
+    with pytest.raises(UserError, match="no model 'nique'"):
+        rater_of("nique")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"prompt": "paper"},
+        {"max_pixels": 10_000},
+        {"url": "http://localhost:8000/v1"},
+        {"reference": True},
+        {"engine": "vllm"},
+    ],
+)
+@pytest.mark.parametrize("name", ["niqe", "brisque", "pyiqa:unique"])
+def test_classic_methods_take_no_option_of_a_model(name, option):
+    with pytest.raises(UserError, match=f"{name} takes no {next(iter(option))}"):
+        rater_of(name, **option)
+
+
+def test_classic_methods_take_every_option_at_its_default_and_those_that_never_concern_them():
+    given = ScoreSettings().model_dump() | {"mode": "expect", "samples": "auto", "seed": 7}
+    assert rater_of("niqe", **given).settings() == rater_of("niqe").settings()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"url": "http://localhost:8000/v1"}, "--url .* --engine openai"),
+        ({"engine": "vllm", "url": "http://localhost:8000/v1"}, "--url .* --engine openai"),
+        ({"engine": "vllm", "mode": "expect"}, "engine vllm .* mode reason or direct"),
+        ({"engine": "openai", "url": "http://h/v1", "mode": "auto"}, "engine openai .* mode"),
+        ({"engine": "openai", "url": "http://h/v1", "samples": "auto"}, "a number of samples"),
+        ({"engine": "openai"}, "engine openai needs --url"),
+    ],
+)
+def test_engines_refuse_what_they_cannot_do(options, words):
+    with pytest.raises(UserError, match=words):
+        rater_of("nano", **options)
+
+
+def test_a_server_gets_the_options_that_concern_it():
+    options = {"mode": "direct", "samples": 3, "seed": 4, "max_pixels": 500, "batch": 2}
+    rater = rater_of("m", engine="openai", url="http://u:p@localhost:1/v1", **options)
+    settings = rater.settings()
+    assert (settings["engine"], settings["url"]) == ("openai", "http://localhost:1/v1")
+    for name in ("mode", "samples", "seed", "max_pixels"):
+        assert settings[name] == options[name]
+    assert settings["temperature"] == 1.0
+    assert settings["max_new_tokens"] == 24
+
+
+def test_images_are_read_only_a_few_ahead() -> None:
+    class Grey:
+        name = "grey"
+
+        def settings(self) -> dict[str, Any]:
+            return {"model": "grey"}
+
+        def __call__(self, image: Image.Image) -> float:
+            return float(np.asarray(image)[0, 0, 0])
+
+    taken: list[int] = []
+
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            taken.append(len(taken))
+            yield np.full((2, 2), taken[-1], np.uint8)
+
+    ratings = ImageFunctionRater(Grey(), workers=2).rate(endless())
+    assert [next(ratings).score for _ in range(10)] == list(range(10))
+    assert len(taken) <= 14
+    ratings.close()  # type: ignore[attr-defined]
+
+
+def test_ratings_keep_their_order_and_name_what_cannot_be_read(tmp_path: Path) -> None:
+    niqe = Niqe.load()
+    names = [str(tmp_path / f"{k}.png") for k in range(7)]
+    for k, name in enumerate(names):
+        Image.fromarray(
+            np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        ).save(name)
+    Path(names[3]).write_bytes(b"no image")
+    journal = tmp_path / "scores.jsonl"
+    alone = [next(ImageFunctionRater(niqe).rate([name])).score for name in names]
+    rater = ImageFunctionRater(niqe, workers=3)
+    ratings = list(score_all(rater, names, journal=journal, console=Console(quiet=True)))
+    assert [r.image for r in ratings] == names
+    assert [r.score for r in ratings] == alone
+    assert ratings[3].score is None
+    assert names[3] in str(ratings[3].problem)
+    assert ratings[0].samples == (ratings[0].score,)
+    assert (ratings[0].model, ratings[0].mode, ratings[0].seed) == ("niqe", "direct", 0)
+    assert json.loads(journal.read_text().splitlines()[0])["header"] == niqe.settings()
