@@ -29,8 +29,8 @@ from recipes.nano.tower import plcc_loss, published_weights
 from visualquality.data.manifest import Manifest
 from visualquality.evaluate.coefficients import srcc
 from visualquality.models.load import load
-from visualquality.models.nano.modeling import LATER, LIMIT, STAGE_WIDTHS, Projector
 from visualquality.models.nano.tower import fold_batch_norms
+from visualquality.models.nano.vision import LATER, LIMIT, STAGE_WIDTHS, Projector
 from visualquality.process import quiet_libraries
 from visualquality.train.examples import FeatureCache, PromptEncoder
 

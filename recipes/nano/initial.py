@@ -14,7 +14,7 @@ from visualquality.models.nano import (
     NanoImageProcessor,
     NanoProcessor,
 )
-from visualquality.models.nano.modeling import CELL_WIDTH
+from visualquality.models.nano.vision import CELL_WIDTH
 from visualquality.models.prompt import encode_prompt
 from visualquality.response import prompt_text
 from visualquality.train.supervised import target_text

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from visualquality.data.distort import LEVELS
 from visualquality.models.load import VisionLanguageModel, load
-from visualquality.models.nano.modeling import STAGE_WIDTHS, Projector
+from visualquality.models.nano.vision import STAGE_WIDTHS, Projector
 from visualquality.train.examples import PromptEncoder
 
 from .features import CACHE, image_statistics

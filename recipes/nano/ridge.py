@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from visualquality.models.nano.modeling import LinearQuality
+from visualquality.models.nano.vision import LinearQuality
 
 from .features import ImageStatistics
 

@@ -29,8 +29,8 @@ from visualquality.data.manifest import Manifest, Row
 from visualquality.errors import UserError
 from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.io import write_whole
-from visualquality.models.nano.modeling import GLOBAL_WIDTH, root
 from visualquality.models.nano.tower import MIDDLE, SPREAD, STRIDE, Tower, fold_batch_norms
+from visualquality.models.nano.vision import GLOBAL_WIDTH, root
 from visualquality.seeds import order_key
 
 from .words import FAULTS

@@ -8,7 +8,7 @@ from recipes.nano.features import ImageStatistics
 from recipes.nano.ridge import fit
 from visualquality.data.manifest import Row
 from visualquality.evaluate.coefficients import srcc
-from visualquality.models.nano.modeling import STAGE_WIDTHS
+from visualquality.models.nano.vision import STAGE_WIDTHS
 
 
 def images(number: int, low: float, high: float, seed: int) -> tuple[ImageStatistics, torch.Tensor]:

@@ -9,15 +9,15 @@ from torch import nn
 from conftest import picture
 from visualquality.models.load import load
 from visualquality.models.nano.configuration import image_tokens
-from visualquality.models.nano.modeling import (
+from visualquality.models.nano.processor import NanoImageProcessor, target_size
+from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
+from visualquality.models.nano.vision import (
     CELL_WIDTH,
     LIMIT,
     STAGE_WIDTHS,
     LinearQuality,
     Projector,
 )
-from visualquality.models.nano.processor import NanoImageProcessor, target_size
-from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
 from visualquality.models.prompt import collate, encode_prompt
 
 

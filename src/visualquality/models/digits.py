@@ -24,9 +24,8 @@ from .prompt import PromptBatch, prompt_positions
 
 OPENING, CLOSING = "<answer>", "</answer>"
 
-_BEGINNING = re.compile(
-    r"[1-4](\.\d{0,2})?|5(\.0{0,2})?"
-)  # what can still become a score in [1, 5]
+# What can still become a score in [1, 5].
+_BEGINNING = re.compile(r"[1-4](\.\d{0,2})?|5(\.0{0,2})?")
 _COMPLETE = re.compile(r"[1-5](\.\d{1,2})?")
 _FINEST = re.compile(r"[1-5]\.\d\d")  # a further decimal is not read
 
@@ -49,12 +48,17 @@ class ScoreDistribution:
 
     def variance(self) -> Float[Tensor, " b"]:
         deviations = self.values - self.mean()[:, None]
-        return (self.log_probabilities.exp() * deviations.square()).sum(1)
+        weighted = self.log_probabilities.exp() * deviations.square()
+        return weighted.sum(1)
 
     def levels(self) -> Float[Tensor, "b 5"]:
         """Log-probabilities of the bare answers 1 to 5."""
-        ends = [self.bare & (self.values == level) for level in range(1, 6)]
-        return torch.stack([self.log_probabilities[:, end].logsumexp(1) for end in ends], 1)
+        levels = []
+        for level in range(1, 6):
+            # A digit is there once for each token that may follow it to end the number.
+            ends = self.bare & (self.values == level)
+            levels.append(self.log_probabilities[:, ends].logsumexp(1))
+        return torch.stack(levels, 1)
 
 
 class DigitTree:
@@ -66,30 +70,43 @@ class DigitTree:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: Sequence[int]):
-        vocabulary = dict(enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))))
         self.opening: list[int] = tokenizer(OPENING, add_special_tokens=False).input_ids
-        numbers = {i: t for i, t in vocabulary.items() if t and re.fullmatch(r"[0-9.]{1,4}", t)}
-        if not {"1", "2", "3", "4", "5"} <= {text[0] for text in numbers.values()}:
+        numbers = {}
+        ends = set(eos)
+        ids = list(range(len(tokenizer)))
+        for token, text in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+            if not text:  # None where the vocabulary leaves an id out
+                continue
+            if re.fullmatch(r"[0-9.]{1,4}", text):
+                numbers[token] = text
+            # A number ends where the tag closes, with whatever piece of it, or with the response.
+            if CLOSING.startswith(text):
+                ends.add(token)
+        first_characters = {text[0] for text in numbers.values()}
+        if not first_characters.issuperset("12345"):
             raise UserError(
                 "this model's tokenizer has no tokens for the digits 1 to 5; use mode reason or direct"
             )
-        # A number ends where the tag closes, with whatever piece of it, or with the response.
-        ends = sorted({*eos, *(i for i, t in vocabulary.items() if t and CLOSING.startswith(t))})
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self.depths: list[int] = []
         self.next_tokens: list[list[int]] = []  # of each node, those that may follow
         self._child_of: list[tuple[int, int]] = []  # (node, place among those that may follow it)
         self._leaves: list[tuple[int, int, float, bool]] = []  # node, place, score, bare
-        self._grow(numbers, ends)
+        self._grow(numbers, sorted(ends))
 
     def _grow(self, numbers: dict[int, str], ends: list[int]) -> None:
         """Breadth first, so that a node comes after its parent."""
-        texts, depths = [""], [0]
-        for node, text in enumerate(texts):  # `texts` grows while it is gone through
-            longer = {i: text + t for i, t in numbers.items() if _BEGINNING.fullmatch(text + t)}
+        texts = [""]
+        depths = [0]
+        for node, text in enumerate(texts):  # the list grows while the loop runs over it
+            longer = {}
+            for token, number in numbers.items():
+                if _BEGINNING.fullmatch(text + number):
+                    longer[token] = text + number
             for place, (token, written) in enumerate(longer.items()):
                 if _FINEST.fullmatch(written):
+                    # No node of its own: whatever follows the second decimal, the score is the same.
                     self._leaves.append((node, place, float(written), False))
                     continue
                 texts.append(written)
@@ -97,10 +114,14 @@ class DigitTree:
                 self.tokens.append(token)
                 self.parents.append(node)
                 self._child_of.append((node, place))
-            stops = ends if _COMPLETE.fullmatch(text) else []
-            for place in range(len(longer), len(longer) + len(stops)):
-                self._leaves.append((node, place, float(text), len(text) == 1))
-            self.next_tokens.append([*longer, *stops])
+            following = list(longer)
+            # The number may end here, too, but not at "" or "3.".
+            if _COMPLETE.fullmatch(text):
+                for token in ends:
+                    leaf = (node, len(following), float(text), len(text) == 1)
+                    self._leaves.append(leaf)
+                    following.append(token)
+            self.next_tokens.append(following)
         self.depths = depths[1:]
 
     def __len__(self) -> int:
@@ -127,23 +148,29 @@ class DigitTree:
         """From the logits after the prompt and after each node, (B, 1 + nodes, vocabulary)."""
         # Padded to the longest list of next tokens, so that one gather serves all nodes.
         width = max(map(len, self.next_tokens))
-        following = torch.zeros(len(self) + 1, width, dtype=torch.long)
-        allowed = torch.zeros(len(self) + 1, width, dtype=torch.bool)
+        shape = (len(self) + 1, width)
+        following = torch.zeros(shape, dtype=torch.long)
+        allowed = torch.zeros(shape, dtype=torch.bool)
         for node, ids in enumerate(self.next_tokens):
             following[node, : len(ids)] = torch.tensor(ids)
             allowed[node, : len(ids)] = True
-        following, allowed = following.to(logits.device), allowed.to(logits.device)
-        shares = logits.gather(2, following.expand(len(logits), -1, -1)).double()
-        shares = shares.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+        following = following.to(logits.device)
+        allowed = allowed.to(logits.device)
+        # (B, 1 + nodes, width), scaled to the tokens that can write a score.
+        shares = logits.gather(2, following.expand(len(logits), -1, -1))
+        shares = shares.double().masked_fill(~allowed, -torch.inf)
+        shares = shares.log_softmax(-1)
         # Log-probability of arriving at each node; a parent comes before its children.
         reached = [shares.new_zeros(len(shares))]
         for node, place in self._child_of:
             reached.append(reached[node] + shares[:, node, place])
+        # A score: arriving at its node, and then the token that ends it there.
         nodes, places, values, bare = zip(*self._leaves, strict=True)
         arrived = torch.stack(reached, 1)[:, list(nodes)]
+        ended = shares[:, list(nodes), list(places)]
         return ScoreDistribution(
             torch.tensor(values, dtype=torch.float64, device=logits.device),
-            arrived + shares[:, list(nodes), list(places)],
+            arrived + ended,
             torch.tensor(bare, device=logits.device),
         )
 
@@ -151,16 +178,21 @@ class DigitTree:
 @torch.no_grad()
 def score_distribution(prefilled: Prefilled, tree: DigitTree) -> ScoreDistribution:
     """The distribution over the score of each of B prompts that end in `<answer>`: one forward behind their cache."""
-    batch, device = len(prefilled.mask), prefilled.logits.device
+    batch = len(prefilled.mask)
+    device = prefilled.logits.device
+    # Each node sees the whole prompt without its padding, and its own ancestors.
     prompt = prefilled.mask.bool()[:, None].expand(-1, len(tree), -1)
-    visible = torch.cat([prompt, tree.visible(device).expand(batch, -1, -1)], 2)
+    ancestors = tree.visible(device).expand(batch, -1, -1)
+    visible = torch.cat([prompt, ancestors], 2)
     logits = prefilled.append(
         prefilled.cache(),
         tree.ids(batch, device),
         prefilled.positions.after(tree.offsets(device)),
         visible,
     )
-    return tree.distribution(torch.cat([prefilled.logits[:, None], logits], 1))
+    # The first digit comes from the logits after the prompt, which are known already.
+    logits = torch.cat([prefilled.logits[:, None], logits], 1)
+    return tree.distribution(logits)
 
 
 def score_distribution_with_gradient(
@@ -170,10 +202,12 @@ def score_distribution_with_gradient(
 
     `model` is called (it may be wrapped for several devices); `core` is the bare model, asked for positions.
     """
-    batch, length, nodes = len(prompts), prompts.length, len(tree)
+    batch = len(prompts)
+    length = prompts.length
+    side = length + len(tree)
     device = prompts.mask.device
-    side = length + nodes
     real = prompts.mask.bool()
+    # Who sees whom, written out: among nodes it is not causal, but by ancestry.
     visible = torch.zeros(batch, side, side, dtype=torch.bool, device=device)
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     visible[:, :length, :length] = causal & real[:, None]
@@ -182,11 +216,13 @@ def score_distribution_with_gradient(
     # Padding sees itself: a row that sees nothing has no softmax.
     visible |= torch.eye(side, dtype=torch.bool, device=device)
     positions = prompt_positions(core, prompts)
+    node_positions = positions.after(tree.offsets(device))
     logits = model(
         **prompts.followed_by(tree.ids(batch, device)),
         attention_mask=visible[:, None],
-        position_ids=torch.cat([positions.prompt, positions.after(tree.offsets(device))], -1),
+        position_ids=torch.cat([positions.prompt, node_positions], -1),
         use_cache=False,
+        # From the prompt's last token on, whose logits are those of the first digit.
         logits_to_keep=torch.arange(length - 1, side, device=device),
     ).logits
     return tree.distribution(logits)

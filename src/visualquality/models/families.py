@@ -66,7 +66,9 @@ def bare_model(model: PreTrainedModel) -> Any:
 def placeholder_ids(config: PreTrainedConfig) -> list[int]:
     """Tokens that stand for pixels. A model must not draw one: it would point at an image that is not there."""
     names = ("image_token_id", "video_token_id", "image_token_index")
-    return [int(i) for name in names if (i := getattr(config, name, None)) is not None]
+    # The name depends on the family, and not every family has videos.
+    found = [getattr(config, name, None) for name in names]
+    return [int(token) for token in found if token is not None]
 
 
 # nano, the embedded model
@@ -230,6 +232,10 @@ def subfolder_of(name: str) -> str:
     ('score_degradation', '')
     """
     release = release_of(name)
-    if release is None or (Path(name).is_dir() and not (Path(name) / release.subfolder).is_dir()):
+    if release is None:
+        return ""
+    folder = Path(name)
+    # A copy on disk may be of the subfolder alone.
+    if folder.is_dir() and not (folder / release.subfolder).is_dir():
         return ""
     return release.subfolder

@@ -35,9 +35,12 @@ def draw(
     if temperature == 0:
         return logits.argmax(-1)
     # In float32 the sum over a vocabulary of 152,000 would be off by more than a rare token's probability.
-    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    target = (uniform * cumulative[:, -1])[:, None]
-    token = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    probabilities = (logits.double() / temperature).softmax(-1)
+    cumulative = probabilities.cumsum(-1)
+    # The sum is 1 but for rounding; times it, no target lies beyond the last token.
+    target = uniform * cumulative[:, -1]
+    # `right`: a target of 0 skips tokens of probability 0, such as placeholders.
+    token = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
     return token.clamp(max=logits.shape[-1] - 1)
 
 
@@ -89,7 +92,10 @@ def prefill(model: PreTrainedModel, prompts: PromptBatch) -> Prefilled:
     """Send B prompts, pixels and all, through the model."""
     positions = prompt_positions(model, prompts)
     output = model(
-        **prompts.inputs(), position_ids=positions.prompt, use_cache=True, logits_to_keep=1
+        **prompts.inputs(),
+        position_ids=positions.prompt,
+        use_cache=True,
+        logits_to_keep=1,  # of all tokens they would take gigabytes
     )
     return Prefilled(model, output.past_key_values, output.logits[:, -1], prompts.mask, positions)
 
@@ -112,17 +118,21 @@ def sample_completions(
     uniform = torch.from_numpy(uniforms).to(device)
     eos = torch.tensor(sorted(set(eos_token_ids)), device=device)
     placeholders = placeholder_ids(prefilled.model.config)
-    cache, following = prefilled.cache(), prefilled.positions.next
+    cache = prefilled.cache()
+    following = prefilled.positions.next
+    # The first tokens of all K responses are drawn from the same logits.
     logits = prefilled.logits[:, None].expand(-1, k, -1)
+    # (B, K, cached tokens): grows by the K tokens of each step, of which a response sees its own.
     visible = prefilled.mask.bool()[:, None].expand(-1, k, -1)
-    itself = torch.eye(k, dtype=torch.bool, device=device)
+    own = torch.eye(k, dtype=torch.bool, device=device)
     rows = torch.arange(batch, device=device)  # which image each row of the cache is of
     ended = torch.zeros(batch, k, dtype=torch.bool, device=device)
     tokens: list[list[list[int]]] = [[[] for _ in range(k)] for _ in range(batch)]
     for step in range(length):
-        logits = logits.clone()
+        logits = logits.clone()  # at first they are a view of those of `prefilled`
         logits[..., placeholders] = -torch.inf
-        token = draw(logits.flatten(0, 1), uniform[rows, :, step].flatten(), temperature)
+        drawn = uniform[rows, :, step].flatten()
+        token = draw(logits.flatten(0, 1), drawn, temperature)
         token = token.view(-1, k)
         # A response that has ended is still drawn while its image has others, but not kept.
         before = ended[rows].tolist()
@@ -131,26 +141,31 @@ def sample_completions(
                 if not over[index]:
                     tokens[row][index].append(values[index])
         ended[rows] |= torch.isin(token, eos)
-        unfinished = (~ended[rows].all(1)).nonzero()[:, 0]
+        finished = ended[rows].all(1)
+        unfinished = (~finished).nonzero()[:, 0]
         if step + 1 == length or len(unfinished) == 0:
             break
         if len(unfinished) < len(rows):
             # Images whose responses have all ended leave the cache, so that the rest is faster.
             cache.batch_select_indices(unfinished)
-            rows, token, visible = rows[unfinished], token[unfinished], visible[unfinished]
+            rows = rows[unfinished]
+            token = token[unfinished]
+            visible = visible[unfinished]
             following = following[unfinished]
-        visible = torch.cat([visible, itself.expand(len(rows), -1, -1)], -1)
+        visible = torch.cat([visible, own.expand(len(rows), -1, -1)], -1)
         offset = torch.full((k,), step, device=device)  # the K tokens of a step stand at one place
         positions = prefilled.positions.after(offset, following)
         logits = prefilled.append(cache, token, positions, visible)
-    return [
-        [Completion(tuple(ids), not over) for ids, over in zip(group, flags, strict=True)]
-        for group, flags in zip(tokens, ended.tolist(), strict=True)
-    ]
+    completions = []
+    for group, flags in zip(tokens, ended.tolist(), strict=True):
+        pairs = zip(group, flags, strict=True)
+        completions.append([Completion(tuple(ids), truncated=not over) for ids, over in pairs])
+    return completions
 
 
 def eos_token_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
     """Every token that ends a response: the tokenizer's, and those that the model's generation settings name."""
+    # Some models end a message with another token than the tokenizer's; the settings name one, several or none.
     named = model.generation_config.eos_token_id
     if named is None:
         ids = []

@@ -69,6 +69,7 @@ def load(
         model, processor = _with_adapter(Path(name), torch_dtype)
     else:
         model, processor = _pretrained(name, torch_dtype)
+    # Responses are appended to a batch of prompts, so all prompts must end in the same column.
     processor.tokenizer.padding_side = "left"
     if max_pixels is not None:
         if max_pixels < 28 * 28:
@@ -125,7 +126,9 @@ def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
 
 
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+    # A hub name is owner/name. For anything else the hub's own error would be puzzling.
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_like_path and not Path(name).is_dir():
         known = ", ".join(EMBEDDED_NAMES)
         raise UserError(
             f"no model {name!r}: give {known}, a folder that exists, or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct"
@@ -174,7 +177,10 @@ def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
 def _trained_with(folder: Path) -> dict[str, Any]:
     """What the file `TRAINED_WITH` says, or nothing."""
     record = folder / TRAINED_WITH
-    return json.loads(record.read_text()) if record.is_file() else {}
+    # Models of the hub and models that were trained with other software have none.
+    if not record.is_file():
+        return {}
+    return json.loads(record.read_text())
 
 
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -203,5 +209,6 @@ def _reads_pixels(part: Any) -> bool:
 
 def weights_digest(state: dict[str, Tensor]) -> str:
     """A hash of names, shapes and values (in float32), the same on every device."""
+    # numpy has no bfloat16, and float32 holds its values exactly.
     arrays = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in state.items()}
     return arrays_digest(arrays)

@@ -36,9 +36,8 @@ class Prompt:
 
     def followed_by(self, ids: Sequence[int]) -> "Prompt":
         """The prompt with the text tokens `ids` after it, as where the answer is opened for the model."""
-        return Prompt(
-            {k: _appended(k, v, torch.tensor(ids)) for k, v in self.tokens.items()}, self.images
-        )
+        tokens = _followed_by(self.tokens, torch.tensor(ids))
+        return Prompt(tokens, self.images)
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,21 @@ class PromptBatch:
         return {**self.tokens, "attention_mask": self.mask, **self.images}
 
     def to(self, device: torch.device | str) -> "PromptBatch":
-        tokens = {k: v.to(device) for k, v in self.tokens.items()}
-        images = {k: v.to(device) for k, v in self.images.items()}
+        tokens = {key: values.to(device) for key, values in self.tokens.items()}
+        images = {key: values.to(device) for key, values in self.images.items()}
         return PromptBatch(tokens, self.mask.to(device), images)
 
     def followed_by(self, ids: Int[Tensor, "b t"]) -> dict[str, Tensor]:
         """Inputs with the text tokens `ids` after each prompt; the mask of the whole is left to the caller."""
-        tokens = {k: _appended(k, v, ids) for k, v in self.tokens.items()}
-        return {**tokens, **self.images}
+        return {**_followed_by(self.tokens, ids), **self.images}
 
     def repeated(self, times: int) -> "PromptBatch":
-        """The whole batch `times` over. So nobody needs to know which patches belong to which image."""
-        tokens = {k: v.repeat(times, 1) for k, v in self.tokens.items()}
-        images = {k: torch.cat([v] * times) for k, v in self.images.items()}
-        return PromptBatch(tokens, self.mask.repeat(times, 1), images)
+        """The whole batch `times` over."""
+        # Prompt by prompt it would have to be known which patches belong to which image.
+        tokens = {key: values.repeat(times, 1) for key, values in self.tokens.items()}
+        images = {key: torch.cat([values] * times) for key, values in self.images.items()}
+        mask = self.mask.repeat(times, 1)
+        return PromptBatch(tokens, mask, images)
 
     def rows(self, rows: slice, model: PreTrainedModel) -> "PromptBatch":
         """Some of the prompts with their images, without the padding that all of them share.
@@ -89,6 +89,7 @@ class PromptBatch:
         grid = self.images["image_grid_thw"]
         each = len(grid) // len(self)
         chosen = slice(each * rows.start, each * rows.stop)
+        # How many rows of each tensor every image has; 1 where it is not listed, as in the grid itself.
         sizes = {"pixel_values": grid.prod(1).tolist()}
         if "vision_features" in self.images:
             sizes["vision_features"] = bare_model(model).model.feature_sizes(grid)
@@ -96,15 +97,25 @@ class PromptBatch:
         for key, value in self.images.items():
             parts = value.split(sizes.get(key, 1))
             images[key] = torch.cat(parts[chosen])
-        padding = int(self.mask[rows].any(0).int().argmax())
-        tokens = {k: v[rows, padding:] for k, v in self.tokens.items()}
-        return PromptBatch(tokens, self.mask[rows, padding:], images)
+        # The first column that is not padding in all of them.
+        used = self.mask[rows].any(0)
+        padding = int(used.int().argmax())
+        tokens = {key: values[rows, padding:] for key, values in self.tokens.items()}
+        mask = self.mask[rows, padding:]
+        return PromptBatch(tokens, mask, images)
 
 
-def _appended(key: str, values: Tensor, ids: Tensor) -> Tensor:
-    """Per-token values with those of text tokens `ids` after them: the ids themselves, or the type of text, 0."""
-    ids = ids.to(values)
-    return torch.cat([values, ids if key == "input_ids" else torch.zeros_like(ids)], -1)
+def _followed_by(tokens: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
+    """Per-token values with those of the text tokens `ids` after them."""
+    longer = {}
+    for key, values in tokens.items():
+        appended = ids.to(values)
+        if key != "input_ids":
+            appended = torch.zeros_like(
+                appended
+            )  # all other keys are token types; that of text is 0
+        longer[key] = torch.cat([values, appended], -1)
+    return longer
 
 
 def encode_prompt(
@@ -125,10 +136,15 @@ def encode_prompt(
     content = text_parts + image_parts if image_last else image_parts + text_parts
     messages: Any = [{"role": "user", "content": content}]
     if system is not None:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        system_content = [{"type": "text", "text": system}]
+        messages.insert(0, {"role": "system", "content": system_content})
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    # Both at once: the processor puts into the text as many placeholders as each image has tokens.
     encoded = dict(processor(images=list(images), text=[text], return_tensors="pt"))
-    tokens = {key: encoded.pop(key)[0] for key in TOKEN_KEYS if key in encoded}
+    tokens = {}
+    for key in TOKEN_KEYS:
+        if key in encoded:
+            tokens[key] = encoded.pop(key)[0]
     del encoded["attention_mask"]  # of one prompt it is all ones; `collate` makes that of a batch
     return Prompt(tokens, encoded)
 
@@ -138,9 +154,14 @@ def collate(prompts: Sequence[Prompt], pad_token_id: int, side: str = "left") ->
     tokens = {}
     for key in prompts[0].tokens:
         fill = pad_token_id if key == "input_ids" else 0
-        tokens[key] = pad([p.tokens[key] for p in prompts], fill, side=side)
-    mask = pad([torch.ones(len(p), dtype=torch.long) for p in prompts], 0, side=side)
-    images = {key: torch.cat([p.images[key] for p in prompts]) for key in prompts[0].images}
+        rows = [prompt.tokens[key] for prompt in prompts]
+        tokens[key] = pad(rows, fill, side=side)
+    # Not read off the pad token, which may be a token of the prompt as well.
+    ones = [torch.ones(len(prompt), dtype=torch.long) for prompt in prompts]
+    mask = pad(ones, 0, side=side)
+    images = {}
+    for key in prompts[0].images:
+        images[key] = torch.cat([prompt.images[key] for prompt in prompts])
     return PromptBatch(tokens, mask, images)
 
 
@@ -171,7 +192,9 @@ class Positions:
         """
         first = self.next if next is None else next
         positions = first[:, None] + offsets
-        return positions if self.prompt.ndim == 2 else positions.expand(len(self.prompt), -1, -1)
+        if self.prompt.ndim == 3:  # M-RoPE
+            positions = positions.expand(len(self.prompt), -1, -1)
+        return positions
 
 
 def prompt_positions(model: PreTrainedModel, batch: PromptBatch) -> Positions:
@@ -181,18 +204,24 @@ def prompt_positions(model: PreTrainedModel, batch: PromptBatch) -> Positions:
     """
     core = bare_model(model)
     if not hasattr(core.model, "get_rope_index"):
-        if "mrope_section" in (
-            getattr(core.config.get_text_config(), "rope_parameters", None) or {}
-        ):
+        rope = getattr(core.config.get_text_config(), "rope_parameters", None)
+        if "mrope_section" in (rope or {}):
             raise TypeError(f"{type(core).__name__} has M-RoPE, but cannot tell positions")
-        counted = (batch.mask.cumsum(1) - 1).clamp(min=0)
-        return Positions(counted, batch.mask.sum(1))
-    types = {k: v for k, v in batch.tokens.items() if k == "mm_token_type_ids"}
+        # Counted from the first token that is not padding; the padding, which nobody sees, gets 0.
+        counted = batch.mask.cumsum(1) - 1
+        return Positions(counted.clamp(min=0), batch.mask.sum(1))
+    # Given by the processors of those families that find their images by it.
+    types = {}
+    if "mm_token_type_ids" in batch.tokens:
+        types["mm_token_type_ids"] = batch.tokens["mm_token_type_ids"]
     positions, _ = core.model.get_rope_index(
         batch.tokens["input_ids"],
         image_grid_thw=batch.images["image_grid_thw"],
         attention_mask=batch.mask,
         **types,
     )
+    # Whatever position padding got, it must not count below.
     positions = positions.masked_fill(batch.mask[None] == 0, 0)
-    return Positions(positions, positions.amax(dim=(0, 2)) + 1)
+    # An image takes up fewer positions than it has tokens, so the text goes on behind the largest of any axis.
+    largest = positions.amax(dim=(0, 2))
+    return Positions(positions, largest + 1)

@@ -4,9 +4,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-GLOBAL_TOKENS = (
-    5  # one for each stage of the tower: mean and standard deviation over the whole image
-)
+# One for each stage of the tower: mean and standard deviation over the whole image.
+GLOBAL_TOKENS = 5
 
 
 class NanoConfig(PreTrainedConfig):
@@ -32,6 +31,7 @@ class NanoConfig(PreTrainedConfig):
         tie_word_embeddings: bool = True,
         **kwargs: Any,
     ):
+        # config.json gives a plain dictionary, and transformers builds a configuration without any arguments too.
         if not isinstance(text_config, LlamaConfig):
             text_config = LlamaConfig(**(text_config or {}))
         self.text_config = text_config
@@ -49,8 +49,11 @@ def cells(height: int, width: int, cell: int, max_cells: int) -> tuple[int, int]
     >>> cells(16, 16, cell=4, max_cells=59), cells(1, 256, cell=4, max_cells=59)
     ((4, 4), (1, 59))
     """
-    rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
-    return min(rows, max_cells // min(columns, max_cells)), min(columns, max_cells)
+    rows = max(1, round(height / cell))
+    columns = max(1, round(width / cell))
+    # Columns first: of a long strip they alone could be more than all cells together.
+    columns = min(columns, max_cells)
+    return min(rows, max_cells // columns), columns
 
 
 def image_tokens(height: int, width: int, cell: int, max_cells: int, pixels: bool) -> int:

@@ -15,33 +15,50 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-BINS, ZONES = 32, 8  # of the 256 levels
+# Of the 256 levels of a histogram.
+BINS = 32
+ZONES = 8
 EDGES = (0, 2, 4, 8, 12, 16, 24, 32)  # levels from either end; the share of pixels up to each
 RARE = 2e-5  # share of the pixels below which a level at the ends counts as empty
 SIZES = 3  # texture is measured in full size, half and a quarter
 LAGS = (1, 2, 4, 8)  # pixels
 GRID = 8  # side of JPEG's blocks, in pixels
-RINGS, RAYS = 24, 8  # of the spectrum, by frequency and by direction
+# Of the spectrum, by frequency and by direction.
+RINGS = 24
+RAYS = 8
 BAND = (0.08, 0.4)  # cycles a pixel, where directions are compared
-WIDTHS = {  # how many numbers each function below gives
-    "tones": 4 * (BINS + 2 * len(EDGES) + 4 + 2 * ZONES),
-    "palette": 1,
-    "texture": 6 * SIZES + 4,
-    "directions": 8 * len(LAGS),
-    "grid": 2 * (GRID + 1),
-    "spectrum": RINGS + 1 + RAYS + 1,
-    "flat": 5,
-}
-PIXEL_WIDTH = sum(WIDTHS.values())
+CORNER_STEP = 12  # levels that a corner of a pasted block must differ by from what is beside it
+# How many numbers the functions below give.
+PIXEL_WIDTH = sum(
+    (
+        4 * (BINS + 2 * len(EDGES) + 4 + 2 * ZONES),  # tones
+        1,  # palette
+        6 * SIZES + 4,  # texture
+        8 * len(LAGS),  # directions
+        2 * (GRID + 1),  # grid
+        RINGS + 1 + RAYS + 1,  # spectrum
+        5,  # flat
+    )
+)
+
+Levels = Int[Tensor, "planes h w"]  # uint8
+Luma = Float[Tensor, "h w"]  # from 0 to 1
+Places = Bool[Tensor, "_ _"]
 
 
 def pixel_statistics(image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
     """The m = PIXEL_WIDTH numbers of RGB in [0, 255], both sides at least 32."""
+    red, green, blue = image
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # as in JPEG (ITU-R BT.601)
+    # Colour noise and JPEG's coarser colours hardly show in luma, hence the two differences.
+    planes = torch.stack([luma, blue - luma, red - luma])
+    planes = planes / 255
     levels = image.round().clamp(0, 255).to(torch.uint8)
-    luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
-    planes = torch.stack([luma, image[2] - luma, image[0] - luma]) / 255
-    parts = [*tones(torch.cat([levels, luma.round().to(torch.uint8)[None]])), palette(levels)]
-    parts += [
+    luma_levels = luma.round().to(torch.uint8)
+    # The order is part of the weights: each number has its own mean and scale in the projector.
+    parts = [
+        *tones(torch.cat([levels, luma_levels[None]])),
+        palette(levels),
         *texture(planes),
         *directions(planes[0]),
         *grid(planes[0]),
@@ -51,39 +68,72 @@ def pixel_statistics(image: Float[Tensor, "3 h w"]) -> Float[Tensor, " m"]:
     return torch.cat([part.flatten() for part in parts])
 
 
-def tones(levels: Int[Tensor, "planes h w"]) -> list[Tensor]:
+def tones(levels: Levels) -> list[Tensor]:
     """For each plane's histogram: coarse shares, its two ends, and gaps and teeth by zone."""
-    shares = (
-        torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in levels])
-        / levels[0].numel()
-    )
-    edges = torch.tensor(EDGES, device=levels.device)
-    ends = [log(part.cumsum(1)[:, edges], 1e-4) for part in (shares, shares.flip(1))]
-    filled = (shares > RARE).float()
-    first, last = filled.argmax(1), 255 - filled.flip(1).argmax(1)
-    at_ends = [log(shares.gather(1, at[:, None]), 1e-4) for at in (first, last)]
-    around = F.pad((shares[:, :-2] + 2 * shares[:, 1:-1] + shares[:, 2:]) / 4, (1, 1))
-    teeth = F.pad((shares[:, 1:-1] - (shares[:, :-2] + shares[:, 2:]) / 2).abs(), (1, 1))
-    gaps = ((shares == 0) & (F.max_pool1d(shares[:, None], 5, 1, 2)[:, 0] > 1e-3)).float()
+    counts = []
+    for plane in levels:
+        counts.append(torch.bincount(plane.flatten(), minlength=256))
+    shares = torch.stack(counts) / levels[0].numel()  # (planes, 256)
+    reverse = shares.flip(1)
 
-    def zones(values: Tensor) -> Tensor:
-        return values.view(len(values), ZONES, -1).sum(2)
+    # Cumulated from black and from white: clipping and lost contrast.
+    edges = torch.tensor(EDGES, device=levels.device)
+    from_black = shares.cumsum(1)[:, edges]
+    from_white = reverse.cumsum(1)[:, edges]
+
+    # The first and the last level in use, and how full they are: a shift of all tones moves them.
+    first = first_filled(shares)
+    last = 255 - first_filled(reverse)
+    at_first = shares.gather(1, first[:, None])
+    at_last = shares.gather(1, last[:, None])
+
+    # Teeth: levels that differ from the mean of their two neighbours, as where a curve merged levels.
+    here = shares[:, 1:-1]
+    below = shares[:, :-2]
+    above = shares[:, 2:]
+    smooth = (below + 2 * here + above) / 4
+    teeth = (here - (below + above) / 2).abs()
+    # Levels 0 and 255 lack a neighbour.
+    smooth_by_zone = group_sums(F.pad(smooth, (1, 1)), ZONES)
+    teeth_by_zone = group_sums(F.pad(teeth, (1, 1)), ZONES)
+
+    # Gaps: empty levels near well filled ones, as where a curve stretched contrast.
+    nearby = F.max_pool1d(shares[:, None], 5, stride=1, padding=2)[:, 0]
+    gaps = (shares == 0) & (nearby > 1e-3)
 
     return [
-        shares.view(len(shares), BINS, -1).sum(2).sqrt(),
-        *ends,
+        group_sums(shares, BINS).sqrt(),  # the root brings small shares closer to large ones
+        log(from_black, 1e-4),
+        log(from_white, 1e-4),
         torch.stack([first, last], 1) / 255,
-        *at_ends,
-        zones(teeth) / (zones(around) + 1e-3),
-        zones(gaps) / (256 / ZONES),
+        log(at_first, 1e-4),
+        log(at_last, 1e-4),
+        # Relative to the pixels of each zone, so that a sparsely filled zone shows its teeth too.
+        teeth_by_zone / (smooth_by_zone + 1e-3),
+        group_sums(gaps.float(), ZONES) / (256 / ZONES),
     ]
 
 
-def palette(levels: Int[Tensor, "3 h w"]) -> Float[Tensor, ""]:
+def first_filled(shares: Tensor) -> Tensor:
+    filled = shares > RARE
+    return filled.float().argmax(1)  # the first of equal values
+
+
+def group_sums(values: Tensor, groups: int) -> Tensor:
+    """(planes, 256) -> (planes, groups), of neighbouring levels."""
+    grouped = values.view(len(values), groups, -1)
+    return grouped.sum(2)
+
+
+def palette(levels: Levels) -> Float[Tensor, ""]:
     """Log of the number of colours (64 levels a channel) per pixel, counted over every fifth pixel."""
-    red, green, blue = (levels.flatten(1)[:, ::5] >> 2).int()
-    colours = torch.bincount((red << 12) | (green << 6) | blue, minlength=1 << 18)
-    return ((colours > 0).sum() / len(red)).log()
+    sample = levels.flatten(1)[:, ::5]
+    red, green, blue = (sample >> 2).int()
+    # Counting all 2^18 possible colours is faster than sorting the pixels for `unique`.
+    colours = (red << 12) | (green << 6) | blue
+    counts = torch.bincount(colours, minlength=1 << 18)
+    used = (counts > 0).sum()
+    return (used / len(red)).log()
 
 
 def texture(planes: Float[Tensor, "3 h w"]) -> list[Tensor]:
@@ -91,114 +141,158 @@ def texture(planes: Float[Tensor, "3 h w"]) -> list[Tensor]:
 
     Mean and root mean square at three sizes, and the mean in four zones of brightness.
     """
-    found, x = [], planes
+    found = []
     for size in range(SIZES):
-        centre = x[:, 1:-1, 1:-1]
-        around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1]
-        around += x[:, 1:-1, :-2]
-        around += x[:, 1:-1, 2:]
-        apart = torch.sub(centre, around, alpha=0.25)
+        centre = planes[:, 1:-1, 1:-1]
+        up = planes[:, :-2, 1:-1]
+        down = planes[:, 2:, 1:-1]
+        neighbours = up + down
+        # In place, since a new tensor for each sum costs more time than the sum.
+        neighbours += planes[:, 1:-1, :-2]
+        neighbours += planes[:, 1:-1, 2:]
+        apart = torch.sub(centre, neighbours, alpha=0.25)
         found += distances(apart)
         if size == 0:
-            zone = (centre[0, ::2, ::2] * 4).long().clamp(0, 3)
-            found.append(log(means(zone, apart[0, ::2, ::2].abs(), 4), 1e-4))
-        x = F.avg_pool2d(x, 2)
+            # Noise of a camera depends on brightness, added noise does not. A quarter of the pixels is enough.
+            luma = centre[0, ::2, ::2]
+            luma_apart = apart[0, ::2, ::2].abs()
+            zone = (luma * 4).long().clamp(0, 3)
+            by_zone = means(zone, luma_apart, 4)
+            found.append(log(by_zone, 1e-4))
+        # Halved, fine noise averages out and coarse blur comes into view.
+        planes = F.avg_pool2d(planes, 2)
     return found
 
 
 def distances(apart: Float[Tensor, "*planes h w"]) -> list[Tensor]:
-    """Log of the mean and of the root mean square of differences, in two passes and without a copy."""
-    number = apart.shape[-2] * apart.shape[-1]
-    mean = torch.linalg.vector_norm(apart, 1, dim=(-2, -1)) / number
-    return [log(mean), log(torch.linalg.vector_norm(apart, dim=(-2, -1)) / math.sqrt(number))]
+    """Log of the mean and of the root mean square of differences."""
+    height, width = apart.shape[-2:]
+    number = height * width
+    sides = (-2, -1)
+    # Norms need no copy for |x| and x².
+    mean = torch.linalg.vector_norm(apart, 1, dim=sides) / number
+    norm = torch.linalg.vector_norm(apart, dim=sides)
+    root_mean_square = norm / math.sqrt(number)
+    return [log(mean), log(root_mean_square)]
 
 
-def directions(luma: Float[Tensor, "h w"]) -> list[Tensor]:
+def directions(luma: Luma) -> list[Tensor]:
     """How far pixels are from others at a few distances across, down and along both diagonals."""
     found = []
     for lag in LAGS:
-        pairs = (
-            (luma[:, lag:], luma[:, :-lag]),
-            (luma[lag:], luma[:-lag]),
-            (luma[lag:, lag:], luma[:-lag, :-lag]),
-            (luma[lag:, :-lag], luma[:-lag, lag:]),
-        )
-        for a, b in pairs:
-            found += distances(a - b)
+        # All four, since motion blur brings pixels closer along its own direction only.
+        found += distances(luma[:, lag:] - luma[:, :-lag])
+        found += distances(luma[lag:] - luma[:-lag])
+        found += distances(luma[lag:, lag:] - luma[:-lag, :-lag])
+        found += distances(luma[lag:, :-lag] - luma[:-lag, lag:])
     return found
 
 
-def grid(luma: Float[Tensor, "h w"]) -> list[Tensor]:
+def grid(luma: Luma) -> list[Tensor]:
     """Steps between neighbours at each of the 8 places of a JPEG block, over their mean, the largest first.
 
     Sorted, so that it does not matter where the grid begins. And the share of neighbours without any step.
     """
     found = []
-    for plane in (luma, luma.T):
+    for plane in (luma, luma.T):  # steps across, then down
         steps = (plane[:, 1:] - plane[:, :-1]).abs()
         by_column = steps.mean(0)
-        by_place = by_column[: len(by_column) // GRID * GRID].view(-1, GRID).mean(0)
-        ranked = (by_place / by_place.mean().clamp(min=1e-6)).sort(descending=True).values
-        found += [log(ranked, 1e-3), (steps < 1e-4).float().mean()]
+        # What fills no whole block is left out: each place gets equally many columns.
+        whole = len(by_column) // GRID * GRID
+        by_place = by_column[:whole].view(-1, GRID).mean(0)
+        average = by_place.mean().clamp(min=1e-6)  # 0 in an image of one colour
+        ranked = (by_place / average).sort(descending=True).values
+        without_step = steps < 1e-4  # far less than one level, 1 / 255
+        found.append(log(ranked, 1e-3))
+        found.append(without_step.float().mean())
     return found
 
 
-def spectrum(luma: Float[Tensor, "h w"]) -> list[Tensor]:
+def spectrum(luma: Luma) -> list[Tensor]:
     """Log power by frequency, from 0 to half a cycle a pixel and into the corners; and how it differs by direction."""
-    windows = [torch.hann_window(side, device=luma.device) for side in luma.shape]
-    power = (
-        torch.fft.rfft2((luma - luma.mean()) * windows[0][:, None] * windows[1]).abs().square()
-        / luma.numel()
-    )
-    ring, middle, ray = (places.to(luma.device) for places in frequencies(*luma.shape))
+    height, width = luma.shape
+    # Windowed, or the step between opposite borders would show as a bright cross.
+    down = torch.hann_window(height, device=luma.device)
+    across = torch.hann_window(width, device=luma.device)
+    windowed = (luma - luma.mean()) * down[:, None] * across
+    transform = torch.fft.rfft2(windowed)
+    power = transform.abs().square() / luma.numel()
+
+    found = frequencies(height, width)
+    ring, middle, ray = (places.to(luma.device) for places in found)
     by_ring = means(ring, power, RINGS + 1)
-    by_ray = means(ray, log(power.flatten()[middle], 1e-12), RAYS)
+    # Logs before the mean: a few strong frequencies of an edge would outweigh all others of its ray.
+    log_power = log(power.flatten()[middle], 1e-12)
+    by_ray = means(ray, log_power, RAYS)
+    # Sorted, so that it does not matter which direction stands out.
+    uneven = (by_ray - by_ray.mean()).abs()
     return [
         log(by_ring, 1e-9),
-        (by_ray - by_ray.mean()).abs().sort(descending=True).values,
+        uneven.sort(descending=True).values,
         by_ray.max() - by_ray.min(),
     ]
 
 
 @lru_cache(maxsize=16)
 def frequencies(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The ring of each place of a spectrum; which places are in `BAND`, and the ray of each of these."""
-    down, across = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+    """The ring of each place of a spectrum; the indices of the places in `BAND`, and the ray of each of these."""
+    # In cycles a pixel; of a real image the other half of the columns would be the same again.
+    down = torch.fft.fftfreq(height)[:, None]
+    across = torch.fft.rfftfreq(width)[None]
     radius = (down.square() + across.square()).sqrt()
-    middle = ((radius > BAND[0]) & (radius < BAND[1])).flatten().nonzero()[:, 0]
-    angle = (
-        torch.atan2(down.expand_as(radius), across.expand_as(radius)) / math.pi + 0.5
-    )  # 0 to 1 for half a turn
-    ray = (angle * RAYS).long().clamp(0, RAYS - 1).flatten()[middle]
-    return (radius * (2 * RINGS)).long().clamp(max=RINGS), middle, ray
+    ring = (radius * (2 * RINGS)).long()
+    # Low frequencies are too few for a direction; the highest are mostly noise.
+    in_band = (radius > BAND[0]) & (radius < BAND[1])
+    middle = in_band.flatten().nonzero()[:, 0]
+    angle = torch.atan2(down.expand_as(radius), across.expand_as(radius))
+    half_turn = angle / math.pi + 0.5  # from 0 to 1
+    ray = (half_turn * RAYS).long().clamp(0, RAYS - 1)
+    # The corners, beyond half a cycle a pixel, share the last ring.
+    return ring.clamp(max=RINGS), middle, ray.flatten()[middle]
 
 
-def flat(levels: Int[Tensor, "3 h w"]) -> list[Tensor]:
+def flat(levels: Levels) -> list[Tensor]:
     """Shares of windows of 3 x 3 and 5 x 5 pixels of one colour, middle tones and clipped ones (of green) apart.
 
     And the share of corners of flat blocks that differ from what is to the left and above: a pasted block has one.
     """
     red, green, blue = levels.int()
+    # Three channels in one number, so that one comparison is enough.
     colour = (red << 16) | (green << 8) | blue
-    right, below = colour[:, 1:] == colour[:, :-1], colour[1:] == colour[:-1]
-    green = green.short()
+    same_right = colour[:, 1:] == colour[:, :-1]
+    same_below = colour[1:] == colour[:-1]
+    green = green.short()  # half the memory of int and, unlike uint8, with a sign
+    # Over- and underexposed areas of a good photo are flat as well.
     clipped = (green <= 2) | (green >= 253)
     found = []
     for side in (3, 5):
-        window = eroded(eroded(right, side - 1, 1), side, 0)
-        window &= eroded(eroded(below, side - 1, 0), side, 1)
-        ends = clipped[: window.shape[0], : window.shape[1]]
-        found += [log((window & ~ends).float().mean()), log((window & ends).float().mean())]
+        # One colour: all neighbours in the window's rows and in its columns are equal.
+        rows_equal = eroded(same_right, side - 1, 1)
+        columns_equal = eroded(same_below, side - 1, 0)
+        window = eroded(rows_equal, side, 0) & eroded(columns_equal, side, 1)
+        height, width = window.shape
+        window_clipped = clipped[:height, :width]  # its first pixel stands for all
+        middle_tones = window & ~window_clipped
+        found.append(log_share(middle_tones))
+        found.append(log_share(window & window_clipped))
         if side == 3:
-            left, above = (green[:, 1:] - green[:, :-1]).abs(), (green[1:] - green[:-1]).abs()
-            rows, columns = window.shape
-            corner = (window & ~ends)[1:, 1:]
-            corner &= (left[1:rows, : columns - 1] > 12) & (above[: rows - 1, 1:columns] > 12)
-            found.append(log(corner.float().mean()))
+            found.append(log_share(corners(middle_tones, green)))
     return found
 
 
-def eroded(x: Bool[Tensor, "h w"], count: int, axis: int) -> Bool[Tensor, "_ _"]:
+def corners(window: Places, green: Tensor) -> Places:
+    """Which flat windows differ clearly from the pixels to the left of and above their first pixel."""
+    height, width = window.shape
+    step_left = (green[:, 1:] - green[:, :-1]).abs() > CORNER_STEP
+    step_above = (green[1:] - green[:-1]).abs() > CORNER_STEP
+    # Without the first row and column, which have nothing above or to the left.
+    window = window[1:, 1:]
+    step_left = step_left[1:height, : width - 1]
+    step_above = step_above[: height - 1, 1:width]
+    return window & step_left & step_above
+
+
+def eroded(x: Places, count: int, axis: int) -> Places:
     """Whether `count` places in a row, from each place on along `axis`, all hold."""
     length = x.shape[axis] - count + 1
     result = x.narrow(axis, 0, length).clone()
@@ -207,14 +301,20 @@ def eroded(x: Bool[Tensor, "h w"], count: int, axis: int) -> Bool[Tensor, "_ _"]
     return result
 
 
-def means(
-    groups: Int[Tensor, "*shape"], values: Float[Tensor, "*shape"], count: int
-) -> Float[Tensor, " count"]:
-    """The mean of each group's values; 0 for one that is empty."""
-    total = torch.bincount(groups.flatten(), weights=values.flatten(), minlength=count)
-    return (total / torch.bincount(groups.flatten(), minlength=count).clamp(min=1)).to(values.dtype)
+def means(groups: Tensor, values: Tensor, count: int) -> Float[Tensor, " count"]:
+    """The mean of each group's values; 0 for one that is empty. `groups` has the shape of `values`."""
+    groups = groups.flatten()
+    sums = torch.bincount(groups, weights=values.flatten(), minlength=count)
+    sizes = torch.bincount(groups, minlength=count)
+    average = sums / sizes.clamp(min=1)
+    # `bincount` sums weights that are not float32 in float64.
+    return average.to(values.dtype)
 
 
 def log(values: Tensor, least: float = 1e-6) -> Tensor:
     """Of values from 0 on; `least` is what can be told from 0."""
     return (values + least).log()
+
+
+def log_share(places: Places) -> Tensor:
+    return log(places.float().mean())

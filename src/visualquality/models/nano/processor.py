@@ -1,7 +1,7 @@
 """Images and text for `nano`. Pillow alone prepares the pixels: the same ones on every machine."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,11 +26,15 @@ def target_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     >>> target_size(512, 512, 512 * 512), target_size(4000, 3000, 512 * 512), target_size(1, 1, 512 * 512)
     ((512, 512), (576, 448), (32, 32))
     """
-    scale = min(1.0, math.sqrt(max_pixels / (width * height)))
-    sides = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height)]
+    fitting = math.sqrt(max_pixels / (width * height))
+    scale = min(1.0, fitting)
     # A strip one stride high may not grow without bound.
     longest = max(STRIDE, max_pixels // STRIDE**2 * STRIDE)
-    return min(sides[0], longest), min(sides[1], longest)
+    sides = []
+    for side in (width, height):
+        strides = max(1, round(side * scale / STRIDE))
+        sides.append(min(strides * STRIDE, longest))
+    return sides[0], sides[1]
 
 
 def cut(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -38,10 +42,12 @@ def cut(image: Image.Image, max_pixels: int) -> Image.Image:
 
     The image itself where the middle would be too large or leave too much out.
     """
-    width, height = (side // STRIDE * STRIDE for side in image.size)
+    width = image.width // STRIDE * STRIDE
+    height = image.height // STRIDE * STRIDE
     if width * height > max_pixels or min(image.size) < SHORTEST_TO_CUT:
         return image
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    left = (image.width - width) // 2
+    top = (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
@@ -62,70 +68,91 @@ class NanoImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.max_pixels, self.cell, self.max_cells, self.pixels = (
-            max_pixels,
-            cell,
-            max_cells,
-            pixels,
-        )
+        self.max_pixels = max_pixels
+        # Not needed for pixels, but for the number of image tokens that the prompt must have.
+        self.cell = cell
+        self.max_cells = max_cells
+        self.pixels = pixels
 
     def tokens(self, height: int, width: int) -> int:
         """Number of image tokens for height × width strides."""
         return image_tokens(height, width, self.cell, self.max_cells, self.pixels)
 
     def patches(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """An image's patches, (rows * columns, 3 * 32 * 32), row by row; and their grid, (1, rows, columns)."""
         image = image.convert("RGB")
         if self.pixels:
+            # Resampling would remove most of the traces that the pixels' statistics look for.
             image = cut(image, self.max_pixels)
         size = target_size(*image.size, self.max_pixels)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
-        columns, rows = size[0] // STRIDE, size[1] // STRIDE
-        pixels = (np.asarray(image, dtype=np.float32) - MIDDLE) / SPREAD
-        pixels = pixels.reshape(rows, STRIDE, columns, STRIDE, 3).transpose(0, 2, 4, 1, 3)
-        return pixels.reshape(rows * columns, 3 * STRIDE * STRIDE), (1, rows, columns)
-
-    def __call__(
-        self, images: Any, return_tensors: str | None = "pt", **kwargs: Any
-    ) -> BatchFeature:
-        return self.preprocess(images, return_tensors=return_tensors, **kwargs)
+        columns = image.width // STRIDE
+        rows = image.height // STRIDE
+        pixels = np.asarray(image, dtype=np.float32)
+        pixels = (pixels - MIDDLE) / SPREAD
+        # (H, W, 3) -> (rows, columns, 3, 32, 32), as the patches of Qwen2-VL have their channels first.
+        pixels = pixels.reshape(rows, STRIDE, columns, STRIDE, 3)
+        pixels = pixels.transpose(0, 2, 4, 1, 3)
+        pixels = pixels.reshape(rows * columns, 3 * STRIDE * STRIDE)
+        return pixels, (1, rows, columns)
 
     def preprocess(
-        self, images: Any, return_tensors: str | None = "pt", **kwargs: Any
+        self,
+        images: Any,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
     ) -> BatchFeature:
-        pixels, grids = zip(*[self.patches(image) for image in flatten(images)], strict=True)
-        data = {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.array(grids)}
+        prepared = [self.patches(image) for image in flatten(images)]
+        pixels, grids = zip(*prepared, strict=True)
+        data = {
+            "pixel_values": np.concatenate(pixels),
+            "image_grid_thw": np.array(grids),
+        }
         return BatchFeature(data, tensor_type=return_tensors)
 
 
 class NanoProcessor(ProcessorMixin):
     """The image processor and the tokenizer together, as Hugging Face expects them."""
 
+    # Hugging Face finds the parts to save and to load by the names of these parameters.
     def __init__(
-        self, image_processor=None, tokenizer=None, chat_template: str | None = None, **kwargs: Any
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        **kwargs: Any,
     ):
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
     def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
-        texts = [text] if isinstance(text, str) else list(text or [])
+        if isinstance(text, str):
+            text = [text]
+        texts = list(text or [])
         return_tensors = kwargs.pop("return_tensors", None)
         vision = BatchFeature()
         if images is not None:
             vision = self.image_processor(images, return_tensors=return_tensors or "np")
-            counts = iter(
-                [self.image_processor.tokens(h, w) for _, h, w in vision["image_grid_thw"].tolist()]
-            )
-            texts = [self._expand(one, counts) for one in texts]
+            grids = vision["image_grid_thw"].tolist()
+            counts = [self.image_processor.tokens(h, w) for _, h, w in grids]
+            # One iterator for all texts: each takes as many images as it has places for.
+            remaining = iter(counts)
+            texts = [self._expand(one, remaining) for one in texts]
         encoded = self.tokenizer(texts, return_tensors=return_tensors, **kwargs)
         return BatchFeature({**encoded, **vision}, tensor_type=return_tensors)
 
-    def _expand(self, text: str, counts) -> str:
+    def _expand(self, text: str, counts: Iterator[int]) -> str:
+        """The text with each image's one placeholder repeated, once for each of its tokens."""
         head, *rest = text.split(self.image_token)
-        return head + "".join(self.image_token * next(counts) + part for part in rest)
+        expanded = (self.image_token * next(counts) + part for part in rest)
+        return head + "".join(expanded)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -134,9 +161,12 @@ class NanoProcessor(ProcessorMixin):
 
 def flatten(images: Any) -> list[Image.Image]:
     """PIL images out of one image or (nested) lists of them."""
-    if isinstance(images, (list, tuple)):
-        return [image for nested in images for image in flatten(nested)]
-    return [images]
+    if not isinstance(images, (list, tuple)):
+        return [images]
+    found = []
+    for nested in images:
+        found += flatten(nested)
+    return found
 
 
 AutoImageProcessor.register(NanoConfig, slow_image_processor_class=NanoImageProcessor)

