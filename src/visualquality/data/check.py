@@ -1,7 +1,7 @@
 """Faults of rated images, to be found before training: unreadable, duplicated, or leaked between splits."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,6 +34,7 @@ _PLAIN_SIDE = 8  # pixels of a thumbnail's side
 _PLAIN_LEVELS = 2  # by which 8-bit values of two thumbnails may differ
 _BLOCK = 256  # rows of the matrix of distances that are in memory at a time
 
+Kind = Literal["exact", "near", "reference"]
 Range = tuple[float, ...]
 Indices = NDArray[np.intp]
 
@@ -81,7 +82,7 @@ class Overlap:
     (0 for blank images and plain ramps). reference: distorted versions of one reference in several splits or manifests.
     """
 
-    kind: Literal["exact", "near", "reference"]
+    kind: Kind
     members: tuple[Member, ...]
     bits: int = 0
 
@@ -110,14 +111,14 @@ class Check:
         return {"clean": self.clean} | asdict(self) | {"overlaps": overlaps}
 
 
-class _Opened(NamedTuple):
+class _Content(NamedTuple):
     """What is kept of an image whose pixels were read."""
 
     width: int
     height: int
     kind: str
     digest: str
-    hash: NDArray[np.uint64]  # (4,): 256 bits
+    bits: NDArray[np.bool_]  # (256,): the perceptual hash
     thumbnail: NDArray[np.uint8] | None  # only of an image that is too plain for its hash
 
 
@@ -125,8 +126,12 @@ class _Listed(NamedTuple):
     """A row of a manifest, and its image if it could be opened."""
 
     member: Member
-    reference: tuple[str, str] | None  # data set and reference: two sets may use the same names
-    opened: _Opened | None
+    reference: str  # with its data set, since two sets may use the same names; "" for none
+    content: _Content | None
+
+    @property
+    def digest(self) -> str:
+        return self.content.digest if self.content else ""
 
 
 def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) -> Check:
@@ -146,34 +151,37 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
     with progress_bar(console or Console(quiet=True)) as bar:
         results = tracked(bar, map_ahead(_open, files), "checking", len(files))
         opened = dict(zip(files, results, strict=True))
-    listed = sorted(
-        (_listed(name, row, opened[row.image]) for name, row in rows), key=lambda item: item.member
-    )
-    overlaps = [*_exact(listed), *_near(listed), *_references(listed)]
+    broken = []
+    for path, result in opened.items():
+        if isinstance(result, UserError):
+            broken.append(Broken(str(path), str(result)))
+    listed = [_listed(name, row, opened[row.image]) for name, row in rows]
+    listed.sort(key=lambda item: item.member)
+    by_digest = _grouped(listed, lambda item: item.digest)
+    by_reference = _grouped(listed, lambda item: item.reference)
+    exact = [_overlap("exact", group) for group in by_digest.values() if len(group) > 1]
+    shared = [_overlap("reference", group) for group in by_reference.values()]
+    overlaps = exact + _near(listed) + [overlap for overlap in shared if overlap.leak]
     # Leaks first; the rest of the key makes the order the same for every order of the rows.
     overlaps.sort(key=lambda found: (not found.leak, found.kind, found.bits, found.members))
-    broken = [
-        Broken(str(path), str(error))
-        for path, error in opened.items()
-        if isinstance(error, UserError)
-    ]
-    return Check(tuple(_summaries(listed)), tuple(sorted(broken)), tuple(overlaps))
+    by_dataset = _grouped(listed, lambda item: (item.member.manifest, item.member.dataset))
+    summaries = [_summary(*name, group) for name, group in by_dataset.items()]
+    return Check(tuple(summaries), tuple(sorted(broken)), tuple(overlaps))
 
 
-def _open(path: Path) -> _Opened | UserError:
+def _open(path: Path) -> _Content | UserError:
     try:
         with header(path, MAX_PIXELS) as stored:
             kind = _kind(stored)
         image = open_image(path)
     except UserError as error:
         return error
-    bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash
+    bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()
     thumbnail = None
     if bits.sum() < _PLAIN_BITS:
         size = (_PLAIN_SIDE, _PLAIN_SIDE)
         thumbnail = np.asarray(image.resize(size, Image.Resampling.BOX)).ravel()
-    packed = np.packbits(bits).view(np.uint64)
-    return _Opened(*image.size, kind, image_digest(image), packed, thumbnail)
+    return _Content(*image.size, kind, image_digest(image), bits, thumbnail)
 
 
 def _kind(stored: Image.Image) -> str:
@@ -187,115 +195,98 @@ def _kind(stored: Image.Image) -> str:
     return f"{stored.format} {stored.mode}{deep}"
 
 
-def _listed(manifest: str, row: Row, opened: _Opened | UserError) -> _Listed:
+def _listed(manifest: str, row: Row, opened: _Content | UserError) -> _Listed:
     member = Member(manifest, row.dataset, row.split or "", str(row.image), row.mos)
-    reference = (row.dataset, row.reference) if row.reference else None
+    reference = f"{row.dataset}\0{row.reference}" if row.reference else ""
     return _Listed(member, reference, None if isinstance(opened, UserError) else opened)
 
 
-def _exact(listed: Iterable[_Listed]) -> list[Overlap]:
-    same: dict[str, list[Member]] = defaultdict(list)
+def _grouped(listed: Iterable[_Listed], key: Callable[[_Listed], Any]) -> dict[Any, list[_Listed]]:
+    """Rows of the same key; an empty key is none."""
+    groups = defaultdict(list)
     for item in listed:
-        if item.opened is not None:
-            same[item.opened.digest].append(item.member)
-    groups = [tuple(members) for members in same.values() if len(members) > 1]
-    return [Overlap("exact", members) for members in groups]
+        if key(item):
+            groups[key(item)].append(item)
+    return groups
 
 
-def _references(listed: Iterable[_Listed]) -> list[Overlap]:
-    same: dict[tuple[str, str], list[Member]] = defaultdict(list)
-    for item in listed:
-        if item.reference is not None:
-            same[item.reference].append(item.member)
-    overlaps = [Overlap("reference", tuple(members)) for members in same.values()]
-    return [overlap for overlap in overlaps if overlap.leak]
+def _overlap(kind: Kind, group: Iterable[_Listed], bits: int = 0) -> Overlap:
+    return Overlap(kind, tuple(sorted(item.member for item in group)), bits)
 
 
 def _near(listed: Iterable[_Listed]) -> list[Overlap]:
     """Connected groups of contents that look alike, equal pixels and versions of one reference aside."""
     # Rows of equal pixels are compared with the others as one.
-    same: dict[tuple[str, tuple[str, str] | None], list[Member]] = defaultdict(list)
-    contents = []
-    for item in listed:
-        if item.opened is not None:
-            key = (item.opened.digest, item.reference)
-            if key not in same:
-                contents.append(item.opened)
-            same[key].append(item.member)
-    keys = list(same)
-    digests = np.unique([digest for digest, _ in keys], return_inverse=True)[1]
-    # Numbers of the references, so that pairs are compared as arrays; -1 is none.
-    numbers: dict[tuple[str, str] | None, int] = {None: -1}
-    references = np.array([numbers.setdefault(reference, len(numbers)) for _, reference in keys])
-    nodes = np.arange(len(keys))
-    labels = nodes  # the group that each content is in, so far
-    farthest = np.full(len(keys), -1)  # bits to the farthest content that each looks like
-    for i, j, bits in _pairs_alike(contents):
-        same_reference = (references[i] == references[j]) & (references[i] >= 0)
-        listed_pair = (digests[i] != digests[j]) & ~same_reference
-        i, j, bits = i[listed_pair], j[listed_pair], bits[listed_pair]
+    opened = [item for item in listed if item.content]
+    nodes = list(_grouped(opened, lambda item: (item.digest, item.reference)).values())
+    firsts = [group[0] for group in nodes]
+    # As numbers, so that pairs are compared as arrays. What has no reference shares it with none.
+    digests = _numbered(item.digest for item in firsts)
+    references = _numbered(item.reference or item.digest for item in firsts)
+    indices = np.arange(len(nodes))
+    groups = indices  # of each node, so far: the first node that it is connected with
+    farthest = np.full(len(nodes), -1)  # bits to the farthest node that each looks like
+    for i, j, bits in _pairs_alike([item.content for item in firsts if item.content]):
+        wanted = (digests[i] != digests[j]) & (references[i] != references[j])
+        i, j, bits = i[wanted], j[wanted], bits[wanted]
         np.maximum.at(farthest, i, bits)
         np.maximum.at(farthest, j, bits)
         # After each block only the groups are kept, not the pairs: if all images are alike, these are millions.
-        # Each content has an edge to the node that stands for its group so far, len(keys) + its label.
-        edges = np.append(i, nodes), np.append(j, len(keys) + labels)
-        graph = coo_array((np.ones(len(edges[0])), edges), shape=(2 * len(keys),) * 2)
-        labels = connected_components(graph, directed=False)[1][nodes]
-        labels = np.unique(labels, return_inverse=True)[1]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for node in np.flatnonzero(farthest >= 0).tolist():
-        groups[int(labels[node])].append(node)
+        edges = np.append(i, indices), np.append(j, groups)
+        graph = coo_array((np.ones(len(edges[0])), edges), shape=(len(nodes),) * 2)
+        labels = connected_components(graph, directed=False)[1]
+        groups = np.unique(labels, return_index=True)[1][labels]
     overlaps = []
-    for group in groups.values():
-        members = sorted(member for node in group for member in same[keys[node]])
-        overlaps.append(Overlap("near", tuple(members), int(farthest[group].max())))
+    for group in np.unique(groups[farthest >= 0]):
+        chosen = np.flatnonzero(groups == group)
+        rows = [item for node in chosen.tolist() for item in nodes[node]]
+        overlaps.append(_overlap("near", rows, int(farthest[chosen].max())))
     return overlaps
 
 
-def _pairs_alike(contents: Sequence[_Opened]) -> Iterator[tuple[Indices, Indices, Indices]]:
+def _numbered(names: Iterable[str]) -> Indices:
+    return np.unique(list(names), return_inverse=True)[1]
+
+
+def _pairs_alike(contents: Sequence[_Content]) -> Iterator[tuple[Indices, Indices, Indices]]:
     """Indices i, j of all pairs that look alike and their distances in bits, a block at a time."""
-    plain = np.flatnonzero([content.thumbnail is not None for content in contents])
-    textured = np.flatnonzero([content.thumbnail is None for content in contents])
-    hashes = np.array([contents[i].hash for i in textured.tolist()], dtype=np.uint64).reshape(-1, 4)
-    # All distances of 10,000 images at once would take 3 GB.
+    is_plain = np.array([content.thumbnail is not None for content in contents], dtype=bool)
+    plain, textured = np.flatnonzero(is_plain), np.flatnonzero(~is_plain)
+    signs = np.array([np.where(contents[i].bits, 1, -1) for i in textured], dtype=np.float32)
+    # All distances of 10,000 images at once would take 400 MB.
     for start in range(0, len(textured), _BLOCK):
-        differing = hashes[start : start + _BLOCK, None] ^ hashes[None, start:]
-        distances = np.bitwise_count(differing).sum(axis=-1, dtype=np.uint16)
+        # A product of signs is the number of equal bits less the number of differing ones.
+        agreement = signs[start : start + _BLOCK] @ signs[start:].T
+        distances = (_HASH_SIDE**2 - agreement) / 2
         # Above the diagonal, so that each pair comes once and no image is its own pair.
         i, j = np.nonzero(np.triu(distances <= NEAR_BITS, 1))
         yield textured[start + i], textured[start + j], distances[i, j].astype(np.intp)
     if len(plain):
-        thumbnails = np.array([contents[i].thumbnail for i in plain.tolist()], dtype=np.float32)
+        thumbnails = np.array([contents[i].thumbnail for i in plain], dtype=np.float32)
         pairs = cKDTree(thumbnails).query_pairs(_PLAIN_LEVELS, p=np.inf, output_type="ndarray")
         i, j = pairs.T
         yield plain[i], plain[j], np.zeros(len(i), dtype=np.intp)
 
 
-def _summaries(listed: Iterable[_Listed]) -> Iterator[DatasetSummary]:
-    sets: dict[tuple[str, str], list[_Listed]] = defaultdict(list)
-    for item in listed:
-        sets[item.member.manifest, item.member.dataset].append(item)
-    for (manifest, dataset), own in sets.items():
-        opened = [item.opened for item in own if item.opened is not None]
-        splits = Counter(item.member.split for item in own)
-        kinds = Counter(content.kind for content in opened)
-        yield DatasetSummary(
-            manifest=manifest,
-            dataset=dataset,
-            images=len(own),
-            splits={split: splits[split] for split in (*SPLITS, "") if splits[split]},
-            references=len({item.reference for item in own} - {None}),
-            mos=_quantiles([item.member.mos for item in own], (0, 0.25, 0.5, 0.75, 1)),
-            width=_range([content.width for content in opened]),
-            height=_range([content.height for content in opened]),
-            megapixels=_range([content.width * content.height / 1e6 for content in opened]),
-            kinds=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
-        )
+def _summary(manifest: str, dataset: str, rows: Sequence[_Listed]) -> DatasetSummary:
+    contents = [item.content for item in rows if item.content]
+    splits = Counter(item.member.split for item in rows)
+    # Sorted first, so that kinds that are equally common are in the order of their names.
+    kinds = Counter(sorted(content.kind for content in contents))
+    mos = [item.member.mos for item in rows]
+    return DatasetSummary(
+        manifest=manifest,
+        dataset=dataset,
+        images=len(rows),
+        splits={split: splits[split] for split in (*SPLITS, "") if splits[split]},
+        references=len({item.reference for item in rows} - {""}),
+        mos=tuple(np.quantile(mos, (0, 0.25, 0.5, 0.75, 1)).tolist()),
+        width=_range([content.width for content in contents]),
+        height=_range([content.height for content in contents]),
+        megapixels=_range([content.width * content.height / 1e6 for content in contents]),
+        kinds=dict(kinds.most_common()),
+    )
 
 
 def _range(values: Sequence[float]) -> Range | None:
-    return _quantiles(values, (0, 0.5, 1)) if values else None
-
-
-def _quantiles(values: Sequence[float], shares: Sequence[float]) -> Range:
-    return tuple(np.quantile(values, shares).tolist())
+    return tuple(np.quantile(values, (0, 0.5, 1)).tolist()) if values else None
