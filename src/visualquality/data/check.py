@@ -1,13 +1,14 @@
 """Faults of rated images, to be found before training: unreadable, duplicated, or leaked between splits."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import imagehash
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from rich.console import Console
@@ -18,7 +19,7 @@ from scipy.spatial import cKDTree
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from .images import MAX_PIXELS, header, image_digest, open_image
-from .manifest import SPLITS, Manifest, Row
+from .manifest import SPLITS, Manifest
 
 # Images look alike within this many of the 256 bits of their perceptual hashes. Measured on 3700 images (BIQ2021,
 # AGIQA-3K, Kodak, BSDS500): their 6.8 million pairs are 127 ± 8 bits apart; 36 are within 40, each the same picture or
@@ -122,18 +123,6 @@ class _Content(NamedTuple):
     thumbnail: NDArray[np.uint8] | None  # only of an image that is too plain for its hash
 
 
-class _Listed(NamedTuple):
-    """A row of a manifest, and its image if it could be opened."""
-
-    member: Member
-    reference: str  # with its data set, since two sets may use the same names; "" for none
-    content: _Content | None
-
-    @property
-    def digest(self) -> str:
-        return self.content.digest if self.content else ""
-
-
 def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) -> Check:
     """Open every image of the manifests (name -> manifest), in threads, and compare all of them.
 
@@ -151,21 +140,26 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
     with progress_bar(console or Console(quiet=True)) as bar:
         results = tracked(bar, map_ahead(_open, files), "checking", len(files))
         opened = dict(zip(files, results, strict=True))
-    broken = []
+    broken, listed = [], []
     for path, result in opened.items():
         if isinstance(result, UserError):
             broken.append(Broken(str(path), str(result)))
-    listed = [_listed(name, row, opened[row.image]) for name, row in rows]
-    listed.sort(key=lambda item: item.member)
-    by_digest = _grouped(listed, lambda item: item.digest)
-    by_reference = _grouped(listed, lambda item: item.reference)
-    exact = [_overlap("exact", group) for group in by_digest.values() if len(group) > 1]
-    shared = [_overlap("reference", group) for group in by_reference.values()]
-    overlaps = exact + _near(listed) + [overlap for overlap in shared if overlap.leak]
+    for name, row in rows:
+        member = Member(name, row.dataset, row.split or "", str(row.image), row.mos)
+        # A reference belongs to its data set: two sets may use the same names.
+        reference = f"{row.dataset}\0{row.reference}" if row.reference else None
+        content = opened[row.image]
+        fields = {} if isinstance(content, UserError) else content._asdict()
+        listed.append({"member": member, "reference": reference} | asdict(member) | fields)
+    columns = [*Member.__annotations__, "member", "reference", *_Content._fields]
+    table = pd.DataFrame(listed, columns=columns).sort_values("member")
+    # A group has no rows without its key: images that cannot be opened have no digest.
+    exact = [_overlap("exact", group) for _, group in table.groupby("digest") if len(group) > 1]
+    shared = [_overlap("reference", group) for _, group in table.groupby("reference")]
+    overlaps = exact + _near(table) + [overlap for overlap in shared if overlap.leak]
     # Leaks first; the rest of the key makes the order the same for every order of the rows.
     overlaps.sort(key=lambda found: (not found.leak, found.kind, found.bits, found.members))
-    by_dataset = _grouped(listed, lambda item: (item.member.manifest, item.member.dataset))
-    summaries = [_summary(*name, group) for name, group in by_dataset.items()]
+    summaries = [_summary(group) for _, group in table.groupby(["manifest", "dataset"])]
     return Check(tuple(summaries), tuple(sorted(broken)), tuple(overlaps))
 
 
@@ -195,64 +189,46 @@ def _kind(stored: Image.Image) -> str:
     return f"{stored.format} {stored.mode}{deep}"
 
 
-def _listed(manifest: str, row: Row, opened: _Content | UserError) -> _Listed:
-    member = Member(manifest, row.dataset, row.split or "", str(row.image), row.mos)
-    reference = f"{row.dataset}\0{row.reference}" if row.reference else ""
-    return _Listed(member, reference, None if isinstance(opened, UserError) else opened)
+def _overlap(kind: Kind, group: pd.DataFrame, bits: int = 0) -> Overlap:
+    return Overlap(kind, tuple(sorted(group["member"])), bits)
 
 
-def _grouped(listed: Iterable[_Listed], key: Callable[[_Listed], Any]) -> dict[Any, list[_Listed]]:
-    """Rows of the same key; an empty key is none."""
-    groups = defaultdict(list)
-    for item in listed:
-        if key(item):
-            groups[key(item)].append(item)
-    return groups
-
-
-def _overlap(kind: Kind, group: Iterable[_Listed], bits: int = 0) -> Overlap:
-    return Overlap(kind, tuple(sorted(item.member for item in group)), bits)
-
-
-def _near(listed: Iterable[_Listed]) -> list[Overlap]:
+def _near(table: pd.DataFrame) -> list[Overlap]:
     """Connected groups of contents that look alike, equal pixels and versions of one reference aside."""
-    # Rows of equal pixels are compared with the others as one.
-    opened = [item for item in listed if item.content]
-    nodes = list(_grouped(opened, lambda item: (item.digest, item.reference)).values())
-    firsts = [group[0] for group in nodes]
-    # As numbers, so that pairs are compared as arrays. What has no reference shares it with none.
-    digests = _numbered(item.digest for item in firsts)
-    references = _numbered(item.reference or item.digest for item in firsts)
-    indices = np.arange(len(nodes))
+    # What has no reference shares one only with equal pixels.
+    table = table.dropna(subset="digest")
+    table = table.assign(reference=table["reference"].fillna(table["digest"]))
+    # Rows of equal pixels are compared with the others as one node.
+    node = table.groupby(["digest", "reference"]).ngroup().to_numpy()
+    contents = table.iloc[np.unique(node, return_index=True)[1]]
+    # As numbers, so that pairs are compared as arrays.
+    digests, references = (pd.factorize(contents[key])[0] for key in ("digest", "reference"))
+    indices = np.arange(len(contents))
     groups = indices  # of each node, so far: the first node that it is connected with
-    farthest = np.full(len(nodes), -1)  # bits to the farthest node that each looks like
-    for i, j, bits in _pairs_alike([item.content for item in firsts if item.content]):
+    farthest = np.full(len(contents), -1)  # bits to the farthest node that each looks like
+    for i, j, bits in _pairs_alike(contents):
         wanted = (digests[i] != digests[j]) & (references[i] != references[j])
         i, j, bits = i[wanted], j[wanted], bits[wanted]
         np.maximum.at(farthest, i, bits)
         np.maximum.at(farthest, j, bits)
         # After each block only the groups are kept, not the pairs: if all images are alike, these are millions.
         edges = np.append(i, indices), np.append(j, groups)
-        graph = coo_array((np.ones(len(edges[0])), edges), shape=(len(nodes),) * 2)
+        graph = coo_array((np.ones(len(edges[0])), edges), shape=(len(contents),) * 2)
         labels = connected_components(graph, directed=False)[1]
         groups = np.unique(labels, return_index=True)[1][labels]
+    alike = table[farthest[node] >= 0]
     overlaps = []
-    for group in np.unique(groups[farthest >= 0]):
-        chosen = np.flatnonzero(groups == group)
-        rows = [item for node in chosen.tolist() for item in nodes[node]]
-        overlaps.append(_overlap("near", rows, int(farthest[chosen].max())))
+    for group, rows in alike.groupby(groups[node[farthest[node] >= 0]]):
+        overlaps.append(_overlap("near", rows, int(farthest[groups == group].max())))
     return overlaps
 
 
-def _numbered(names: Iterable[str]) -> Indices:
-    return np.unique(list(names), return_inverse=True)[1]
-
-
-def _pairs_alike(contents: Sequence[_Content]) -> Iterator[tuple[Indices, Indices, Indices]]:
+def _pairs_alike(contents: pd.DataFrame) -> Iterator[tuple[Indices, Indices, Indices]]:
     """Indices i, j of all pairs that look alike and their distances in bits, a block at a time."""
-    is_plain = np.array([content.thumbnail is not None for content in contents], dtype=bool)
+    is_plain = contents["thumbnail"].notna().to_numpy()
     plain, textured = np.flatnonzero(is_plain), np.flatnonzero(~is_plain)
-    signs = np.array([np.where(contents[i].bits, 1, -1) for i in textured], dtype=np.float32)
+    bits = np.array([*contents["bits"][~is_plain]], dtype=np.float32)
+    signs = 2 * bits - 1
     # All distances of 10,000 images at once would take 400 MB.
     for start in range(0, len(textured), _BLOCK):
         # A product of signs is the number of equal bits less the number of differing ones.
@@ -262,31 +238,30 @@ def _pairs_alike(contents: Sequence[_Content]) -> Iterator[tuple[Indices, Indice
         i, j = np.nonzero(np.triu(distances <= NEAR_BITS, 1))
         yield textured[start + i], textured[start + j], distances[i, j].astype(np.intp)
     if len(plain):
-        thumbnails = np.array([contents[i].thumbnail for i in plain], dtype=np.float32)
+        thumbnails = np.array([*contents["thumbnail"][is_plain]], dtype=np.float32)
         pairs = cKDTree(thumbnails).query_pairs(_PLAIN_LEVELS, p=np.inf, output_type="ndarray")
         i, j = pairs.T
         yield plain[i], plain[j], np.zeros(len(i), dtype=np.intp)
 
 
-def _summary(manifest: str, dataset: str, rows: Sequence[_Listed]) -> DatasetSummary:
-    contents = [item.content for item in rows if item.content]
-    splits = Counter(item.member.split for item in rows)
+def _summary(rows: pd.DataFrame) -> DatasetSummary:
+    splits = Counter(rows["split"])
     # Sorted first, so that kinds that are equally common are in the order of their names.
-    kinds = Counter(sorted(content.kind for content in contents))
-    mos = [item.member.mos for item in rows]
+    kinds = Counter(sorted(rows["kind"].dropna()))
     return DatasetSummary(
-        manifest=manifest,
-        dataset=dataset,
+        manifest=rows["manifest"].iloc[0],
+        dataset=rows["dataset"].iloc[0],
         images=len(rows),
         splits={split: splits[split] for split in (*SPLITS, "") if splits[split]},
-        references=len({item.reference for item in rows} - {""}),
-        mos=tuple(np.quantile(mos, (0, 0.25, 0.5, 0.75, 1)).tolist()),
-        width=_range([content.width for content in contents]),
-        height=_range([content.height for content in contents]),
-        megapixels=_range([content.width * content.height / 1e6 for content in contents]),
+        references=rows["reference"].nunique(),
+        mos=tuple(rows["mos"].quantile([0, 0.25, 0.5, 0.75, 1])),
+        width=_range(rows["width"]),
+        height=_range(rows["height"]),
+        megapixels=_range(rows["width"] * rows["height"] / 1e6),
         kinds=dict(kinds.most_common()),
     )
 
 
-def _range(values: Sequence[float]) -> Range | None:
-    return tuple(np.quantile(values, (0, 0.5, 1)).tolist()) if values else None
+def _range(values: pd.Series) -> Range | None:
+    # Images that could not be opened have no size.
+    return tuple(values.quantile([0, 0.5, 1])) if values.notna().any() else None

@@ -7,8 +7,9 @@ No person has rated the image: never report it as a human score.
 import io
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -107,27 +108,19 @@ def build_set(
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: name a folder for the set")
     task = partial(_build_reference, output / "images", families, per_reference, seed)
+    # Spawned, since a fork of a process with threads (torch has some) may hang.
+    spawn = multiprocessing.get_context("spawn")
     rows: list[Row] = []
-    for done in _each(task, references, workers):
-        rows += done
-        # After every reference, since its images are safe now.
-        if progress:
-            progress(len(rows), len(references) * (per_reference + 1))
+    with ProcessPoolExecutor(workers, mp_context=spawn) if workers > 1 else nullcontext() as pool:
+        for done in pool.map(task, references) if pool else map(task, references):
+            rows += done
+            # After every reference, since its images are safe now.
+            if progress:
+                progress(len(rows), len(references) * (per_reference + 1))
     # At the end: an interrupted run has no manifest that could be mistaken for a whole one.
     manifest = output / "manifest.csv"
     Manifest(tuple(rows)).write(manifest)
     return manifest
-
-
-def _each(
-    task: Callable[[Path], list[Row]], references: Sequence[Path], workers: int
-) -> Iterable[list[Row]]:
-    if workers == 1:
-        yield from map(task, references)
-        return
-    # Spawned, since a fork of a process with threads (torch has some) may hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(task, references)
 
 
 def _build_reference(

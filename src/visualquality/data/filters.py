@@ -48,8 +48,8 @@ def recoded(rgb: Pixels, codec: str, **options: object) -> Pixels:
     return np.array(Image.open(memory).convert("RGB"))
 
 
-def tone_curve(rgb: Pixels, exponent: float) -> Floats:
-    return (255.0 * (np.arange(256) / 255.0) ** exponent)[rgb]
+def tone_curve(rgb: Pixels, exponent: float) -> Pixels:
+    return to_pixels(255.0 * (np.arange(256) / 255.0) ** exponent)[rgb]
 
 
 def resampled(rgb: Pixels, factor: float, down: Image.Resampling, up: Image.Resampling) -> Pixels:

@@ -217,8 +217,17 @@ def _row(given: dict[str, str], image: Path, dataset: str) -> tuple[Row, list[st
     if given.get("split", "train") not in SPLITS:
         text = f"split: {given.pop('split')!r} is unknown"
         faults.append(f"{text}: use {', '.join(SPLITS)}, or leave it empty")
-    names = ("reference", "split", "distortion", "reasoning")
-    return Row(image, mos, given.get("dataset", dataset), std, *map(given.get, names)), faults
+    row = Row(
+        image=image,
+        mos=mos,
+        dataset=given.get("dataset", dataset),
+        std=std,
+        reference=given.get("reference"),
+        split=given.get("split"),
+        distortion=given.get("distortion"),
+        reasoning=given.get("reasoning"),
+    )
+    return row, faults
 
 
 def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:

@@ -55,7 +55,8 @@ def contact_sheet(
     for name, rows in chosen.items():
         mos = [row.mos for row in sections[name]]
         low, high = min(mos), max(mos)
-        decimals = _decimals(high - low)
+        # Decimals: 3 for MOS that span 0 to 1, 2 for 1 to 5, 1 for 0 to 100.
+        decimals = 1 + (high - low <= 20) + (high - low <= 2)
         facts = f"{len(mos):,} images, MOS {low:.{decimals}f} to {high:.{decimals}f}"
         room = width - 2 * _MARGIN
         draw.text((_MARGIN, top), _fitted(name, room, 24), _TEXT, _font(24))
@@ -94,13 +95,6 @@ def _draw_cell(
     page.paste(thumbnail, (left + (_CELL - width) // 2, top + (_CELL - height) // 2))
     draw.text((left, top + _CELL + 4), mos, _TEXT, _font(16))
     draw.text((left, top + _CELL + 23), _fitted(row.image.name, _CELL, 12), _MUTED, _font(12))
-
-
-def _decimals(span: float) -> int:
-    """Decimals of MOS that span so much: 3 for 0 to 1, 2 for 1 to 5, 1 for 0 to 100."""
-    if span <= 2:
-        return 3
-    return 2 if span <= 20 else 1
 
 
 def _fitted(text: str, width: int, size: int) -> str:

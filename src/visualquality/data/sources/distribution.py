@@ -28,6 +28,10 @@ class Distribution:
         """An error whose fix is to get the data set anew."""
         return UserError(f"{text}: get {self.source}")
 
+    def unreadable(self, path: Path, error: Exception) -> UserError:
+        # An OSError says more than it has to: without the file's name, which stands before.
+        return self.error(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})")
+
     def file(self, *names: str) -> Path:
         """The file of one of these names below the root or a folder right in it; UserError if there is none."""
         found = self.find(*names)
@@ -56,25 +60,19 @@ class Distribution:
                 return found[0]
         return None
 
-    def image_folder(self, *names: str, beside: Path, or_beside: bool = False) -> Path:
+    def image_folder(self, *names: str, beside: Path) -> Path:
         """The folder of the images: the one that the user named, else one of these names as `find` looks for it.
 
-        or_beside: where there is no such folder, the images lie in `beside` itself. UserError otherwise.
+        Where there is none, the images can only lie in `beside` itself; `rows_on_disk` says so if they do not.
         """
-        if self.images is not None:
-            return self.images
-        found = self.find(*names, beside=beside, folder=True)
-        if found is None and not or_beside:
-            wanted = " or ".join(map(repr, names))
-            raise self.error(f"the image folder {wanted} is neither in {beside} nor beside it")
-        return found or beside
+        return self.images or self.find(*names, beside=beside, folder=True) or beside
 
-    def single_file(self) -> Path:
-        """The root of a source that is one file; UserError if it is not there."""
+    def single_file(self) -> tuple[Path, Path]:
+        """The root of a source that is one file, and the folder of its images; UserError if it is not there."""
         if not self.root.is_file():
             what = "a folder" if self.root.is_dir() else "not there"
             raise UserError(f"{self.root} is {what}: name the file itself, {self.source}")
-        return self.root
+        return self.root, self.images or self.root.parent
 
 
 def rows_on_disk(

@@ -25,11 +25,11 @@ def authors_txt(data: Distribution) -> list[Row]:
     that names may hold spaces. The data set is the file's name without _test_all, _mos, _train_set, _val_set
     or _test_set; of the last three, the split too.
     """
-    path = data.single_file()
+    path, folder = data.single_file()
     parts = _LABEL_FILE.fullmatch(path.stem)
     assert parts is not None  # it matches every name
     split = parts[2].lower() if parts[2] else None
-    return read_labels(data, path, data.images or path.parent, dataset=parts[1], split=split)
+    return read_labels(data, path, folder, dataset=parts[1], split=split)
 
 
 def authors_jsonl(data: Distribution) -> list[Row]:
@@ -37,8 +37,7 @@ def authors_jsonl(data: Distribution) -> list[Row]:
 
     `dataset_name` is the data set. There is no standard deviation, reference or split.
     """
-    path = data.single_file()
-    folder = data.images or path.parent
+    path, folder = data.single_file()
     rows = []
     # Not io.read_jsonl: this file is downloaded, so a last line that is cut off is a fault.
     for number, line in enumerate(read_text(data, path).split("\n"), 1):
@@ -73,7 +72,7 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
     is in KADID-10k, and is not in CSIQ and LIVE. The data set is the file's name, without meta_info_ and
     Dataset.
     """
-    path = data.single_file()
+    path, folder = data.single_file()
     records = read_records(data, path)
     header = list(records[0].values)
     has_reference = any(part in header[0].lower() for part in ("ref", "hq"))
@@ -88,7 +87,6 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
         fix = f"give mos={mos}, or leave columns out"
         raise UserError(f"columns of pyiqa-csv go by their place: {fix}")
     split_column = _pyiqa_split_column(data, header)
-    folder = data.images or path.parent
     dataset = path.stem.removeprefix("meta_info_").removesuffix("Dataset")
     rows = []
     for record in records:
@@ -123,7 +121,7 @@ def deqa_json(data: Distribution) -> list[Row]:
     file in a folder `metas`, else the file's own. The data set is the first of these folders, else the
     file's name.
     """
-    path = data.single_file()
+    path, folder = data.single_file()
     try:
         entries = json.loads(read_text(data, path))
     except ValueError as error:
@@ -131,7 +129,8 @@ def deqa_json(data: Distribution) -> list[Row]:
     if not isinstance(entries, list):
         raise data.error(f"{path} is not a list of images")
     metas = path.absolute().parent
-    folder = data.images or (metas.parents[1] if metas.name == "metas" else path.parent)
+    if metas.name == "metas" and data.images is None:
+        folder = metas.parents[1]
     rows = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}: entry {number}"
@@ -162,6 +161,6 @@ def any_table(data: Distribution) -> list[Row]:
     # Here, since naming the sources in a help text must not wait for NumPy and Pillow.
     from ..manifest import Manifest
 
-    path, columns = data.single_file(), data.columns
-    manifest = Manifest.read(path, columns=columns, images=data.images, check_images=False)
+    path, folder = data.single_file()
+    manifest = Manifest.read(path, columns=data.columns, images=folder, check_images=False)
     return list(manifest.rows)

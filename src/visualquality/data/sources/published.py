@@ -164,7 +164,7 @@ def bid(data: Distribution) -> list[Row]:
     Image n is DatabaseImage000n.JPG, in `ImageDatabase/` or beside the table; numbers are not contiguous.
     """
     table = data.file("DatabaseGrades.xls", "DatabaseGrades.xlsx")
-    folder = data.image_folder("ImageDatabase", beside=table.parent, or_beside=True)
+    folder = data.image_folder("ImageDatabase", beside=table.parent)
     rows = []
     for record in read_records(data, table, "Image Number", "Average Subjective Grade"):
         # Excel stores every number as a float.
@@ -188,7 +188,7 @@ def biq2021(data: Distribution) -> list[Row]:
     rows = []
     for split, names in _BIQ2021_FILES.items():
         table = data.file(*names)
-        folder = data.image_folder("Images", "images", beside=table.parent, or_beside=True)
+        folder = data.image_folder("Images", "images", beside=table.parent)
         for record in read_records(data, table, "Image Name", "MOS"):
             image = folder / record.text("Image Name")
             rows.append(Row(image, record.number("MOS", 0, 1), data.name, split=split))
@@ -202,7 +202,7 @@ def agiqa3k(data: Distribution) -> list[Row]:
     generator, which is the image name's beginning (AttnGAN, DALLE2, glide, midjourney, sd1.5, xl2.2).
     """
     table = data.file("data.csv")
-    folder = data.image_folder("images", "Images", beside=table.parent, or_beside=True)
+    folder = data.image_folder("images", "Images", beside=table.parent)
     rows = []
     for record in read_records(data, table, "name", "prompt", "mos_quality", "std_quality"):
         name, prompt = record.text("name"), record.values["prompt"]
@@ -217,7 +217,7 @@ def liu13(data: Distribution) -> list[Row]:
 
     Scene s has the reference s_0.png and the images s_1.png to s_30.png; which method made them is not said.
     """
-    return _processed(data, "Deblur_test_all.txt", 1, 5)
+    return _processed(data, "Deblur_test_all.txt", (1, 5))
 
 
 def min19(data: Distribution) -> list[Row]:
@@ -225,7 +225,7 @@ def min19(data: Distribution) -> list[Row]:
 
     `distortion` is the method, from `<reference>_<method>.png`.
     """
-    rows = _processed(data, "dehaze_test_all.txt", 1, 5)
+    rows = _processed(data, "dehaze_test_all.txt", (1, 5))
     return [_with_method(row, data) for row in rows]
 
 
@@ -237,15 +237,16 @@ def sriqa_bench(data: Distribution) -> list[Row]:
     its own reference. MOS are from 0 to 100 *in every scene* (the worst 0, the best 100): between scenes
     they say nothing, so a correlation over all 1100 is lower than one scene by scene.
     """
-    rows = _processed(data, "SRIQA-Bench_test_all.txt", 0, 100)
+    rows = _processed(data, "SRIQA-Bench_test_all.txt", (0, 100))
     return [_with_method(row, data, ending="_Original") for row in rows]
 
 
-def _processed(data: Distribution, file: str, low: float, high: float) -> list[Row]:
+def _processed(data: Distribution, file: str, scale: tuple[float, float]) -> list[Row]:
     # The labels and the images come from different places, so the user may have put them side by side.
     table = data.file(file)
-    folder = data.image_folder("images", "Images", beside=table.parent, or_beside=True)
-    return read_labels(data, table, folder, dataset=data.name, shape=(2, 1), low=low, high=high)
+    folder = data.image_folder("images", "Images", beside=table.parent)
+    form = ["reference", "image", "mos"]
+    return read_labels(data, table, folder, dataset=data.name, form=form, scale=scale)
 
 
 def _with_method(row: Row, data: Distribution, ending: str = "") -> Row:
