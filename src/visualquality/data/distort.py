@@ -5,7 +5,6 @@ No person has rated the image: never report it as a human score.
 """
 
 import io
-import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+from scipy.special import expit
 
 from ..errors import UserError
 from ..io import write_whole
@@ -70,8 +70,9 @@ def pseudo_mos(reference: Image.Image, distorted: Image.Image) -> float:
         raise UserError(
             f"reference and distorted image have {sizes} pixels: make their sizes equal"
         )
-    score = float(compute_ssimulacra2(*map(_in_memory, pair)))
-    return 1.0 + 4.0 * _logistic(score) / _logistic(100.0)
+    score, identical = compute_ssimulacra2(*map(_in_memory, pair)), 100.0
+    share = expit((score - _MIDDLE) / _WIDTH) / expit((identical - _MIDDLE) / _WIDTH)
+    return 1.0 + 4.0 * float(share)
 
 
 def build_set(
@@ -101,10 +102,18 @@ def build_set(
     # All that can be refused is refused before any image is written.
     families = list(dict.fromkeys(families or FAMILIES))
     _check_families(families)
-    _check_references(references)
-    if not 1 <= per_reference <= len(families) * len(LEVELS):
-        most = f"{len(families)} families at {len(LEVELS)} levels give at most {len(families) * len(LEVELS)}"
-        raise UserError(f"per_reference is {per_reference}, but {most}: choose from 1 to that")
+    if not references:
+        raise UserError("no reference image is given: name at least one")
+    by_stem: dict[str, Path] = {}
+    for path in references:
+        # Some file systems do not tell A.png from a.png.
+        before = by_stem.setdefault(path.stem.casefold(), path)
+        if before is not path:
+            raise UserError(f"{before} and {path} have the same stem: rename one")
+    most = len(families) * len(LEVELS)
+    if not 1 <= per_reference <= most:
+        text = f"{len(families)} families at {len(LEVELS)} levels give at most {most}"
+        raise UserError(f"per_reference is {per_reference}, but {text}: choose from 1 to that")
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: name a folder for the set")
     task = partial(_build_reference, output / "images", families, per_reference, seed)
@@ -188,25 +197,8 @@ def _stored_mos(path: Path, origin: str) -> float | None:
 def _check_families(families: Sequence[str]) -> None:
     for family in families:
         if family not in FAMILIES:
-            raise UserError(
-                f"unknown distortion family {family!r}: choose one of {', '.join(FAMILIES)}"
-            )
-
-
-def _check_references(references: Sequence[Path]) -> None:
-    if not references:
-        raise UserError("no reference image is given: name at least one")
-    by_stem: dict[str, Path] = {}
-    for path in references:
-        # Some file systems do not tell A.png from a.png.
-        before = by_stem.setdefault(path.stem.casefold(), path)
-        if before is not path:
-            raise UserError(f"{before} and {path} have the same stem: rename one")
-
-
-def _logistic(score: float) -> float:
-    # 1 / (1 + exp(-x)) as a tanh, which cannot overflow.
-    return 0.5 * (1.0 + math.tanh((score - _MIDDLE) / (2.0 * _WIDTH)))
+            known = ", ".join(FAMILIES)
+            raise UserError(f"unknown distortion family {family!r}: choose one of {known}")
 
 
 def _in_memory(image: Image.Image) -> io.BytesIO:

@@ -8,7 +8,7 @@ This module is imported by `visualquality --help`, so nothing here may import Nu
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,7 +35,7 @@ class Source:
     columns: whether its function takes names of columns from the user.
     """
 
-    read: Callable[[Distribution], list[Row]]
+    read: Callable[[Distribution], Iterable[Row]]
     source: str
     splits: tuple[str, ...] | None = ()
     columns: bool = False
@@ -177,5 +177,5 @@ def import_dataset(
 
     folder = None if images is None else Path(images)
     data = Distribution(name, Path(root), source.source, split, columns or {}, folder)
-    rows, absent = rows_on_disk(source.read(data), data, skip=missing == "skip")
+    rows, absent = rows_on_disk(list(source.read(data)), data, skip=missing == "skip")
     return Imported(Manifest(rows), absent)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from ...errors import UserError
@@ -18,7 +19,7 @@ _PYIQA_MOS = ("mos", "elo_score", "score")  # what pyiqa calls a score of which 
 _PYIQA_SPLIT = "official_split"
 
 
-def authors_txt(data: Distribution) -> list[Row]:
+def authors_txt(data: Distribution) -> Iterable[Row]:
     """Lines `[reference] image mos [std]`, separated by spaces; every line of a file has the same fields.
 
     They are read from the right: one or two numbers, then one or two names that end like an image file, so
@@ -32,13 +33,12 @@ def authors_txt(data: Distribution) -> list[Row]:
     return read_labels(data, path, folder, dataset=parts[1], split=split)
 
 
-def authors_jsonl(data: Distribution) -> list[Row]:
+def authors_jsonl(data: Distribution) -> Iterable[Row]:
     """Lines {id, dataset_name, image: [name], conversations: [{from: human, …}, {from: gpt, value: mos}]}.
 
     `dataset_name` is the data set. There is no standard deviation, reference or split.
     """
     path, folder = data.single_file()
-    rows = []
     # Not io.read_jsonl: this file is downloaded, so a last line that is cut off is a fault.
     for number, line in enumerate(read_text(data, path).split("\n"), 1):
         if not line.strip():
@@ -56,11 +56,10 @@ def authors_jsonl(data: Distribution) -> list[Row]:
         if not math.isfinite(mos) or not isinstance(image, str) or not isinstance(dataset, str):
             fields = "an image, dataset_name or mos"
             raise UserError(f"{path}: row {number} has {fields} of the wrong kind: correct it")
-        rows.append(Row(folder / image, mos, dataset))
-    return rows
+        yield Row(folder / image, mos, dataset)
 
 
-def pyiqa_csv(data: Distribution) -> list[Row]:
+def pyiqa_csv(data: Distribution) -> Iterable[Row]:
     """pyiqa's meta CSV: image, mos, std, … without a reference, or reference, image, mos, std, … with one.
 
     Names of columns vary, so that places count, as in pyiqa: a first column whose name has "ref" or "hq" in
@@ -88,7 +87,6 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
         raise UserError(f"columns of pyiqa-csv go by their place: {fix}")
     split_column = _pyiqa_split_column(data, header)
     dataset = path.stem.removeprefix("meta_info_").removesuffix("Dataset")
-    rows = []
     for record in records:
         std = record.number("std", 0) if record.values.get("std") else None
         reference = record.text(header[0]) if has_reference else None
@@ -97,8 +95,7 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
             fix = f"is none of {', '.join(SPLITS)}: correct it"
             raise record.error(split_column, f"{split!r} {fix}")
         name = folder / record.text(image)
-        rows.append(Row(name, record.number(mos), dataset, std, reference, split))
-    return rows
+        yield Row(name, record.number(mos), dataset, std, reference, split)
 
 
 def _pyiqa_split_column(data: Distribution, header: list[str]) -> str | None:
@@ -113,7 +110,7 @@ def _pyiqa_split_column(data: Distribution, header: list[str]) -> str | None:
     return data.split
 
 
-def deqa_json(data: Distribution) -> list[Row]:
+def deqa_json(data: Distribution) -> Iterable[Row]:
     """DeQA-Score's meta JSON, also Q-Insight's: a list of {image, gt_score, std, …}.
 
     gt_score, on the set's own scale, is the MOS (gt_score_norm is brought to 1 to 5) and std its deviation.
@@ -131,7 +128,6 @@ def deqa_json(data: Distribution) -> list[Row]:
     metas = path.absolute().parent
     if metas.name == "metas" and data.images is None:
         folder = metas.parents[1]
-    rows = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
@@ -145,8 +141,7 @@ def deqa_json(data: Distribution) -> list[Row]:
         # KONIQ/images/1.jpg is of KONIQ; images/1.jpg names no data set.
         parts = PurePosixPath(entry["image"]).parts
         dataset = parts[0] if len(parts) > 2 and parts[0] != "/" else path.stem
-        rows.append(Row(folder / entry["image"], mos, dataset, std))
-    return rows
+        yield Row(folder / entry["image"], mos, dataset, std)
 
 
 def _json_number(value: object, what: str) -> float:
@@ -156,11 +151,10 @@ def _json_number(value: object, what: str) -> float:
     raise UserError(f"{what} is {value!r}, not a finite number: correct it")
 
 
-def any_table(data: Distribution) -> list[Row]:
+def any_table(data: Distribution) -> Iterable[Row]:
     """Any CSV, Parquet or Excel file, read and checked as a manifest with `columns`: our names -> the file's."""
     # Here, since naming the sources in a help text must not wait for NumPy and Pillow.
     from ..manifest import Manifest
 
     path, folder = data.single_file()
-    manifest = Manifest.read(path, columns=data.columns, images=folder, check_images=False)
-    return list(manifest.rows)
+    return Manifest.read(path, columns=data.columns, images=folder, check_images=False).rows

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,13 +124,12 @@ def read_labels(
     split: str | None = None,
     form: Sequence[str] = (),
     scale: tuple[float, float] = (-math.inf, math.inf),
-) -> list[Row]:
+) -> Iterable[Row]:
     """The rows of a text file of lines `[reference] image mos [std]`, all of one form; blank lines are skipped.
 
     form: the fields of each line, such as reference, image, mos; by default those of the first line. scale: the least
     and the largest MOS. Raises UserError for a line of another form, or with a number that cannot be.
     """
-    rows = []
     for number, line in enumerate(read_text(data, path).split("\n"), 1):
         line = line.strip()
         if not line:
@@ -147,8 +146,7 @@ def read_labels(
         if not _in_range(label["mos"], *scale) or (std is not None and std < 0):
             raise data.error(f"{where} has a number out of range")
         image, reference = folder / label["image"], label.get("reference")
-        rows.append(Row(image, label["mos"], dataset, std, reference, split))
-    return rows
+        yield Row(image, label["mos"], dataset, std, reference, split)
 
 
 def parse_label(line: str) -> tuple[list[str], list[float]] | None:
