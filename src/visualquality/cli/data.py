@@ -196,7 +196,7 @@ def _ratios(text: str) -> tuple[float, ...]:
     if len(parts) != 3 or not all(0 <= part < float("inf") for part in parts) or not sum(parts):
         form = "write them like 6:2:2"
         raise UserError(f"--ratios {text!r} are not three numbers of at least 0: {form}")
-    # Any three numbers will do: the shares are what counts.
+    # Any three numbers will do, since only their proportions count.
     return tuple(part / sum(parts) for part in parts)
 
 
@@ -215,6 +215,7 @@ def _print_contents(manifest: "Manifest", output: Path) -> None:
 
 
 def _splits(counts: Mapping[str, int]) -> str:
+    # In this order, whatever the order of the rows.
     names = {"train": "train", "val": "val", "test": "test", "": "without"}
     parts = [f"{name} {counts[split]}" for split, name in names.items() if counts.get(split)]
     # Rows without a split are counted only where others have one.

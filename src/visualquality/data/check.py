@@ -1,4 +1,4 @@
-"""Faults of rated images, to be found before training: unreadable, duplicated, or leaked between splits."""
+"""Finds what is wrong with rated images before training: unreadable, duplicated, or leaked between splits."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -153,7 +153,7 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
         listed.append({"member": member, "reference": reference} | asdict(member) | fields)
     columns = [*Member.__annotations__, "member", "reference", *_Content._fields]
     table = pd.DataFrame(listed, columns=columns).sort_values("member")
-    # A group has no rows without its key: images that cannot be opened have no digest.
+    # groupby leaves out rows without the key: images that cannot be opened have no digest.
     exact = [_overlap("exact", group) for _, group in table.groupby("digest") if len(group) > 1]
     shared = [_overlap("reference", group) for _, group in table.groupby("reference")]
     overlaps = exact + _near(table) + [overlap for overlap in shared if overlap.leak]
@@ -194,8 +194,8 @@ def _overlap(kind: Kind, group: pd.DataFrame, bits: int = 0) -> Overlap:
 
 
 def _near(table: pd.DataFrame) -> list[Overlap]:
-    """Connected groups of contents that look alike, equal pixels and versions of one reference aside."""
-    # What has no reference shares one only with equal pixels.
+    """Connected groups of images that look alike; equal pixels and versions of one reference do not count."""
+    # An image without a reference gets its digest instead, which only equal pixels share.
     table = table.dropna(subset="digest")
     table = table.assign(reference=table["reference"].fillna(table["digest"]))
     # Rows of equal pixels are compared with the others as one node.

@@ -89,17 +89,17 @@ def build_set(
 
     Each reference, and `per_reference` distorted copies of it, become PNG files in `output/images/<stem>/`.
     The manifest has the columns image, mos (the pseudo-MOS; 5 for a reference), reference, distortion and
-    level, with paths relative to itself. What a reference gets depends on `seed` and its stem only: every
-    family (of `families`, by default all) comes equally often, give or take one, and no pair of family and
-    level comes twice.
+    level, with paths relative to itself. Which distortions a reference gets depends on `seed` and its stem
+    only: each of `families` (by default all) comes equally often, give or take one, and no pair of family
+    and level comes twice.
 
     An image that an interrupted run has left is kept, with its pseudo-MOS, if it has the same origin. The
-    manifest is written at the end. `progress` gets the images done and in all, after each reference.
-    `workers` above 1 start that many processes.
+    manifest is written at the end. After each reference, `progress(done, total)` is called with numbers of
+    images. `workers` above 1 start that many processes.
     Raises UserError for an unknown family, an unreadable image, stems that come twice, and a
     `per_reference` that is not between 1 and five times the number of families.
     """
-    # All that can be refused is refused before any image is written.
+    # All arguments are checked before any image is written.
     families = list(dict.fromkeys(families or FAMILIES))
     _check_families(families)
     if not references:

@@ -53,8 +53,8 @@ class Manifest:
 
         name: the data set of rows that name none; by default the file's stem, or its folder's name where the stem is
         manifest, train, val, test or data.
-        columns: our names -> the file's, such as {"image": "Image Name", "mos": "MOS"}; they displace columns that
-        bear our names already.
+        columns: our names -> the file's, such as {"image": "Image Name", "mos": "MOS"}. A column of the file that
+        already has such a name of ours is then not read.
         images: the folder that image names are relative to; by default the manifest's own.
         check_images: also open each image's header.
         references: every row needs a `reference_image`, which is checked like the images.
@@ -70,23 +70,22 @@ class Manifest:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV or Parquet file (by suffix), with image paths relative to it, that `read` reads back.
 
-        All comes back equal, save that a CSV gives extra columns back as text. Whoever reads `path` meanwhile sees
-        the old file or the whole new one. Raises UserError for another suffix, and where it cannot be written.
+        All values are read back equal, but a CSV returns extra columns as text. A reader of `path` sees the old file
+        or the whole new one. Raises UserError for another suffix, and where the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in (".csv", ".parquet"):
             raise UserError(f"{path} is neither .csv nor .parquet: give it one of these suffixes")
-        table: dict[str, list] = {}
-        for field in _FIELDS:
-            # A column that no row fills is left out.
+        table: dict[str, list] = {"image": self._relative_images(path)}
+        for field in _FIELDS[1:]:
             values = [getattr(row, field) for row in self.rows]
+            # A column that no row fills is left out.
             if field in _REQUIRED or set(values) - {None, ""}:
                 table[field] = values
-        table["image"] = self._relative_images(path)
-        for row in self.rows:
-            for key in row.extra:
-                if key not in _FIELDS and key not in table:
-                    table[key] = [other.extra.get(key) for other in self.rows]
+        extra = dict.fromkeys(key for row in self.rows for key in row.extra)
+        for key in extra:
+            if key not in _FIELDS:
+                table[key] = [row.extra.get(key) for row in self.rows]
         write_table(path, table)
 
     def _relative_images(self, path: Path) -> list[str]:

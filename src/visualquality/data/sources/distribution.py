@@ -25,11 +25,11 @@ class Distribution:
     images: Path | None
 
     def error(self, text: str) -> UserError:
-        """An error whose fix is to get the data set anew."""
+        """An error that is fixed by getting the data set again."""
         return UserError(f"{text}: get {self.source}")
 
     def unreadable(self, path: Path, error: Exception) -> UserError:
-        # An OSError says more than it has to: without the file's name, which stands before.
+        # The text of an OSError repeats the file's name, its strerror does not.
         return self.error(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})")
 
     def file(self, *names: str) -> Path:
@@ -104,7 +104,7 @@ def rows_on_disk(
         fix = "give their folder with --images"
         if kept:
             fix = "complete the set, or leave them out with --skip-missing"
-        # A single file is the user's own, and cannot be had anew.
+        # A single file is the user's own, and cannot be downloaded again.
         if data.root.is_dir():
             fix += f"; get {data.source}"
         total = len(kept) + len(absent)

@@ -1,4 +1,4 @@
-"""Forms of files that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table."""
+"""File formats that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table."""
 
 import json
 import math
