@@ -1,6 +1,7 @@
 """A data set of one's own: one function of under 30 lines and one entry, for Python and the command line."""
 
 import inspect
+from collections.abc import Iterator
 
 import pytest
 from typer.testing import CliRunner
@@ -15,18 +16,16 @@ from visualquality.data.sources.records import read_records
 from visualquality.errors import UserError
 
 
-def street2030(data: Distribution) -> list[Row]:
+def street2030(data: Distribution) -> Iterator[Row]:
     """`opinions.csv` (photo, grade, sd) and `photos/`: grades from 1 (best) to 6, as in German schools."""
     table = data.file("opinions.csv")
     folder = data.image_folder("photos", beside=table.parent)
-    rows = []
     for record in read_records(data, table, "photo", "grade", "sd"):
         # The MOS is turned round, so that higher is better.
         mos = 7 - record.number("grade", 1, 6)
         split = "test" if data.split == "night" and record.text("photo")[0] == "n" else "train"
         name = folder / record.text("photo")
-        rows.append(Row(name, mos, data.name, record.number("sd", 0), split=split))
-    return rows
+        yield Row(name, mos, data.name, record.number("sd", 0), split=split)
 
 
 @pytest.fixture

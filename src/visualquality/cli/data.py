@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,13 +81,12 @@ def import_(
                 missing="skip" if skip_missing else "error",
             )
             done.manifest.write(output)
-        out.print(_contents(done.manifest))
         if done.missing:
             # Some names, so that the user sees which folder or suffix is wrong.
             first = ", ".join(done.missing[:3]) + (" …" if len(done.missing) > 3 else "")
             text = f"left out, since not there: {len(done.missing)} images ({first})"
             err.print(Text(text, style="yellow"))
-        err.print(Text(f"{len(done.manifest)} rows -> {output}"))
+        _print_contents(done.manifest, output)
 
 
 @app.command()
@@ -143,8 +142,7 @@ def split(
             Manifest.read(manifest, check_images=False), ratios=_ratios(ratios), seed=seed
         )
         done.write(output)
-        out.print(_contents(done))
-        err.print(Text(f"{len(done)} rows -> {output}"))
+        _print_contents(done, output)
 
 
 @app.command()
@@ -198,11 +196,11 @@ def _ratios(text: str) -> tuple[float, ...]:
     if len(parts) != 3 or not all(0 <= part < float("inf") for part in parts) or not sum(parts):
         form = "write them like 6:2:2"
         raise UserError(f"--ratios {text!r} are not three numbers of at least 0: {form}")
-    # Any three numbers will do: the shares are what counts.
+    # Any three numbers will do, since only their proportions count.
     return tuple(part / sum(parts) for part in parts)
 
 
-def _contents(manifest: "Manifest") -> Table:
+def _print_contents(manifest: "Manifest", output: Path) -> None:
     table = Table("data set", "rows", "references", "splits", "MOS")
     for name in manifest.datasets:
         rows = [row for row in manifest.rows if row.dataset == name]
@@ -212,15 +210,16 @@ def _contents(manifest: "Manifest") -> Table:
         span = f"{min(mos):g} to {max(mos):g}"
         # Text: a name in brackets would be taken for markup.
         table.add_row(Text(name), str(len(rows)), str(len(references) or "-"), splits, span)
-    return table
+    out.print(table)
+    err.print(Text(f"{len(manifest)} rows -> {output}"))
 
 
-def _splits(counts: dict[str, int]) -> str:
+def _splits(counts: Mapping[str, int]) -> str:
+    # In this order, whatever the order of the rows.
+    names = {"train": "train", "val": "val", "test": "test", "": "without"}
+    parts = [f"{name} {counts[split]}" for split, name in names.items() if counts.get(split)]
     # Rows without a split are counted only where others have one.
-    parts = [f"{split} {counts[split]}" for split in ("train", "val", "test") if counts.get(split)]
-    if parts and counts.get(""):
-        parts.append(f"without {counts['']}")
-    return ", ".join(parts) or "-"
+    return "-" if set(counts) <= {""} else ", ".join(parts)
 
 
 def _report(found: "Check") -> Group:
@@ -247,21 +246,25 @@ def _report(found: "Check") -> Group:
 
 
 def _summary(summary: "DatasetSummary") -> Table:
-    title = Text(f"{summary.dataset} ({summary.manifest})")
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_row("images", str(summary.images))
-    table.add_row("splits", _splits(summary.splits))
-    table.add_row("references", str(summary.references or "-"))
     # Four digits tell scales of 0 to 1 and of 0 to 100 apart alike.
     low, *quartiles, high = (f"{value:.4g}" for value in summary.mos)
-    table.add_row("MOS", f"{low} to {high}, quartiles {', '.join(quartiles)}")
+    facts = {
+        "images": str(summary.images),
+        "splits": _splits(summary.splits),
+        "references": str(summary.references or "-"),
+        "MOS": f"{low} to {high}, quartiles {', '.join(quartiles)}",
+    }
     for name in ("width", "height", "megapixels"):
         sizes = getattr(summary, name)
         # None where no image could be opened.
         if sizes is not None:
-            table.add_row(name, f"{sizes[0]:.4g} to {sizes[2]:.4g}, median {sizes[1]:.4g}")
-    kinds = ", ".join(f"{kind} {count}" for kind, count in summary.kinds.items())
-    table.add_row("stored as", Text(kinds or "-"))
+            facts[name] = f"{sizes[0]:.4g} to {sizes[2]:.4g}, median {sizes[1]:.4g}"
+    kinds = [f"{kind} {count}" for kind, count in summary.kinds.items()]
+    facts["stored as"] = ", ".join(kinds) or "-"
+    title = Text(f"{summary.dataset} ({summary.manifest})")
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, text in facts.items():
+        table.add_row(name, Text(text))
     return table
 
 

@@ -1,13 +1,14 @@
-"""Faults of rated images, to be found before training: unreadable, duplicated, or leaked between splits."""
+"""Finds what is wrong with rated images before training: unreadable, duplicated, or leaked between splits."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import imagehash
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from rich.console import Console
@@ -18,7 +19,7 @@ from scipy.spatial import cKDTree
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from .images import MAX_PIXELS, header, image_digest, open_image
-from .manifest import SPLITS, Manifest, Row
+from .manifest import SPLITS, Manifest
 
 # Images look alike within this many of the 256 bits of their perceptual hashes. Measured on 3700 images (BIQ2021,
 # AGIQA-3K, Kodak, BSDS500): their 6.8 million pairs are 127 ± 8 bits apart; 36 are within 40, each the same picture or
@@ -34,6 +35,7 @@ _PLAIN_SIDE = 8  # pixels of a thumbnail's side
 _PLAIN_LEVELS = 2  # by which 8-bit values of two thumbnails may differ
 _BLOCK = 256  # rows of the matrix of distances that are in memory at a time
 
+Kind = Literal["exact", "near", "reference"]
 Range = tuple[float, ...]
 Indices = NDArray[np.intp]
 
@@ -81,7 +83,7 @@ class Overlap:
     (0 for blank images and plain ramps). reference: distorted versions of one reference in several splits or manifests.
     """
 
-    kind: Literal["exact", "near", "reference"]
+    kind: Kind
     members: tuple[Member, ...]
     bits: int = 0
 
@@ -110,23 +112,15 @@ class Check:
         return {"clean": self.clean} | asdict(self) | {"overlaps": overlaps}
 
 
-class _Opened(NamedTuple):
+class _Content(NamedTuple):
     """What is kept of an image whose pixels were read."""
 
     width: int
     height: int
     kind: str
     digest: str
-    hash: NDArray[np.uint64]  # (4,): 256 bits
+    bits: NDArray[np.bool_]  # (256,): the perceptual hash
     thumbnail: NDArray[np.uint8] | None  # only of an image that is too plain for its hash
-
-
-class _Listed(NamedTuple):
-    """A row of a manifest, and its image if it could be opened."""
-
-    member: Member
-    reference: tuple[str, str] | None  # data set and reference: two sets may use the same names
-    opened: _Opened | None
 
 
 def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) -> Check:
@@ -146,34 +140,42 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
     with progress_bar(console or Console(quiet=True)) as bar:
         results = tracked(bar, map_ahead(_open, files), "checking", len(files))
         opened = dict(zip(files, results, strict=True))
-    listed = sorted(
-        (_listed(name, row, opened[row.image]) for name, row in rows), key=lambda item: item.member
-    )
-    overlaps = [*_exact(listed), *_near(listed), *_references(listed)]
+    broken, listed = [], []
+    for path, result in opened.items():
+        if isinstance(result, UserError):
+            broken.append(Broken(str(path), str(result)))
+    for name, row in rows:
+        member = Member(name, row.dataset, row.split or "", str(row.image), row.mos)
+        # A reference belongs to its data set: two sets may use the same names.
+        reference = f"{row.dataset}\0{row.reference}" if row.reference else None
+        content = opened[row.image]
+        fields = {} if isinstance(content, UserError) else content._asdict()
+        listed.append({"member": member, "reference": reference} | asdict(member) | fields)
+    columns = [*Member.__annotations__, "member", "reference", *_Content._fields]
+    table = pd.DataFrame(listed, columns=columns).sort_values("member")
+    # groupby leaves out rows without the key: images that cannot be opened have no digest.
+    exact = [_overlap("exact", group) for _, group in table.groupby("digest") if len(group) > 1]
+    shared = [_overlap("reference", group) for _, group in table.groupby("reference")]
+    overlaps = exact + _near(table) + [overlap for overlap in shared if overlap.leak]
     # Leaks first; the rest of the key makes the order the same for every order of the rows.
     overlaps.sort(key=lambda found: (not found.leak, found.kind, found.bits, found.members))
-    broken = [
-        Broken(str(path), str(error))
-        for path, error in opened.items()
-        if isinstance(error, UserError)
-    ]
-    return Check(tuple(_summaries(listed)), tuple(sorted(broken)), tuple(overlaps))
+    summaries = [_summary(group) for _, group in table.groupby(["manifest", "dataset"])]
+    return Check(tuple(summaries), tuple(sorted(broken)), tuple(overlaps))
 
 
-def _open(path: Path) -> _Opened | UserError:
+def _open(path: Path) -> _Content | UserError:
     try:
         with header(path, MAX_PIXELS) as stored:
             kind = _kind(stored)
         image = open_image(path)
     except UserError as error:
         return error
-    bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash
+    bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()
     thumbnail = None
     if bits.sum() < _PLAIN_BITS:
         size = (_PLAIN_SIDE, _PLAIN_SIDE)
         thumbnail = np.asarray(image.resize(size, Image.Resampling.BOX)).ravel()
-    packed = np.packbits(bits).view(np.uint64)
-    return _Opened(*image.size, kind, image_digest(image), packed, thumbnail)
+    return _Content(*image.size, kind, image_digest(image), bits, thumbnail)
 
 
 def _kind(stored: Image.Image) -> str:
@@ -187,115 +189,79 @@ def _kind(stored: Image.Image) -> str:
     return f"{stored.format} {stored.mode}{deep}"
 
 
-def _listed(manifest: str, row: Row, opened: _Opened | UserError) -> _Listed:
-    member = Member(manifest, row.dataset, row.split or "", str(row.image), row.mos)
-    reference = (row.dataset, row.reference) if row.reference else None
-    return _Listed(member, reference, None if isinstance(opened, UserError) else opened)
+def _overlap(kind: Kind, group: pd.DataFrame, bits: int = 0) -> Overlap:
+    return Overlap(kind, tuple(sorted(group["member"])), bits)
 
 
-def _exact(listed: Iterable[_Listed]) -> list[Overlap]:
-    same: dict[str, list[Member]] = defaultdict(list)
-    for item in listed:
-        if item.opened is not None:
-            same[item.opened.digest].append(item.member)
-    groups = [tuple(members) for members in same.values() if len(members) > 1]
-    return [Overlap("exact", members) for members in groups]
-
-
-def _references(listed: Iterable[_Listed]) -> list[Overlap]:
-    same: dict[tuple[str, str], list[Member]] = defaultdict(list)
-    for item in listed:
-        if item.reference is not None:
-            same[item.reference].append(item.member)
-    overlaps = [Overlap("reference", tuple(members)) for members in same.values()]
-    return [overlap for overlap in overlaps if overlap.leak]
-
-
-def _near(listed: Iterable[_Listed]) -> list[Overlap]:
-    """Connected groups of contents that look alike, equal pixels and versions of one reference aside."""
-    # Rows of equal pixels are compared with the others as one.
-    same: dict[tuple[str, tuple[str, str] | None], list[Member]] = defaultdict(list)
-    contents = []
-    for item in listed:
-        if item.opened is not None:
-            key = (item.opened.digest, item.reference)
-            if key not in same:
-                contents.append(item.opened)
-            same[key].append(item.member)
-    keys = list(same)
-    digests = np.unique([digest for digest, _ in keys], return_inverse=True)[1]
-    # Numbers of the references, so that pairs are compared as arrays; -1 is none.
-    numbers: dict[tuple[str, str] | None, int] = {None: -1}
-    references = np.array([numbers.setdefault(reference, len(numbers)) for _, reference in keys])
-    nodes = np.arange(len(keys))
-    labels = nodes  # the group that each content is in, so far
-    farthest = np.full(len(keys), -1)  # bits to the farthest content that each looks like
+def _near(table: pd.DataFrame) -> list[Overlap]:
+    """Connected groups of images that look alike; equal pixels and versions of one reference do not count."""
+    # An image without a reference gets its digest instead, which only equal pixels share.
+    table = table.dropna(subset="digest")
+    table = table.assign(reference=table["reference"].fillna(table["digest"]))
+    # Rows of equal pixels are compared with the others as one node.
+    node = table.groupby(["digest", "reference"]).ngroup().to_numpy()
+    contents = table.iloc[np.unique(node, return_index=True)[1]]
+    # As numbers, so that pairs are compared as arrays.
+    digests, references = (pd.factorize(contents[key])[0] for key in ("digest", "reference"))
+    indices = np.arange(len(contents))
+    groups = indices  # of each node, so far: the first node that it is connected with
+    farthest = np.full(len(contents), -1)  # bits to the farthest node that each looks like
     for i, j, bits in _pairs_alike(contents):
-        same_reference = (references[i] == references[j]) & (references[i] >= 0)
-        listed_pair = (digests[i] != digests[j]) & ~same_reference
-        i, j, bits = i[listed_pair], j[listed_pair], bits[listed_pair]
+        wanted = (digests[i] != digests[j]) & (references[i] != references[j])
+        i, j, bits = i[wanted], j[wanted], bits[wanted]
         np.maximum.at(farthest, i, bits)
         np.maximum.at(farthest, j, bits)
         # After each block only the groups are kept, not the pairs: if all images are alike, these are millions.
-        # Each content has an edge to the node that stands for its group so far, len(keys) + its label.
-        edges = np.append(i, nodes), np.append(j, len(keys) + labels)
-        graph = coo_array((np.ones(len(edges[0])), edges), shape=(2 * len(keys),) * 2)
-        labels = connected_components(graph, directed=False)[1][nodes]
-        labels = np.unique(labels, return_inverse=True)[1]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for node in np.flatnonzero(farthest >= 0).tolist():
-        groups[int(labels[node])].append(node)
+        edges = np.append(i, indices), np.append(j, groups)
+        graph = coo_array((np.ones(len(edges[0])), edges), shape=(len(contents),) * 2)
+        labels = connected_components(graph, directed=False)[1]
+        groups = np.unique(labels, return_index=True)[1][labels]
+    alike = table[farthest[node] >= 0]
     overlaps = []
-    for group in groups.values():
-        members = sorted(member for node in group for member in same[keys[node]])
-        overlaps.append(Overlap("near", tuple(members), int(farthest[group].max())))
+    for group, rows in alike.groupby(groups[node[farthest[node] >= 0]]):
+        overlaps.append(_overlap("near", rows, int(farthest[groups == group].max())))
     return overlaps
 
 
-def _pairs_alike(contents: Sequence[_Opened]) -> Iterator[tuple[Indices, Indices, Indices]]:
+def _pairs_alike(contents: pd.DataFrame) -> Iterator[tuple[Indices, Indices, Indices]]:
     """Indices i, j of all pairs that look alike and their distances in bits, a block at a time."""
-    plain = np.flatnonzero([content.thumbnail is not None for content in contents])
-    textured = np.flatnonzero([content.thumbnail is None for content in contents])
-    hashes = np.array([contents[i].hash for i in textured.tolist()], dtype=np.uint64).reshape(-1, 4)
-    # All distances of 10,000 images at once would take 3 GB.
+    is_plain = contents["thumbnail"].notna().to_numpy()
+    plain, textured = np.flatnonzero(is_plain), np.flatnonzero(~is_plain)
+    bits = np.array([*contents["bits"][~is_plain]], dtype=np.float32)
+    signs = 2 * bits - 1
+    # All distances of 10,000 images at once would take 400 MB.
     for start in range(0, len(textured), _BLOCK):
-        differing = hashes[start : start + _BLOCK, None] ^ hashes[None, start:]
-        distances = np.bitwise_count(differing).sum(axis=-1, dtype=np.uint16)
+        # A product of signs is the number of equal bits less the number of differing ones.
+        agreement = signs[start : start + _BLOCK] @ signs[start:].T
+        distances = (_HASH_SIDE**2 - agreement) / 2
         # Above the diagonal, so that each pair comes once and no image is its own pair.
         i, j = np.nonzero(np.triu(distances <= NEAR_BITS, 1))
         yield textured[start + i], textured[start + j], distances[i, j].astype(np.intp)
     if len(plain):
-        thumbnails = np.array([contents[i].thumbnail for i in plain.tolist()], dtype=np.float32)
+        thumbnails = np.array([*contents["thumbnail"][is_plain]], dtype=np.float32)
         pairs = cKDTree(thumbnails).query_pairs(_PLAIN_LEVELS, p=np.inf, output_type="ndarray")
         i, j = pairs.T
         yield plain[i], plain[j], np.zeros(len(i), dtype=np.intp)
 
 
-def _summaries(listed: Iterable[_Listed]) -> Iterator[DatasetSummary]:
-    sets: dict[tuple[str, str], list[_Listed]] = defaultdict(list)
-    for item in listed:
-        sets[item.member.manifest, item.member.dataset].append(item)
-    for (manifest, dataset), own in sets.items():
-        opened = [item.opened for item in own if item.opened is not None]
-        splits = Counter(item.member.split for item in own)
-        kinds = Counter(content.kind for content in opened)
-        yield DatasetSummary(
-            manifest=manifest,
-            dataset=dataset,
-            images=len(own),
-            splits={split: splits[split] for split in (*SPLITS, "") if splits[split]},
-            references=len({item.reference for item in own} - {None}),
-            mos=_quantiles([item.member.mos for item in own], (0, 0.25, 0.5, 0.75, 1)),
-            width=_range([content.width for content in opened]),
-            height=_range([content.height for content in opened]),
-            megapixels=_range([content.width * content.height / 1e6 for content in opened]),
-            kinds=dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
-        )
+def _summary(rows: pd.DataFrame) -> DatasetSummary:
+    splits = Counter(rows["split"])
+    # Sorted first, so that kinds that are equally common are in the order of their names.
+    kinds = Counter(sorted(rows["kind"].dropna()))
+    return DatasetSummary(
+        manifest=rows["manifest"].iloc[0],
+        dataset=rows["dataset"].iloc[0],
+        images=len(rows),
+        splits={split: splits[split] for split in (*SPLITS, "") if splits[split]},
+        references=rows["reference"].nunique(),
+        mos=tuple(rows["mos"].quantile([0, 0.25, 0.5, 0.75, 1])),
+        width=_range(rows["width"]),
+        height=_range(rows["height"]),
+        megapixels=_range(rows["width"] * rows["height"] / 1e6),
+        kinds=dict(kinds.most_common()),
+    )
 
 
-def _range(values: Sequence[float]) -> Range | None:
-    return _quantiles(values, (0, 0.5, 1)) if values else None
-
-
-def _quantiles(values: Sequence[float], shares: Sequence[float]) -> Range:
-    return tuple(np.quantile(values, shares).tolist())
+def _range(values: pd.Series) -> Range | None:
+    # Images that could not be opened have no size.
+    return tuple(values.quantile([0, 0.5, 1])) if values.notna().any() else None

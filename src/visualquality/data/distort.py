@@ -5,16 +5,17 @@ No person has rated the image: never report it as a human score.
 """
 
 import io
-import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+from scipy.special import expit
 
 from ..errors import UserError
 from ..io import write_whole
@@ -69,8 +70,9 @@ def pseudo_mos(reference: Image.Image, distorted: Image.Image) -> float:
         raise UserError(
             f"reference and distorted image have {sizes} pixels: make their sizes equal"
         )
-    score = float(compute_ssimulacra2(*map(_in_memory, pair)))
-    return 1.0 + 4.0 * _logistic(score) / _logistic(100.0)
+    score, identical = compute_ssimulacra2(*map(_in_memory, pair)), 100.0
+    share = expit((score - _MIDDLE) / _WIDTH) / expit((identical - _MIDDLE) / _WIDTH)
+    return 1.0 + 4.0 * float(share)
 
 
 def build_set(
@@ -87,47 +89,47 @@ def build_set(
 
     Each reference, and `per_reference` distorted copies of it, become PNG files in `output/images/<stem>/`.
     The manifest has the columns image, mos (the pseudo-MOS; 5 for a reference), reference, distortion and
-    level, with paths relative to itself. What a reference gets depends on `seed` and its stem only: every
-    family (of `families`, by default all) comes equally often, give or take one, and no pair of family and
-    level comes twice.
+    level, with paths relative to itself. Which distortions a reference gets depends on `seed` and its stem
+    only: each of `families` (by default all) comes equally often, give or take one, and no pair of family
+    and level comes twice.
 
     An image that an interrupted run has left is kept, with its pseudo-MOS, if it has the same origin. The
-    manifest is written at the end. `progress` gets the images done and in all, after each reference.
-    `workers` above 1 start that many processes.
+    manifest is written at the end. After each reference, `progress(done, total)` is called with numbers of
+    images. `workers` above 1 start that many processes.
     Raises UserError for an unknown family, an unreadable image, stems that come twice, and a
     `per_reference` that is not between 1 and five times the number of families.
     """
-    # All that can be refused is refused before any image is written.
+    # All arguments are checked before any image is written.
     families = list(dict.fromkeys(families or FAMILIES))
     _check_families(families)
-    _check_references(references)
-    if not 1 <= per_reference <= len(families) * len(LEVELS):
-        most = f"{len(families)} families at {len(LEVELS)} levels give at most {len(families) * len(LEVELS)}"
-        raise UserError(f"per_reference is {per_reference}, but {most}: choose from 1 to that")
+    if not references:
+        raise UserError("no reference image is given: name at least one")
+    by_stem: dict[str, Path] = {}
+    for path in references:
+        # Some file systems do not tell A.png from a.png.
+        before = by_stem.setdefault(path.stem.casefold(), path)
+        if before is not path:
+            raise UserError(f"{before} and {path} have the same stem: rename one")
+    most = len(families) * len(LEVELS)
+    if not 1 <= per_reference <= most:
+        text = f"{len(families)} families at {len(LEVELS)} levels give at most {most}"
+        raise UserError(f"per_reference is {per_reference}, but {text}: choose from 1 to that")
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: name a folder for the set")
     task = partial(_build_reference, output / "images", families, per_reference, seed)
+    # Spawned, since a fork of a process with threads (torch has some) may hang.
+    spawn = multiprocessing.get_context("spawn")
     rows: list[Row] = []
-    for done in _each(task, references, workers):
-        rows += done
-        # After every reference, since its images are safe now.
-        if progress:
-            progress(len(rows), len(references) * (per_reference + 1))
+    with ProcessPoolExecutor(workers, mp_context=spawn) if workers > 1 else nullcontext() as pool:
+        for done in pool.map(task, references) if pool else map(task, references):
+            rows += done
+            # After every reference, since its images are safe now.
+            if progress:
+                progress(len(rows), len(references) * (per_reference + 1))
     # At the end: an interrupted run has no manifest that could be mistaken for a whole one.
     manifest = output / "manifest.csv"
     Manifest(tuple(rows)).write(manifest)
     return manifest
-
-
-def _each(
-    task: Callable[[Path], list[Row]], references: Sequence[Path], workers: int
-) -> Iterable[list[Row]]:
-    if workers == 1:
-        yield from map(task, references)
-        return
-    # Spawned, since a fork of a process with threads (torch has some) may hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(task, references)
 
 
 def _build_reference(
@@ -195,25 +197,8 @@ def _stored_mos(path: Path, origin: str) -> float | None:
 def _check_families(families: Sequence[str]) -> None:
     for family in families:
         if family not in FAMILIES:
-            raise UserError(
-                f"unknown distortion family {family!r}: choose one of {', '.join(FAMILIES)}"
-            )
-
-
-def _check_references(references: Sequence[Path]) -> None:
-    if not references:
-        raise UserError("no reference image is given: name at least one")
-    by_stem: dict[str, Path] = {}
-    for path in references:
-        # Some file systems do not tell A.png from a.png.
-        before = by_stem.setdefault(path.stem.casefold(), path)
-        if before is not path:
-            raise UserError(f"{before} and {path} have the same stem: rename one")
-
-
-def _logistic(score: float) -> float:
-    # 1 / (1 + exp(-x)) as a tanh, which cannot overflow.
-    return 0.5 * (1.0 + math.tanh((score - _MIDDLE) / (2.0 * _WIDTH)))
+            known = ", ".join(FAMILIES)
+            raise UserError(f"unknown distortion family {family!r}: choose one of {known}")
 
 
 def _in_memory(image: Image.Image) -> io.BytesIO:

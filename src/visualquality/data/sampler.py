@@ -71,7 +71,7 @@ class OneDatasetBatches(Sampler[int]):
         order = []
         for i in self._order(len(chunks), "chunks"):
             order += chunks[i] * self.repeat
-        # Of the whole list, so that set_epoch does not change an iteration under way.
+        # The whole order is fixed here, so that set_epoch does not change an iteration under way.
         return iter(order)
 
     def _chunks(self, name: str) -> list[list[int]]:

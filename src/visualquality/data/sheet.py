@@ -2,7 +2,6 @@
 
 import math
 import os
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +54,12 @@ def contact_sheet(
     for name, rows in chosen.items():
         mos = [row.mos for row in sections[name]]
         low, high = min(mos), max(mos)
-        decimals = _decimals(high - low)
+        # Decimals: 3 for MOS that span 0 to 1, 2 for 1 to 5, 1 for 0 to 100.
+        decimals = 1 + (high - low <= 20) + (high - low <= 2)
         facts = f"{len(mos):,} images, MOS {low:.{decimals}f} to {high:.{decimals}f}"
         room = width - 2 * _MARGIN
-        draw.text((_MARGIN, top), _fitted(name, room, 24), _TEXT, _font(24))
-        draw.text((_MARGIN, top + 32), _fitted(facts, room, 15), _MUTED, _font(15))
+        _write(draw, _MARGIN, top, name, room, 24, _TEXT)
+        _write(draw, _MARGIN, top + 32, facts, room, 15, _MUTED)
         top += _HEADING
         for number, row in enumerate(rows):
             line, column = divmod(number, columns)
@@ -92,27 +92,17 @@ def _draw_cell(
     # reducing_gap: large photos are first halved quickly, with no difference that is seen.
     thumbnail = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
     page.paste(thumbnail, (left + (_CELL - width) // 2, top + (_CELL - height) // 2))
-    draw.text((left, top + _CELL + 4), mos, _TEXT, _font(16))
-    draw.text((left, top + _CELL + 23), _fitted(row.image.name, _CELL, 12), _MUTED, _font(12))
+    _write(draw, left, top + _CELL + 4, mos, _CELL, 16, _TEXT)
+    _write(draw, left, top + _CELL + 23, row.image.name, _CELL, 12, _MUTED)
 
 
-def _decimals(span: float) -> int:
-    """Decimals of MOS that span so much: 3 for 0 to 1, 2 for 1 to 5, 1 for 0 to 100."""
-    if span <= 2:
-        return 3
-    return 2 if span <= 20 else 1
-
-
-def _fitted(text: str, width: int, size: int) -> str:
-    """The text, its middle left out where it is wider than `width`: the ends of file names differ."""
-    font = _font(size)
+def _write(
+    draw: ImageDraw.ImageDraw, left: int, top: int, text: str, width: int, size: int, color: str
+) -> None:
+    """Write one line, its middle left out where it is wider than `width`: the ends of file names differ."""
+    font = ImageFont.load_default(size)
     shorter, kept = text, len(text)
     while font.getlength(shorter) > width and kept > 1:
         kept -= 1
         shorter = f"{text[: math.ceil(kept / 2)]}…{text[len(text) - kept // 2 :]}"
-    return shorter
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    draw.text((left, top), shorter, color, font)

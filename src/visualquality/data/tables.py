@@ -21,7 +21,7 @@ def read_table(path: Path) -> Table:
     """The table in a .csv, .parquet, .xlsx or .xls file (its first sheet); by default a CSV in UTF-8.
 
     Cells are texts; those of Parquet keep their type. Blank lines of a CSV are left out, but counted.
-    Raises ValueError with the reason why the file cannot be read, for the caller's sentence.
+    Raises ValueError with the reason why the file cannot be read, which the caller puts into its message.
     """
     readers = {".parquet": _read_parquet, ".xlsx": _read_excel, ".xls": _read_excel}
     try:
@@ -63,7 +63,7 @@ def _read_csv(path: Path) -> Table:
 def _read_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
-    # Opened here, for the system's own words where there is no such file.
+    # Opened here, so that a missing file gives the usual OSError and not pyarrow's own.
     with path.open("rb") as file:
         table = pq.read_table(file)
     columns = [column.to_pylist() for column in table.columns]

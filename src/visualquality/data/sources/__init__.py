@@ -1,14 +1,14 @@
 """Each data set's official distribution, read into a `Manifest` whose MOS stay on the set's own scale.
 
-`SOURCES` is all there is: a data set of your own is one function and one entry. What the sets look like on a disk,
-and what is easily misread in them, is in the docstring of each function: published.py has the data sets,
-exchange.py the forms of files that carry any set.
+To add a data set, write one function and one entry of `SOURCES`. The docstring of each function says which files the
+set has and what is easily misread in them: published.py has the data sets, exchange.py the file formats that carry
+any set.
 
 This module is imported by `visualquality --help`, so nothing here may import NumPy, pandas or pyarrow.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,13 +29,14 @@ _MMSP = "https://database.mmsp-kn.de"
 class Source:
     """A data set that can be imported.
 
-    read: its function; image names in its rows need not exist, `import_dataset` looks for them.
+    read: its function, which yields rows in the order of the set's table; their images need not exist, since
+    `import_dataset` looks for the files.
     source: what the set is and where to get it; error sentences end with "get <this>".
     splits: names of the splits that come with it; None if its file names them.
     columns: whether its function takes names of columns from the user.
     """
 
-    read: Callable[[Distribution], list[Row]]
+    read: Callable[[Distribution], Iterable[Row]]
     source: str
     splits: tuple[str, ...] | None = ()
     columns: bool = False
@@ -177,5 +178,5 @@ def import_dataset(
 
     folder = None if images is None else Path(images)
     data = Distribution(name, Path(root), source.source, split, columns or {}, folder)
-    rows, absent = rows_on_disk(source.read(data), data, skip=missing == "skip")
+    rows, absent = rows_on_disk(list(source.read(data)), data, skip=missing == "skip")
     return Imported(Manifest(rows), absent)

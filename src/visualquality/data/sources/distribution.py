@@ -25,8 +25,12 @@ class Distribution:
     images: Path | None
 
     def error(self, text: str) -> UserError:
-        """An error whose fix is to get the data set anew."""
+        """An error that is fixed by getting the data set again."""
         return UserError(f"{text}: get {self.source}")
+
+    def unreadable(self, path: Path, error: Exception) -> UserError:
+        # The text of an OSError repeats the file's name, its strerror does not.
+        return self.error(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})")
 
     def file(self, *names: str) -> Path:
         """The file of one of these names below the root or a folder right in it; UserError if there is none."""
@@ -56,25 +60,19 @@ class Distribution:
                 return found[0]
         return None
 
-    def image_folder(self, *names: str, beside: Path, or_beside: bool = False) -> Path:
+    def image_folder(self, *names: str, beside: Path) -> Path:
         """The folder of the images: the one that the user named, else one of these names as `find` looks for it.
 
-        or_beside: where there is no such folder, the images lie in `beside` itself. UserError otherwise.
+        Where there is none, the images can only lie in `beside` itself; `rows_on_disk` says so if they do not.
         """
-        if self.images is not None:
-            return self.images
-        found = self.find(*names, beside=beside, folder=True)
-        if found is None and not or_beside:
-            wanted = " or ".join(map(repr, names))
-            raise self.error(f"the image folder {wanted} is neither in {beside} nor beside it")
-        return found or beside
+        return self.images or self.find(*names, beside=beside, folder=True) or beside
 
-    def single_file(self) -> Path:
-        """The root of a source that is one file; UserError if it is not there."""
+    def single_file(self) -> tuple[Path, Path]:
+        """The root of a source that is one file, and the folder of its images; UserError if it is not there."""
         if not self.root.is_file():
             what = "a folder" if self.root.is_dir() else "not there"
             raise UserError(f"{self.root} is {what}: name the file itself, {self.source}")
-        return self.root
+        return self.root, self.images or self.root.parent
 
 
 def rows_on_disk(
@@ -106,7 +104,7 @@ def rows_on_disk(
         fix = "give their folder with --images"
         if kept:
             fix = "complete the set, or leave them out with --skip-missing"
-        # A single file is the user's own, and cannot be had anew.
+        # A single file is the user's own, and cannot be downloaded again.
         if data.root.is_dir():
             fix += f"; get {data.source}"
         total = len(kept) + len(absent)

@@ -1,8 +1,9 @@
-"""Forms of files that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table."""
+"""File formats that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table."""
 
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from ...errors import UserError
@@ -18,28 +19,26 @@ _PYIQA_MOS = ("mos", "elo_score", "score")  # what pyiqa calls a score of which 
 _PYIQA_SPLIT = "official_split"
 
 
-def authors_txt(data: Distribution) -> list[Row]:
+def authors_txt(data: Distribution) -> Iterable[Row]:
     """Lines `[reference] image mos [std]`, separated by spaces; every line of a file has the same fields.
 
     They are read from the right: one or two numbers, then one or two names that end like an image file, so
     that names may hold spaces. The data set is the file's name without _test_all, _mos, _train_set, _val_set
     or _test_set; of the last three, the split too.
     """
-    path = data.single_file()
+    path, folder = data.single_file()
     parts = _LABEL_FILE.fullmatch(path.stem)
     assert parts is not None  # it matches every name
     split = parts[2].lower() if parts[2] else None
-    return read_labels(data, path, data.images or path.parent, dataset=parts[1], split=split)
+    return read_labels(data, path, folder, dataset=parts[1], split=split)
 
 
-def authors_jsonl(data: Distribution) -> list[Row]:
+def authors_jsonl(data: Distribution) -> Iterable[Row]:
     """Lines {id, dataset_name, image: [name], conversations: [{from: human, …}, {from: gpt, value: mos}]}.
 
     `dataset_name` is the data set. There is no standard deviation, reference or split.
     """
-    path = data.single_file()
-    folder = data.images or path.parent
-    rows = []
+    path, folder = data.single_file()
     # Not io.read_jsonl: this file is downloaded, so a last line that is cut off is a fault.
     for number, line in enumerate(read_text(data, path).split("\n"), 1):
         if not line.strip():
@@ -57,11 +56,10 @@ def authors_jsonl(data: Distribution) -> list[Row]:
         if not math.isfinite(mos) or not isinstance(image, str) or not isinstance(dataset, str):
             fields = "an image, dataset_name or mos"
             raise UserError(f"{path}: row {number} has {fields} of the wrong kind: correct it")
-        rows.append(Row(folder / image, mos, dataset))
-    return rows
+        yield Row(folder / image, mos, dataset)
 
 
-def pyiqa_csv(data: Distribution) -> list[Row]:
+def pyiqa_csv(data: Distribution) -> Iterable[Row]:
     """pyiqa's meta CSV: image, mos, std, … without a reference, or reference, image, mos, std, … with one.
 
     Names of columns vary, so that places count, as in pyiqa: a first column whose name has "ref" or "hq" in
@@ -73,7 +71,7 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
     is in KADID-10k, and is not in CSIQ and LIVE. The data set is the file's name, without meta_info_ and
     Dataset.
     """
-    path = data.single_file()
+    path, folder = data.single_file()
     records = read_records(data, path)
     header = list(records[0].values)
     has_reference = any(part in header[0].lower() for part in ("ref", "hq"))
@@ -88,9 +86,7 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
         fix = f"give mos={mos}, or leave columns out"
         raise UserError(f"columns of pyiqa-csv go by their place: {fix}")
     split_column = _pyiqa_split_column(data, header)
-    folder = data.images or path.parent
     dataset = path.stem.removeprefix("meta_info_").removesuffix("Dataset")
-    rows = []
     for record in records:
         std = record.number("std", 0) if record.values.get("std") else None
         reference = record.text(header[0]) if has_reference else None
@@ -99,8 +95,7 @@ def pyiqa_csv(data: Distribution) -> list[Row]:
             fix = f"is none of {', '.join(SPLITS)}: correct it"
             raise record.error(split_column, f"{split!r} {fix}")
         name = folder / record.text(image)
-        rows.append(Row(name, record.number(mos), dataset, std, reference, split))
-    return rows
+        yield Row(name, record.number(mos), dataset, std, reference, split)
 
 
 def _pyiqa_split_column(data: Distribution, header: list[str]) -> str | None:
@@ -115,7 +110,7 @@ def _pyiqa_split_column(data: Distribution, header: list[str]) -> str | None:
     return data.split
 
 
-def deqa_json(data: Distribution) -> list[Row]:
+def deqa_json(data: Distribution) -> Iterable[Row]:
     """DeQA-Score's meta JSON, also Q-Insight's: a list of {image, gt_score, std, …}.
 
     gt_score, on the set's own scale, is the MOS (gt_score_norm is brought to 1 to 5) and std its deviation.
@@ -123,7 +118,7 @@ def deqa_json(data: Distribution) -> list[Row]:
     file in a folder `metas`, else the file's own. The data set is the first of these folders, else the
     file's name.
     """
-    path = data.single_file()
+    path, folder = data.single_file()
     try:
         entries = json.loads(read_text(data, path))
     except ValueError as error:
@@ -131,8 +126,8 @@ def deqa_json(data: Distribution) -> list[Row]:
     if not isinstance(entries, list):
         raise data.error(f"{path} is not a list of images")
     metas = path.absolute().parent
-    folder = data.images or (metas.parents[1] if metas.name == "metas" else path.parent)
-    rows = []
+    if metas.name == "metas" and data.images is None:
+        folder = metas.parents[1]
     for number, entry in enumerate(entries, 1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
@@ -146,8 +141,7 @@ def deqa_json(data: Distribution) -> list[Row]:
         # KONIQ/images/1.jpg is of KONIQ; images/1.jpg names no data set.
         parts = PurePosixPath(entry["image"]).parts
         dataset = parts[0] if len(parts) > 2 and parts[0] != "/" else path.stem
-        rows.append(Row(folder / entry["image"], mos, dataset, std))
-    return rows
+        yield Row(folder / entry["image"], mos, dataset, std)
 
 
 def _json_number(value: object, what: str) -> float:
@@ -157,11 +151,10 @@ def _json_number(value: object, what: str) -> float:
     raise UserError(f"{what} is {value!r}, not a finite number: correct it")
 
 
-def any_table(data: Distribution) -> list[Row]:
+def any_table(data: Distribution) -> Iterable[Row]:
     """Any CSV, Parquet or Excel file, read and checked as a manifest with `columns`: our names -> the file's."""
     # Here, since naming the sources in a help text must not wait for NumPy and Pillow.
     from ..manifest import Manifest
 
-    path, columns = data.single_file(), data.columns
-    manifest = Manifest.read(path, columns=columns, images=data.images, check_images=False)
-    return list(manifest.rows)
+    path, folder = data.single_file()
+    return Manifest.read(path, columns=data.columns, images=folder, check_images=False).rows

@@ -7,6 +7,7 @@ Images that a machine made: AGIQA-3K (generated), Liu13 (deblurred), Min19 (deha
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
 from pathlib import PurePosixPath
@@ -34,7 +35,7 @@ _BIQ2021_FILES = {
 }
 
 
-def kadid10k(data: Distribution) -> list[Row]:
+def kadid10k(data: Distribution) -> Iterable[Row]:
     """`dmos.csv` (dist_img, ref_img, dmos, var) and `images/`; 81 references × 25 distortions × 5 levels.
 
     Lin, Hosu, Saupe, QoMEX 2019. The split is None or "authors".
@@ -51,14 +52,13 @@ def kadid10k(data: Distribution) -> list[Row]:
     folder = data.image_folder("images", "Images", beside=table.parent)
     # Each distorted image has the split of its reference.
     split_of = kadid10k_authors_split() if data.split == "authors" else {}
-    rows = []
     for record in read_records(data, table, "dist_img", "ref_img", "dmos", "var"):
         name = record.text("dist_img")
         parts = _KADID_NAME.fullmatch(name)
         if parts is None:
             text = f"{name!r} is not of the form I01_01_01.png"
             raise record.error("dist_img", f"{text}: get {data.source}")
-        row = Row(
+        yield Row(
             image=folder / name,
             mos=record.number("dmos", 1, 5),
             dataset=data.name,
@@ -68,8 +68,6 @@ def kadid10k(data: Distribution) -> list[Row]:
             distortion=KADID_DISTORTIONS[int(parts[2]) - 1],
             extra={"level": int(parts[3])},
         )
-        rows.append(row)
-    return rows
 
 
 def kadid10k_authors_split() -> dict[str, str]:
@@ -82,7 +80,7 @@ def kadid10k_authors_split() -> dict[str, str]:
     return {reference: split for split, group in references_of.items() for reference in group}
 
 
-def koniq10k(data: Distribution) -> list[Row]:
+def koniq10k(data: Distribution) -> Iterable[Row]:
     """`koniq10k_scores_and_distributions.csv` and `1024x768/`, or `512x384/` where only that is there.
 
     MOS is the column of that name, from 1 to 5 (not MOS_zscore, from 1 to 100), and SD its standard deviation.
@@ -102,18 +100,16 @@ def koniq10k(data: Distribution) -> list[Row]:
             text = f"{part!r} is none of {', '.join(_KONIQ_SPLITS)}"
             raise record.error("set", f"{text}: get {data.source}")
         split_of[record.text("image_name")] = _KONIQ_SPLITS[part]
-    rows = []
     for record in read_records(data, table, "image_name", "MOS", "SD"):
         name = record.text("image_name")
         # An image that one file has and the other lacks: these are not two files of one release.
         if split_of and name not in split_of:
             raise record.error("image_name", f"{name!r} is not in {_KONIQ_SETS}: get {data.source}")
         mos, std = record.number("MOS", 1, 5), record.number("SD", 0)
-        rows.append(Row(folder / name, mos, data.name, std, split=split_of.get(name)))
-    return rows
+        yield Row(folder / name, mos, data.name, std, split=split_of.get(name))
 
 
-def spaq(data: Distribution) -> list[Row]:
+def spaq(data: Distribution) -> Iterable[Row]:
     """`Annotations/MOS and Image attribute scores.xlsx` ("Image name", "MOS", 0 to 100) and `TestImage/`.
 
     It has no standard deviations and no official split. The label file of the paper's authors has MOS from
@@ -121,14 +117,12 @@ def spaq(data: Distribution) -> list[Row]:
     """
     table = data.file("Annotations/MOS and Image attribute scores.xlsx")
     folder = data.image_folder("TestImage", beside=table.parents[1])
-    rows = []
     for record in read_records(data, table, "Image name", "MOS"):
         image = folder / record.text("Image name")
-        rows.append(Row(image, record.number("MOS", 0, 100), data.name))
-    return rows
+        yield Row(image, record.number("MOS", 0, 100), data.name)
 
 
-def clive(data: Distribution) -> list[Row]:
+def clive(data: Distribution) -> Iterable[Row]:
     """`Data/AllImages_release.mat`, `AllMOS_release.mat` (0 to 100), `AllStdDev_release.mat`, and `Images/`.
 
     The first 7 of the 1169 images (t1 to t7, in Images/trainingImages) are those that raters were trained
@@ -148,24 +142,21 @@ def clive(data: Distribution) -> list[Row]:
         wanted = f"the {_CLIVE_TRAINING} training images t1 to t{_CLIVE_TRAINING}"
         raise data.error(f"{files[0]} begins with {', '.join(first)}, not with {wanted}")
     folder = data.image_folder("Images", beside=labels.parent)
-    rows = []
     for i in range(_CLIVE_TRAINING, len(names)):
         # False for NaN too.
         if not (0 <= mos[i] <= 100 and std[i] >= 0):
             text = f"{names[i]} has MOS {mos[i]} (0 to 100) and standard deviation {std[i]}"
             raise data.error(f"{labels}: {text}")
-        rows.append(Row(folder / str(names[i]), float(mos[i]), data.name, float(std[i])))
-    return rows
+        yield Row(folder / str(names[i]), float(mos[i]), data.name, float(std[i]))
 
 
-def bid(data: Distribution) -> list[Row]:
+def bid(data: Distribution) -> Iterable[Row]:
     """`DatabaseGrades.xls` or `.xlsx` ("Image Number", "Average Subjective Grade", 0 to 5) and the images.
 
     Image n is DatabaseImage000n.JPG, in `ImageDatabase/` or beside the table; numbers are not contiguous.
     """
     table = data.file("DatabaseGrades.xls", "DatabaseGrades.xlsx")
-    folder = data.image_folder("ImageDatabase", beside=table.parent, or_beside=True)
-    rows = []
+    folder = data.image_folder("ImageDatabase", beside=table.parent)
     for record in read_records(data, table, "Image Number", "Average Subjective Grade"):
         # Excel stores every number as a float.
         number = record.number("Image Number", 0)
@@ -173,11 +164,10 @@ def bid(data: Distribution) -> list[Row]:
             text = f"{number} is not a whole number"
             raise record.error("Image Number", f"{text}: get {data.source}")
         image = folder / f"DatabaseImage{int(number):04d}.JPG"
-        rows.append(Row(image, record.number("Average Subjective Grade", 0, 5), data.name))
-    return rows
+        yield Row(image, record.number("Average Subjective Grade", 0, 5), data.name)
 
 
-def biq2021(data: Distribution) -> list[Row]:
+def biq2021(data: Distribution) -> Iterable[Row]:
     """`Train (Images and MOS).csv`, `Test (Images and MOS).csv` ("Image Name", "MOS", 0 to 1), and `Images/`.
 
     The split is the official one, train or test by file; files named Train.csv and Test.csv, also in
@@ -185,51 +175,47 @@ def biq2021(data: Distribution) -> list[Row]:
     disk. The official files list no image twice; one that is in both would be a leak, and is an error
     (`rows_on_disk`).
     """
-    rows = []
     for split, names in _BIQ2021_FILES.items():
         table = data.file(*names)
-        folder = data.image_folder("Images", "images", beside=table.parent, or_beside=True)
+        folder = data.image_folder("Images", "images", beside=table.parent)
         for record in read_records(data, table, "Image Name", "MOS"):
             image = folder / record.text("Image Name")
-            rows.append(Row(image, record.number("MOS", 0, 1), data.name, split=split))
-    return rows
+            yield Row(image, record.number("MOS", 0, 1), data.name, split=split)
 
 
-def agiqa3k(data: Distribution) -> list[Row]:
+def agiqa3k(data: Distribution) -> Iterable[Row]:
     """`data.csv` and `images/` (or the images beside it); MOS is mos_quality, 0 to 5, std its std_quality.
 
     mos_align, how well an image fits its prompt, is not image quality and is not read. extra: prompt, and
     generator, which is the image name's beginning (AttnGAN, DALLE2, glide, midjourney, sd1.5, xl2.2).
     """
     table = data.file("data.csv")
-    folder = data.image_folder("images", "Images", beside=table.parent, or_beside=True)
-    rows = []
+    folder = data.image_folder("images", "Images", beside=table.parent)
     for record in read_records(data, table, "name", "prompt", "mos_quality", "std_quality"):
         name, prompt = record.text("name"), record.values["prompt"]
         mos, std = record.number("mos_quality", 0, 5), record.number("std_quality", 0)
         extra: dict[str, object] = {"prompt": prompt, "generator": name.split("_")[0]}
-        rows.append(Row(folder / name, mos, data.name, std, extra=extra))
-    return rows
+        yield Row(folder / name, mos, data.name, std, extra=extra)
 
 
-def liu13(data: Distribution) -> list[Row]:
+def liu13(data: Distribution) -> Iterable[Row]:
     """`Deblur_test_all.txt`, lines `reference image mos`: 40 scenes of 30 images (one of 29); MOS 1 to 5.
 
     Scene s has the reference s_0.png and the images s_1.png to s_30.png; which method made them is not said.
     """
-    return _processed(data, "Deblur_test_all.txt", 1, 5)
+    return _processed(data, "Deblur_test_all.txt", (1, 5))
 
 
-def min19(data: Distribution) -> list[Row]:
+def min19(data: Distribution) -> Iterable[Row]:
     """`dehaze_test_all.txt`, lines `reference image mos`: 75 hazy images, each dehazed by 8 methods; MOS 1 to 5.
 
     `distortion` is the method, from `<reference>_<method>.png`.
     """
-    rows = _processed(data, "dehaze_test_all.txt", 1, 5)
-    return [_with_method(row, data) for row in rows]
+    for row in _processed(data, "dehaze_test_all.txt", (1, 5)):
+        yield _with_method(row, data)
 
 
-def sriqa_bench(data: Distribution) -> list[Row]:
+def sriqa_bench(data: Distribution) -> Iterable[Row]:
     """`SRIQA-Bench_test_all.txt`, lines `reference image mos`: 100 scenes × (10 methods + Original).
 
     `distortion` is the method, from `<scene>_<method>.png`. The 100 originals, which people compared with the
@@ -237,15 +223,16 @@ def sriqa_bench(data: Distribution) -> list[Row]:
     its own reference. MOS are from 0 to 100 *in every scene* (the worst 0, the best 100): between scenes
     they say nothing, so a correlation over all 1100 is lower than one scene by scene.
     """
-    rows = _processed(data, "SRIQA-Bench_test_all.txt", 0, 100)
-    return [_with_method(row, data, ending="_Original") for row in rows]
+    for row in _processed(data, "SRIQA-Bench_test_all.txt", (0, 100)):
+        yield _with_method(row, data, ending="_Original")
 
 
-def _processed(data: Distribution, file: str, low: float, high: float) -> list[Row]:
+def _processed(data: Distribution, file: str, scale: tuple[float, float]) -> Iterable[Row]:
     # The labels and the images come from different places, so the user may have put them side by side.
     table = data.file(file)
-    folder = data.image_folder("images", "Images", beside=table.parent, or_beside=True)
-    return read_labels(data, table, folder, dataset=data.name, shape=(2, 1), low=low, high=high)
+    folder = data.image_folder("images", "Images", beside=table.parent)
+    form = ["reference", "image", "mos"]
+    return read_labels(data, table, folder, dataset=data.name, form=form, scale=scale)
 
 
 def _with_method(row: Row, data: Distribution, ending: str = "") -> Row:

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,8 @@ from .distribution import Distribution
 
 # Normalised scores pass their bounds by rounding: SRIQA-Bench has 100.00000000000001.
 _ROUNDING = 1e-6
+# The fields of a line of labels.
+_NAMES, _NUMBERS = ("reference", "image"), ("mos", "std")
 
 
 class Record(NamedTuple):
@@ -36,7 +40,7 @@ class Record(NamedTuple):
         if value is None:
             fix = "correct it, or delete the row"
             raise self.error(column, f"{text!r} is not a finite number: {fix}")
-        if not low - _ROUNDING <= value <= high + _ROUNDING:
+        if not _in_range(value, low, high):
             wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
             fix = "as in the published file: is this another column?"
             raise self.error(column, f"{text} is not {wanted}, {fix}")
@@ -44,6 +48,10 @@ class Record(NamedTuple):
 
     def error(self, column: str, text: str) -> UserError:
         return UserError(f"{self.file}: row {self.row}, column {column!r}: {text}")
+
+
+def _in_range(value: float, low: float, high: float) -> bool:
+    return low - _ROUNDING <= value <= high + _ROUNDING
 
 
 def read_records(data: Distribution, path: Path, *columns: str) -> list[Record]:
@@ -56,24 +64,24 @@ def read_records(data: Distribution, path: Path, *columns: str) -> list[Record]:
     try:
         header, rows = read_table(path)
     except ValueError as error:
-        raise data.error(f"{path} cannot be read ({error})") from error
+        raise data.unreadable(path, error) from error
     for column in columns:
         if column not in header:
             there = ", ".join(repr(name) for name in header if name) or "none"
             raise data.error(f"{path}: column {column!r} is missing, there are {there}")
     records = []
     for number, cells in rows:
-        texts = ["" if cell is None else str(cell) for cell in cells]
-        if not any(text.strip() for text in texts):
-            continue
-        names = header + [""] * (len(texts) - len(header))
-        if any(text.strip() and not name for name, text in zip(names, texts, strict=False)):
-            fix = "quote texts that hold a comma"
-            raise UserError(f"{path}: row {number} has a cell beyond the named columns: {fix}")
+        values = {}
         # Spreadsheets leave out the empty cells at the end of a row.
-        texts += [""] * (len(header) - len(texts))
-        values = {name: text for name, text in zip(names, texts, strict=True) if name}
-        records.append(Record(path, number, values))
+        for name, cell in zip_longest(header, cells, fillvalue=""):
+            text = "" if cell is None else str(cell)
+            if name:
+                values[name] = text
+            elif text.strip():
+                fix = "quote texts that hold a comma"
+                raise UserError(f"{path}: row {number} has a cell beyond the named columns: {fix}")
+        if any(text.strip() for text in values.values()):
+            records.append(Record(path, number, values))
     if not records:
         raise data.error(f"{path} has no rows")
     return records
@@ -94,8 +102,7 @@ def read_mat(data: Distribution, path: Path, variable: str) -> list[Any]:
             # A cell array holds arrays of one element; item() is an error for a cell of several.
             return [np.asarray(value).item() for value in content[variable].ravel()]
     except Exception as error:  # a damaged file raises nearly anything
-        reason = getattr(error, "strerror", None) or error
-        raise data.error(f"{path} cannot be read ({reason})") from error
+        raise data.unreadable(path, error) from error
     there = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "none"
     raise data.error(f"{path}: variable {variable!r} is missing, there are {there}")
 
@@ -105,19 +112,7 @@ def read_text(data: Distribution, path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise data.error(f"{path} cannot be read ({reason})") from error
-
-
-class Label(NamedTuple):
-    """A line `[reference] image mos [std]`: its one or two names, and its one or two numbers."""
-
-    names: list[str]
-    numbers: list[float]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.names), len(self.numbers)
+        raise data.unreadable(path, error) from error
 
 
 def read_labels(
@@ -127,36 +122,34 @@ def read_labels(
     *,
     dataset: str,
     split: str | None = None,
-    shape: tuple[int, int] | None = None,
-    low: float = -math.inf,
-    high: float = math.inf,
-) -> list[Row]:
-    """The rows of a text file of lines `[reference] image mos [std]`, all of one shape; blank lines are skipped.
+    form: Sequence[str] = (),
+    scale: tuple[float, float] = (-math.inf, math.inf),
+) -> Iterable[Row]:
+    """The rows of a text file of lines `[reference] image mos [std]`, all of one form; blank lines are skipped.
 
-    shape: how many names and numbers each line has; by default as many as the first line. low, high: bounds of the
-    MOS. Raises UserError for a line of another shape, or with a number that cannot be.
+    form: the fields of each line, such as reference, image, mos; by default those of the first line. scale: the least
+    and the largest MOS. Raises UserError for a line of another form, or with a number that cannot be.
     """
-    rows = []
     for number, line in enumerate(read_text(data, path).split("\n"), 1):
         line = line.strip()
         if not line:
             continue
-        label = parse_label(line)
-        if label is not None and shape is None:
-            shape = label.shape
-        if label is None or label.shape != shape:
-            wanted = _form(shape) if shape else "[reference] image mos [std]"
-            raise data.error(f"{path}: row {number}, {line!r}, is not `{wanted}`")
-        mos, *std = label.numbers
-        if not low - _ROUNDING <= mos <= high + _ROUNDING or any(value < 0 for value in std):
-            raise data.error(f"{path}: row {number}, {line!r}, has a number out of range")
-        *references, image = label.names
-        reference = references[0] if references else None
-        rows.append(Row(folder / image, mos, dataset, std[0] if std else None, reference, split))
-    return rows
+        names, numbers = parse_label(line) or ([], [])
+        fields = [*_NAMES[2 - len(names) :], *_NUMBERS[: len(numbers)]]
+        form = form or fields
+        where = f"{path}: row {number}, {line!r},"
+        if fields != form or not fields:
+            wanted = " ".join(form) or "[reference] image mos [std]"
+            raise data.error(f"{where} is not `{wanted}`")
+        label: dict[str, Any] = dict(zip(fields, [*names, *numbers], strict=True))
+        std = label.get("std")
+        if not _in_range(label["mos"], *scale) or (std is not None and std < 0):
+            raise data.error(f"{where} has a number out of range")
+        image, reference = folder / label["image"], label.get("reference")
+        yield Row(image, label["mos"], dataset, std, reference, split)
 
 
-def parse_label(line: str) -> Label | None:
+def parse_label(line: str) -> tuple[list[str], list[float]] | None:
     """The names and numbers of a line, or None if it is not one or two of each.
 
     It is read from the right: numbers, then names that end like an image file. So a name may hold spaces.
@@ -174,10 +167,5 @@ def parse_label(line: str) -> Label | None:
     # Words that are left over after the last name belong to none.
     complete = bool(words) and start == words[-1].end()
     if complete and len(names) in (1, 2) and len(numbers) in (1, 2):
-        return Label(names, numbers)
+        return names, numbers
     return None
-
-
-def _form(shape: tuple[int, int]) -> str:
-    names, numbers = shape
-    return "reference " * (names == 2) + "image mos" + " std" * (numbers == 2)
