@@ -111,7 +111,7 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
     Raises UserError for a manifest that cannot be read, or that holds more than one data set, and where another run
     holds a file of the cache.
     """
-    sets: dict[Column, list[Row]] = {}
+    sets: dict[Column, tuple[Row, ...]] = {}
     for data in suite.datasets:
         rows = _rows(data)
         # The size of what is measured, not of the manifest: a suite may take one split of it.
@@ -132,14 +132,14 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
     return Results(suite.title, suite.plcc, tuple(sets), tuple(methods), suite.published)
 
 
-def _rows(data: DataSet) -> list[Row]:
-    groups = rows_of(Manifest.read(data.manifest), data.split)
-    if len(groups) > 1:
+def _rows(data: DataSet) -> tuple[Row, ...]:
+    rows = rows_of(Manifest.read(data.manifest), data.split)
+    names = dict.fromkeys(row.dataset for row in rows)
+    if len(names) > 1:
         raise UserError(
-            f"{data.manifest} holds {len(groups)} data sets ({', '.join(groups)}), and scales are never mixed: "
+            f"{data.manifest} holds {len(names)} data sets ({', '.join(names)}), and scales are never mixed: "
             f"give {data.name} a manifest of one"
         )
-    (rows,) = groups.values()
     return rows
 
 

@@ -168,9 +168,6 @@ def _agreement(rated: Sequence[Rated]) -> dict[str, Any]:
 
 
 def _data_set(number: int, data: Analysis) -> dict[str, Any]:
-    worst = data.worst(CARDS)
-    # f(score), in units of the MOS, which is what the error is about.
-    mapped = data.fit(np.array([each.rating.score for each in worst], dtype=np.float64))
     calibrated = calibration(data)
     return {
         "name": data.name,
@@ -180,7 +177,7 @@ def _data_set(number: int, data: Analysis) -> dict[str, Any]:
         "calibration": calibrated,
         "calibration_panel": _calibration_panel(number, calibrated),
         "breakdowns": breakdowns(data),
-        "worst": list(zip(worst, mapped, strict=True)),
+        "worst": data.worst(CARDS),
     }
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import groupby
 from math import isnan
 from typing import NamedTuple
@@ -173,11 +174,12 @@ def _printed(value: float) -> str:
 def _published(row: PaperRow, columns: Sequence[Column]) -> Line:
     numbers = [row.cells[column.column] if column.column else None for column in columns]
     if len(columns) > 1:
+        known = [number for number in numbers if number is not None]
         mean = None
-        if None not in numbers:
+        if len(known) == len(columns):
             # Over all eight data sets, the average is what the paper prints.
-            whole = len(numbers) == len(row.cells)
-            mean = row.average if whole else sum(filter(None, numbers)) / len(numbers)
+            whole = len(known) == len(row.cells)
+            mean = row.average if whole else sum(known, Decimal(0)) / len(known)
         numbers.append(mean)
     cells = [Cell(NOTHING if each is None else _printed(float(each))) for each in numbers]
     return Line(row.method, True, cells)
