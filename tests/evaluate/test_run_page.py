@@ -107,7 +107,9 @@ def test_the_numbers_are_those_given(tmp_path: Path) -> None:
         Answers(image, 3, None, None, "No number."),
     ]
     page = write(
-        tmp_path / "report.html", metrics=steps(2) + steps(1, reward=1.5, readable=0.25), answers=said
+        tmp_path / "report.html",
+        metrics=steps(2) + steps(1, reward=1.5, readable=0.25),
+        answers=said,
     )
     assert "MOS 63.46 data set d scored at 3 steps" in page.text
     assert "Step 1: 3.14 ± 0.27 It is blurred. Step 3: no readable answer No number." in page.text

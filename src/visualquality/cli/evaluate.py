@@ -73,8 +73,7 @@ def evaluate(
             by = scorer.settings()
         out.print(table(results))
         if json_file is not None:
-            sets = {name: a.to_dict() for name, a in results.items()}
+            sets = {name: found.to_dict() for name, found in results.items()}
             mean = average(results.values()).to_dict() if len(results) > 1 else None
-            json_file.write_text(
-                json.dumps({"by": by, "datasets": sets, "average": mean}, indent=1) + "\n"
-            )
+            found = {"by": by, "datasets": sets, "average": mean}
+            json_file.write_text(json.dumps(found, indent=1) + "\n")

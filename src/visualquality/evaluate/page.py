@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO, StringIO
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -138,5 +139,5 @@ def write_page(output: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["thumbnail"] = thumbnail
+    environment.globals |= {"thumbnail": thumbnail, "mean": fmean}
     write_text(output, environment.get_template(template).render(theme=THEME, **values))

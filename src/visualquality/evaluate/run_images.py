@@ -87,7 +87,7 @@ def _answers_of_step(record: dict[str, Any]) -> list[Answers]:
         raise ValueError(f"{len(texts)} texts for {len(scores[0])} scores")
     unknown = [""] * len(names)
     keys, paths = record.get("keys", unknown), record.get("paths", unknown)
-    found = []
+    found: list[Answers] = []
     for name, mos, key, path, drawn in zip(names, record["mos"], keys, paths, scores, strict=True):
         image = RunImage(record["dataset"], name, round(mos, 6), key, path)
         readable = [score for score in drawn if score is not None]

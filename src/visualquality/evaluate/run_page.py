@@ -65,9 +65,9 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
     probed = (run / "probes.jsonl").is_file()
     answers = read_answers(run / ("probes.jsonl" if probed else "samples.jsonl"))
     settings, optimizer = recipe.rl2r, recipe.optimizer
-    length = f"{optimizer.epochs:g} epochs"
-    if optimizer.steps is not None:
-        length = f"{optimizer.steps} steps"
+    length = f"{optimizer.steps} steps"
+    if optimizer.steps is None:
+        length = f"{optimizer.epochs:g} epochs"
     all_notes = [
         f"Trained from {recipe.model} for {length}; this page was written after step {len(metrics)}.",
         f"{settings.responses} answers for each image, {recipe.compared} images in a batch, "
