@@ -88,6 +88,7 @@ class Results(JsonReady):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: NaN becomes None. Published numbers are under "paper", apart from the measured ones."""
+        # Here the paper's rows are only named; a file of results holds their numbers.
         published = {}
         for method in self.paper:
             rows = paper_tables().published(method)
@@ -205,6 +206,7 @@ def _from_rater(
             elif digest not in journal.ratings:
                 # The same pixels under two names are scored once.
                 todo.setdefault(digest, str(row.image))
+        # Images of the cache are not shown to the rater again.
         what = f"{method.name} · {name}"
         ratings = tracked(bar, rater.rate(todo.values()), what, len(todo))
         for digest, rating in zip(todo, ratings, strict=True):

@@ -68,10 +68,12 @@ def match(
             by_name[Path(image).name].append(image)
     matched = []
     for row in rows:
+        # A manifest's paths are absolute, with the links of the folder followed.
         image = by_path.get(str(row.image), "")
         if not image:
             named = sorted(by_name[row.image.name])
             # Names such as 1.png are in many data sets: another folder means another image.
+            # A name without a folder may be of any folder.
             if all(Path(other).parent.name not in ("", row.image.parent.name) for other in named):
                 if not complete:
                     continue

@@ -28,7 +28,8 @@ CSV_COLUMNS = (
     *("value", "low", "high", "n", "n_unreadable", "problem"),
 )
 
-# How each format shows the style of a cell (`tables.Cell`); a style that is not named is plain.
+# How each format shows the style of a cell (`tables.Cell`); a style that is not named is plain. In the terminal
+# NAMES are the texts of the first column, and TERMINAL the styles of Rich.
 NAMES = {
     "measured": "  {}",
     "published": "  {} (paper)",
@@ -55,6 +56,7 @@ MARKDOWN = {
     "best": "**{}**",
     "second": "<u>{}</u>",
 }
+# {0} is the text, {1} the number of columns.
 LATEX = {
     "spans": r"\multicolumn{{{1}}}{{c}}{{{0}}}",
     "n": r"\textit{{{0}}}",

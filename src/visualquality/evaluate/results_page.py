@@ -128,6 +128,7 @@ def write_results_page(
 
 def _scores(ratings: Sequence[Rating]) -> dict[str, Any]:
     """The sections of a page without human ratings."""
+    # The best first; equal scores in the order of their names, so that a page is the same every time.
     scored = [(r.score, r) for r in ratings if r.score is not None]
     scored.sort(key=lambda pair: (-pair[0], pair[1].image))
     scores = [score for score, _ in scored]
@@ -153,25 +154,13 @@ def _scores(ratings: Sequence[Rating]) -> dict[str, Any]:
 def _agreement(rated: Sequence[Rated]) -> dict[str, Any]:
     """The sections of a page with human ratings."""
     sets = []
-    agreements = {}
     for number, data in enumerate(analyse(rated)):
-        agreements[data.name] = data.agreement
         calibrated = calibration(data)
-        sets.append(
-            {
-                "name": data.name,
-                "n": len(data.scored),
-                "fit": data.fit,
-                "scatter": _scatter(number, data),
-                "calibration": calibrated,
-                "calibration_panel": _calibration_panel(number, calibrated),
-                "breakdowns": breakdowns(data),
-                "worst": data.worst(CARDS),
-            }
-        )
+        panels = (_scatter(number, data), _calibration_panel(number, calibrated))
+        sets.append((data, *panels, calibrated, breakdowns(data), data.worst(CARDS)))
     return {
         "coefficients": COEFFICIENTS,
-        "table": with_average(agreements),
+        "table": with_average({data.name: data.agreement for data, *_ in sets}),
         "sets": sets,
         "normal_shares": NORMAL_SHARES,
     }

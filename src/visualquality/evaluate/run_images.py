@@ -85,6 +85,7 @@ def _answers_of_step(record: dict[str, Any]) -> list[Answers]:
     names, scores, texts = record["images"], record["scores"], record["texts"]
     if len(texts) != len(scores[0]):
         raise ValueError(f"{len(texts)} texts for {len(scores[0])} scores")
+    # Version 0.1 wrote neither keys nor paths.
     unknown = [""] * len(names)
     keys, paths = record.get("keys", unknown), record.get("paths", unknown)
     found: list[Answers] = []
@@ -145,6 +146,7 @@ def _over_range_of_mos(images: Sequence[RunImage], count: int) -> list[RunImage]
         return left[:count]
     chosen = []
     for target in np.linspace(left[0].mos, left[-1].mos, count):
+        # Each image once, so a target whose nearest image is taken gets the next one.
         nearest = min(left, key=lambda image: abs(image.mos - target))
         left.remove(nearest)
         chosen.append(nearest)

@@ -114,6 +114,7 @@ def read_suite(path: Path) -> Suite:
         group = data.group
         if data.column and not group:
             group = paper_tables().columns[data.column].group
+        # An absolute path stays as it is.
         manifest = folder / data.manifest.expanduser()
         datasets.append(data.model_copy(update={"manifest": manifest, "group": group}))
     methods = []

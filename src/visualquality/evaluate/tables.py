@@ -87,6 +87,7 @@ class Table:
         width = 1 + len(columns) + len(last)
         yield [Cell(""), *(Cell(name, "spans", count) for name, count in self.spans), *last]
         headings = [column.name for column in columns] + ["Avg" for _ in last]
+        # "n" is the number of images; an average has none.
         yield [Cell("Method", "method"), *(Cell(name, "heading") for name in headings)]
         yield [Cell("n", "n"), *(Cell(str(column.n)) for column in columns), *last]
         for block, groups in self.blocks.items():
