@@ -11,7 +11,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from visualquality.evaluate.page import pick_evenly
-from visualquality.evaluate.run_images import read_steps
+from visualquality.evaluate.run_images import read_answers
 
 
 def draw_rows(result: dict[str, Any], path: Path) -> None:
@@ -66,10 +66,9 @@ def draw_training(stds: dict[str, dict[str, list[tuple[int, float]]]], path: Pat
 def words(probes: Path) -> dict[str, Any]:
     """Like the paper's Fig. 4: the answers about one generated image (the middle one by MOS) along the steps."""
     found: dict[Any, list[Any]] = defaultdict(list)
-    for step in read_steps(probes):
-        for key, visit in step.items():
-            if key.dataset.startswith("AGIQA"):
-                found[key].append(visit)
+    for visit in read_answers(probes):
+        if visit.image.dataset.startswith("AGIQA"):
+            found[visit.image].append(visit)
     key = sorted(found, key=lambda k: k.mos)[len(found) // 2]
     steps = [
         {"step": visit.step, "score": visit.score, "std": visit.std, "words": visit.words}
@@ -82,10 +81,9 @@ def words(probes: Path) -> dict[str, Any]:
 def std_curves(probes: Path) -> dict[str, list[tuple[int, float]]]:
     """Like the paper's Fig. 3: for each set, (step, std over the K answers, averaged over its images)."""
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for step in read_steps(probes):
-        for key, visit in step.items():
-            if visit.std is not None:
-                found[key.dataset][visit.step].append(visit.std)
+    for visit in read_answers(probes):
+        if visit.std is not None:
+            found[visit.image.dataset][visit.step].append(visit.std)
     return {
         name: [(step, float(np.mean(stds))) for step, stds in steps.items()]
         for name, steps in found.items()

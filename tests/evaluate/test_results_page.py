@@ -16,7 +16,7 @@ from visualquality.data.manifest import Row
 from visualquality.evaluate.agreement import agreement
 from visualquality.evaluate.matching import Rated
 from visualquality.evaluate.results_page import write_results_page
-from visualquality.evaluate.run_images import RunImage, read_steps
+from visualquality.evaluate.run_images import RunImage, read_answers
 from visualquality.evaluate.run_page import read_metrics, write_run_page
 from visualquality.score.rating import Rating
 
@@ -127,7 +127,7 @@ def write_run(path: Path, rated: Sequence[Rated], *, pictures: bool = True) -> P
         path,
         title="Training run",
         metrics=read_metrics(metrics),
-        steps=read_steps(samples),
+        answers=read_answers(samples),
         probed=False,
         pictures=found if pictures else {},
         notes=["A note."],

@@ -13,7 +13,7 @@ from visualquality.evaluate.run_images import (
     STEPS_WITH_WORDS,
     RunImage,
     followed_images,
-    read_steps,
+    read_answers,
     with_words,
     words_along,
 )
@@ -49,25 +49,26 @@ def step(
 
 def test_the_words_are_those_nearest_to_the_mean(tmp_path: Path) -> None:
     lines = [step(1, ["a1", "b2"], [2.0, 2.4, 4.0, None]), step(2, ["b2", "a1"], [None, None])]
-    first, second = read_steps(write(tmp_path / "samples.jsonl", lines))
+    found = read_answers(write(tmp_path / "samples.jsonl", lines))
     a, b = RunImage("d", "a1", 1.0), RunImage("d", "b2", 2.0)
-    assert first[a].score == pytest.approx(2.8)
-    assert first[a].std == pytest.approx(1.0583, abs=1e-4)
-    assert first[a].words == "a1 at 1, 2.4."
-    assert (first[b].score, first[b].words) == (first[a].score, None)
-    assert (second[b].score, second[b].std, second[b].words) == (None, None, "b2 at 2, None.")
+    assert [(each.step, each.image) for each in found] == [(1, a), (1, b), (2, b), (2, a)]
+    assert found[0].score == pytest.approx(2.8)
+    assert found[0].std == pytest.approx(1.0583, abs=1e-4)
+    assert found[0].words == "a1 at 1, 2.4."
+    assert (found[1].score, found[1].words) == (found[0].score, None)
+    assert (found[2].score, found[2].std, found[2].words) == (None, None, "b2 at 2, None.")
 
 
 def test_without_keys_images_that_cannot_be_told_apart_are_not_followed(tmp_path: Path) -> None:
     lines = [step(1, ["a1", "r5", "r5"]), step(2, ["r5", "a1"]), step(3, ["a1", "b2"])]
     path = write(tmp_path / "samples.jsonl", lines)
-    steps = read_steps(path)
-    assert {key.name for step in steps for key in step} == {"a1", "b2"}
-    ((image, answers),) = followed_images(steps).items()
+    found = read_answers(path)
+    assert {each.image.name for each in found} == {"a1", "b2"}
+    ((image, answers),) = followed_images(found).items()
     assert image.name == "a1"
     assert [each.step for each in with_words(answers)] == [1, 3]
     path.write_bytes(path.read_bytes()[:-9])  # a run that is going on
-    assert len(read_steps(path)) == 2
+    assert {each.step for each in read_answers(path)} == {1, 2}
 
 
 def test_images_with_most_words_are_followed_and_else_those_over_the_whole_range(
@@ -77,7 +78,7 @@ def test_images_with_most_words_are_followed_and_else_those_over_the_whole_range
     once = [f"i{n}" for n in range(40)]
     lines = [step(n, [often[n % 2], *once]) for n in range(8)]
     lines += [step(8 + n, [name, "z99"]) for n, name in enumerate(once)]
-    steps = read_steps(write(tmp_path / "samples.jsonl", lines))
+    steps = read_answers(write(tmp_path / "samples.jsonl", lines))
     found = [image.mos for image in followed_images(steps)]
     assert len(found) == FOLLOWED
     assert found == sorted(found)
@@ -85,7 +86,7 @@ def test_images_with_most_words_are_followed_and_else_those_over_the_whole_range
     assert 99.0 not in found  # no words of it were kept
     said = words_along(steps)
     assert len(said) == STEPS_WITH_WORDS
-    assert (said[0][1].step, said[-1][1].step) == (0, 47)
+    assert (said[0].step, said[-1].step) == (0, 47)
 
 
 def test_with_keys_images_of_one_name_and_mos_stay_two(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_with_keys_images_of_one_name_and_mos_stay_two(tmp_path: Path) -> None:
         }
 
     lines = [keyed(1, "x", "y"), keyed(2, "y", "x"), keyed(3, "x", "y")]
-    steps = read_steps(write(tmp_path / "samples.jsonl", lines))
+    steps = read_answers(write(tmp_path / "samples.jsonl", lines))
     followed = followed_images(steps)
     assert [(image.name, image.key, image.path) for image in followed] == [
         ("r5", "d/x/r5", "/x/r5"),
@@ -124,4 +125,4 @@ def test_a_line_that_is_no_step_is_named(tmp_path: Path, change: dict[str, Any])
         del bad["dataset"]
     path = write(tmp_path / "samples.jsonl", [step(1, ["a1"]), bad])
     with pytest.raises(UserError, match=r"samples\.jsonl, line 2 is not a step"):
-        read_steps(path)
+        read_answers(path)

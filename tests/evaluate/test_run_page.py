@@ -69,7 +69,7 @@ def write(path: Path, **changes: Any) -> Page:
     given: dict[str, Any] = {
         "title": "A run",
         "metrics": steps(3),
-        "steps": [],
+        "answers": [],
         "probed": False,
         "pictures": {},
         "notes": ["A note."],
@@ -81,13 +81,13 @@ def write(path: Path, **changes: Any) -> Page:
 def test_text_is_escaped(tmp_path: Path) -> None:
     evil = "--></style></title><script>alert('1')</script>&amp;\"<img src=x>"
     image = RunImage("data" + evil, "<b>&.png", 1.0)
-    said = [{image: Answers(step, None, None, "reasoning" + evil)} for step in (1, 2)]
+    said = [Answers(image, step, None, None, "reasoning" + evil) for step in (1, 2)]
     page = write(
         tmp_path / "new" / "report.html",
         title="title" + evil,
         notes=["note" + evil, "half a character \ud83d"],
         metrics=steps(2, **{f"reward/{evil}": 1.0}),
-        steps=said,
+        answers=said,
     )
     assert not page.all("script")
     assert not page.all("img")
@@ -102,12 +102,14 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 def test_the_numbers_are_those_given(tmp_path: Path) -> None:
     image = RunImage("d", "a.png", 63.456)
     said = [
-        {image: Answers(1, 3.141, 0.271, "It is blurred.")},
-        {image: Answers(2, 1.618, None, None)},
-        {image: Answers(3, None, None, "No number.")},
+        Answers(image, 1, 3.141, 0.271, "It is blurred."),
+        Answers(image, 2, 1.618, None, None),
+        Answers(image, 3, None, None, "No number."),
     ]
     page = write(
-        tmp_path / "report.html", metrics=steps(2) + steps(1, reward=1.5, readable=0.25), steps=said
+        tmp_path / "report.html",
+        metrics=steps(2) + steps(1, reward=1.5, readable=0.25),
+        answers=said,
     )
     assert "MOS 63.46 data set d scored at 3 steps" in page.text
     assert "Step 1: 3.14 ± 0.27 It is blurred. Step 3: no readable answer No number." in page.text

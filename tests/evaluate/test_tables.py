@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import chain
 from math import nan
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from visualquality.evaluate.agreement import Agreement, Estimate
 from visualquality.evaluate.benchmark import Column, Measured, Result, Results
 from visualquality.evaluate.paper import paper_tables
 from visualquality.evaluate.render import latex, markdown, terminal, to_csv, write_html
-from visualquality.evaluate.tables import Line, Table, layout
+from visualquality.evaluate.tables import Cell, Line, Table, layout
 
 PAPER = paper_tables()
-PAPERS_COLUMNS = tuple(Column(c.name, c.group, c.name, c.images) for c in PAPER.columns)
+PAPERS_COLUMNS = tuple(Column(c.name, c.group, c.name, c.images) for c in PAPER.columns.values())
 PLAIN = (Column("A", "", None, 50), Column("B", "", None, 60))
 
 
@@ -42,7 +43,7 @@ def method(
         else Measured(agreement(value, column.n))
         for column, value in zip(columns, srcc, strict=True)
     }
-    return Result(name, group, {"model": name}, measured)
+    return Result(name, group, {"model": name}, measured=measured)
 
 
 def results(
@@ -51,14 +52,21 @@ def results(
     return Results("A title", plcc, tuple(columns), methods, paper)
 
 
+def every_line(table: Table) -> list[list[Line]]:
+    """The lines of each block."""
+    return [list(chain.from_iterable(groups.values())) for groups in table.blocks.values()]
+
+
+def cells_of(table: Table) -> list[Cell]:
+    return [cell for block in every_line(table) for line in block for cell in line.cells]
+
+
 def lines(table: Table, block: int = 0) -> dict[str, Line]:
-    return {f"{line.name}{' paper' * line.published}": line for line in table.blocks[block].lines}
+    return {f"{line.name}{' paper' * line.published}": line for line in every_line(table)[block]}
 
 
 def marks(table: Table, block: int = 0) -> dict[str, list[str]]:
-    return {
-        name: [value.mark for value in line.values] for name, line in lines(table, block).items()
-    }
+    return {name: [cell.style for cell in line.cells] for name, line in lines(table, block).items()}
 
 
 def test_the_papers_own_marks_come_out_of_its_numbers():
@@ -76,13 +84,13 @@ def test_the_papers_own_marks_come_out_of_its_numbers():
         found = marks(table, block)
         for place in range(9):
             assert [name for name, row in found.items() if row[place] == mark] == [names[place]]
-    assert [(group, len(rows)) for group, rows in table.blocks[0].groups] == [
+    assert [(group, len(rows)) for group, rows in table.blocks["SRCC"].items()] == [
         ("Handcrafted", 2),
         ("Discriminative Deep-Learning-based", 3),
         ("VLM-based", 8),
     ]
-    assert [value.text for value in lines(table)["BRISQUE paper"].values][-2:] == ["0.497", "0.430"]
-    assert table.spans == (("Imaging-Related Distortion", 4), ("Processing-Related Distortion", 4))
+    assert [cell.text for cell in lines(table)["BRISQUE paper"].cells][-2:] == ["0.497", "0.430"]
+    assert table.spans == [("Imaging-Related Distortion", 4), ("Processing-Related Distortion", 4)]
 
 
 def test_equals_are_marked_together_by_their_printed_digits():
@@ -107,16 +115,17 @@ def test_one_row_alone_is_not_best():
 
 
 def test_what_is_undefined_or_missing_is_neither_ranked_nor_averaged():
-    odd = Result("odd", "G", {}, {"A": Measured(agreement(nan)), "B": Measured(agreement(0.5))})
+    cells = {"A": Measured(agreement(nan)), "B": Measured(agreement(0.5))}
+    odd = Result("odd", "G", {}, measured=cells)
     table = layout(
         results(
             odd,
             method("gap", 0.6, None),
             method("p", 0.3, 0.4),
-            Result("far", "G", {}, {}, "no weights"),
+            Result("far", "G", {}, "no weights"),
         )
     )
-    texts = {name: [value.text for value in line.values] for name, line in lines(table).items()}
+    texts = {name: [cell.text for cell in line.cells] for name, line in lines(table).items()}
     assert texts == {
         "odd": ["undefined", "0.500", "–"],
         "gap": ["0.600", "–", "–"],
@@ -132,7 +141,7 @@ def test_images_left_out_and_undefined_coefficients_are_noted():
     cell = Measured(
         agreement(0.5, 48, 2, ("PLCC (logistic): no fit", "PLCC: odd")), "x.png: too dark"
     )
-    result = Result("p", "G", {}, {"A": cell, "B": cell})
+    result = Result("p", "G", {}, measured={"A": cell, "B": cell})
     table = layout(results(result, plcc="logistic"))
     assert "p on A: 2 of 50 images have no score: x.png: too dark" in table.notes
     assert "p on A: PLCC (logistic): no fit" in table.notes
@@ -165,20 +174,20 @@ def test_a_published_average_is_over_what_is_shown():
     row = lines(
         layout(results(method("p", 0.1, 0.2, columns=columns), columns=columns, paper=("NIQE",)))
     )["NIQE paper"]
-    assert [value.text for value in row.values] == [
+    assert [cell.text for cell in row.cells] == [
         "0.515",
         "0.450",
         "0.482",
     ]  # (0.515 + 0.450) / 2 = 0.4825
     foreign = (*columns, Column("Mine", "Ours", None, 9))
     row = lines(layout(results(columns=foreign, paper=("NIQE",))))["NIQE paper"]
-    assert [value.text for value in row.values] == ["0.515", "0.450", "–", "–"]
+    assert [cell.text for cell in row.cells] == ["0.515", "0.450", "–", "–"]
 
 
 @pytest.mark.parametrize(("plcc", "text"), [("raw", "0.600"), ("logistic", "0.650")])
 def test_the_suite_says_which_plcc(plcc, text):
     table = layout(results(method("p", 0.7, 0.7), plcc=plcc))
-    assert lines(table, 1)["p"].values[0].text == text
+    assert lines(table, 1)["p"].cells[0].text == text
     assert any(
         ("4-parameter" in note) == (plcc == "logistic")
         for note in table.notes
@@ -212,16 +221,16 @@ def full() -> Results:
         method("NIQE", 0.5, 0.4, 0.3, 0.2, columns=columns, group="Handcrafted"),
         method(NASTY, 0.6, 0.5, 0.4, 0.3, columns=columns, group="VLM-based"),
         method("gap", 0.1, None, 0.2, 0.1, columns=columns, group="Others & more"),
-        Result("far", "VLM-based", {}, {}, "no <weights> & no_net"),
+        Result("far", "VLM-based", {}, "no <weights> & no_net"),
     )
     return results(*rows, columns=columns, paper=("NIQE", "Q-Insight†"))
 
 
 def shown(table: Table) -> list[list[str]]:
     return [
-        [value.text for value in line.values]
-        for block in table.blocks
-        for line in block.lines
+        [cell.text for cell in line.cells]
+        for block in every_line(table)
+        for line in block
         if not line.problem
     ]
 
@@ -241,13 +250,7 @@ def test_the_terminal_has_the_numbers_in_columns(full):
     bold = {
         text.plain[span.start : span.end] for span in text.spans if span.style == "not dim bold"
     }
-    assert bold == {
-        v.text
-        for block in table.blocks
-        for line in block.lines
-        for v in line.values
-        if v.mark == "best"
-    }
+    assert bold == {cell.text for cell in cells_of(table) if cell.style == "best"}
 
 
 def cells(row: str, separator: str) -> list[str]:
@@ -366,12 +369,6 @@ def test_html_stands_alone_and_has_the_numbers(full, tmp_path: Path):
     assert NASTY in page.text
     assert all(" ".join(note.split()) in " ".join(page.text.split()) for note in table.notes)
     for kind, tag in (("best", "b"), ("second", "u")):
-        wanted = [
-            v.text
-            for block in table.blocks
-            for line in block.lines
-            for v in line.values
-            if v.mark == kind
-        ]
+        wanted = [cell.text for cell in cells_of(table) if cell.style == kind]
         assert page.marked[tag] == wanted
     assert not re.search(r"(src|href)=\"(?!data:)|https?://|@import|<script", source)

@@ -36,6 +36,7 @@ def benchmark(
     with clean_exit("what is scored is kept: run the same command to continue"):
         from ..process import quiet_libraries
 
+        # Before the imports below, some of which print.
         quiet_libraries()
         from ..evaluate.benchmark import run
         from ..evaluate.render import terminal, write_all
@@ -50,6 +51,7 @@ def benchmark(
             console=err,
         )
         table = write_all(results, folder)
+        # A line that is too wide runs over the edge: wrapped, its columns would be lost.
         out.print(terminal(table), no_wrap=True, overflow="ignore", crop=False)
         for note in table.notes:
             out.print(Text(f"· {note}", style="dim"))

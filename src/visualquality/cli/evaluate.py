@@ -49,6 +49,7 @@ def evaluate(
         if output
         else "nothing was kept: give -o"
     ):
+        # Here, so that --help does not wait for NumPy and SciPy.
         from ..data.manifest import read_manifests
         from ..evaluate.agreement import average, table
         from ..evaluate.matching import evaluate_model, evaluate_scores
@@ -59,11 +60,13 @@ def evaluate(
             )
         if output is not None and output.suffix != ".jsonl":
             raise UserError(f"{output} must end in .jsonl: give -o such a name")
+        # Before hours of scoring, not after them.
         if json_file is not None and not json_file.absolute().parent.is_dir():
             raise UserError(f"--json: there is no folder {json_file.parent}; make it first")
         manifest = read_manifests([*data, *(more or [])], references=reference)
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)
+            # What made the scores, for --json.
             by: dict[str, Any] = {"scores": str(scores)}
         else:
             scorer = make(reference=reference)
@@ -73,8 +76,7 @@ def evaluate(
             by = scorer.settings()
         out.print(table(results))
         if json_file is not None:
-            sets = {name: a.to_dict() for name, a in results.items()}
+            sets = {name: found.to_dict() for name, found in results.items()}
             mean = average(results.values()).to_dict() if len(results) > 1 else None
-            json_file.write_text(
-                json.dumps({"by": by, "datasets": sets, "average": mean}, indent=1) + "\n"
-            )
+            found = {"by": by, "datasets": sets, "average": mean}
+            json_file.write_text(json.dumps(found, indent=1) + "\n")

@@ -41,6 +41,7 @@ def report(
                 f"{source} is a folder, and --data belongs to a file of results: leave --data out"
             )
         with err.status(f"writing {output}"):
+            # A run is a folder, results are a file. Imported here, because matplotlib takes seconds.
             if source.is_dir():
                 from ..evaluate.run_page import report_run
 

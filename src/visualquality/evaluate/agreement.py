@@ -5,7 +5,7 @@ never replaced by another number.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from ..errors import UserError
 from .coefficients import (
     NAN,
     Array,
-    LogisticFit,
     krcc,
     logistic4,
     pair,
@@ -41,29 +40,37 @@ CHUNK_ELEMENTS = 2_000_000
 DECIMALS = 12
 
 
+class JsonReady:
+    """Base of the dataclasses here that are written as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name in their order, those of inner dataclasses too. NaN, which is not JSON, becomes None."""
+        return asdict(
+            self,  # type: ignore[call-overload]
+            dict_factory=lambda fields: {
+                # Only NaN is not equal to itself.
+                name: None if value != value else value
+                for name, value in fields
+            },
+        )
+
+
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(JsonReady):
     """A coefficient in [-1, 1] and its 95 % interval [low, high], rounded to `DECIMALS`; NaN where undefined."""
 
-    value: float
-    low: float
-    high: float
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
 
     def __post_init__(self) -> None:
         for name, number in vars(self).items():
             # The way around the frozen dataclass that its own __init__ takes.
             object.__setattr__(self, name, round(float(number), DECIMALS))
 
-    def to_dict(self) -> dict[str, float | None]:
-        """JSON-safe: NaN becomes None."""
-        return {key: None if np.isnan(value) else value for key, value in vars(self).items()}
-
-
-UNDEFINED = Estimate(NAN, NAN, NAN)
-
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(JsonReady):
     """The agreement of scores with MOS on one data set, or the average of several.
 
     `n` images were used; `n_unreadable` were left out because they have no score. `bootstrap` resamples made the
@@ -80,11 +87,6 @@ class Agreement:
     bootstrap: int
     bootstrap_slow: int
     problems: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe, in the order of the fields: NaN becomes None."""
-        estimates = {key: getattr(self, key).to_dict() for key in COEFFICIENTS}
-        return {**vars(self), **estimates, "problems": list(self.problems)}
 
 
 def resampled(
@@ -112,7 +114,7 @@ def _estimate(value: float, drawn: Array) -> Estimate:
     """A value and its percentile interval over `drawn`, of which NaN are left out."""
     kept = drawn[~np.isnan(drawn)]
     if not len(kept):
-        return Estimate(value, NAN, NAN)
+        return Estimate(value)
     low, high = np.percentile(kept, [2.5, 97.5])
     return Estimate(value, low, high)
 
@@ -123,7 +125,7 @@ def srcc_estimate(x: Array, y: Array) -> Estimate:
     The same numbers as the SRCC that `agreement` gives for these images.
     """
     if why_undefined(x, y):
-        return UNDEFINED
+        return Estimate()
     drawn = resampled(lambda counts: weighted_srcc(counts, x, y), len(x), RESAMPLES)
     return _estimate(srcc(x, y), drawn)
 
@@ -150,60 +152,60 @@ def agreement(
         raise UserError(f"mos {row} of {len(y)} is not a finite number; fix that row")
     readable = ~np.isnan(x)
     x, y = x[readable], y[readable]
-    estimates = dict.fromkeys(COEFFICIENTS, UNDEFINED)
+    n, slow = len(x), min(bootstrap, SLOW_RESAMPLES)
+    estimates = dict.fromkeys(COEFFICIENTS, Estimate())
     problems = []
     if reason := why_undefined(x, y):
         problems.append(reason)
     else:
         fit = logistic4(x, y)
+        # The order of the sentences: the fit first, then the coefficients.
         if fit.problem:
             problems.append(f"PLCC (logistic): {fit.problem}")
-        # The order of the sentences: the fit first, then the coefficients.
-        for key, (value, drawn) in _coefficients(x, y, fit, bootstrap, seed).items():
+        # `weighted_plcc` needs values near 1; ranks are so by themselves.
+        unit_x, unit_y = unit(x), unit(y)
+
+        def mapped(a: Array, b: Array) -> float:
+            # Starting at the fit of all images saves most evaluations.
+            return logistic4(a, b, start=fit).plcc(a, b)
+
+        # Coefficient -> its value, its values in resamples given as counts, and the number of resamples.
+        computed: dict[str, tuple[float, Callable[[Array], ArrayLike], int]] = {
+            "srcc": (srcc(x, y), lambda counts: weighted_srcc(counts, x, y), bootstrap),
+            "krcc": (krcc(x, y), lambda counts: _one_by_one(krcc, counts, x, y), slow),
+            "plcc": (plcc(x, y), lambda counts: weighted_plcc(counts, unit_x, unit_y), bootstrap),
+            "plcc_logistic": (
+                fit.plcc(x, y),
+                lambda counts: _one_by_one(mapped, counts, x, y),
+                0 if fit.problem else slow,
+            ),
+        }
+        for key, (value, statistic, resamples) in computed.items():
+            drawn = resampled(statistic, n, resamples, seed)
             estimates[key] = _estimate(value, drawn)
             if undefined := int(np.isnan(drawn).sum()):
                 problems.append(
-                    f"{COEFFICIENTS[key]}: undefined in {undefined} of the {len(drawn)} resamples"
+                    f"{COEFFICIENTS[key]}: undefined in {undefined} of the {resamples} resamples"
                 )
     return Agreement(
-        n=len(x),
+        n=n,
         n_unreadable=int((~readable).sum()),
         **estimates,
         bootstrap=bootstrap,
-        bootstrap_slow=min(bootstrap, SLOW_RESAMPLES),
+        bootstrap_slow=slow,
         problems=tuple(problems),
     )
 
 
-def _coefficients(
-    x: Array, y: Array, fit: LogisticFit, resamples: int, seed: int
-) -> dict[str, tuple[float, Array]]:
-    """Each coefficient of `x` and `y`, and its values in resamples."""
-    n = len(x)
-    # `weighted_plcc` needs values near 1; ranks are so by themselves.
-    unit_x, unit_y = unit(x), unit(y)
-
-    def fast(statistic: Callable[[Array], Array]) -> Array:
-        return resampled(statistic, n, resamples, seed)
-
-    def slow(coefficient: Callable[[Array, Array], float]) -> Array:
-        def statistic(counts: Array) -> list[float]:
-            # There is no weighted form: each resample is written out, an image as often as it is drawn.
-            drawn = [np.repeat(np.arange(n), row.astype(int)) for row in counts]
-            return [coefficient(x[take], y[take]) for take in drawn]
-
-        return resampled(statistic, n, min(resamples, SLOW_RESAMPLES), seed)
-
-    def mapped(a: Array, b: Array) -> float:
-        # Starting at the fit of all images saves most evaluations.
-        return logistic4(a, b, start=fit).plcc(a, b)
-
-    return {
-        "srcc": (srcc(x, y), fast(lambda counts: weighted_srcc(counts, x, y))),
-        "krcc": (krcc(x, y), slow(krcc)),
-        "plcc": (plcc(x, y), fast(lambda counts: weighted_plcc(counts, unit_x, unit_y))),
-        "plcc_logistic": (fit.plcc(x, y), np.empty(0) if fit.problem else slow(mapped)),
-    }
+def _one_by_one(
+    coefficient: Callable[[Array, Array], float], counts: Array, x: Array, y: Array
+) -> list[float]:
+    """A coefficient that has no weighted form: each resample is written out, an image as often as it is drawn."""
+    values = []
+    for row in counts.astype(int):
+        drawn = np.repeat(np.arange(len(x)), row)
+        values.append(coefficient(x[drawn], y[drawn]))
+    return values
 
 
 def _mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -213,11 +215,7 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate:
     below = np.sqrt(((value - low) ** 2).sum()) / m
     above = np.sqrt(((value - high) ** 2).sum()) / m
     # np.maximum, unlike max, keeps NaN.
-    return Estimate(
-        mean,
-        np.maximum(-1, mean - below),
-        np.minimum(1, mean + above),
-    )
+    return Estimate(mean, np.maximum(-1, mean - below), np.minimum(1, mean + above))
 
 
 def average(agreements: Iterable[Agreement]) -> Agreement:
@@ -246,20 +244,14 @@ def average(agreements: Iterable[Agreement]) -> Agreement:
     )
 
 
-def _cell(estimate: Estimate) -> Text:
-    if np.isnan(estimate.value):
-        return Text("undefined", style="yellow")
-    cell = Text(f"{estimate.value:.3f}")
-    if not np.isnan(estimate.low):
-        cell.append(f" [{estimate.low:.3f}, {estimate.high:.3f}]", "dim")
-    return cell
+def with_average(rows: Mapping[str, Agreement]) -> dict[str, Agreement]:
+    """The agreements by data set and, where there are several, their average under this name."""
+    return {**rows, "average": average(rows.values())} if len(rows) > 1 else dict(rows)
 
 
 def table(rows: Mapping[str, Agreement]) -> Table:
     """A table for the terminal: a row for each data set by name, their average, and the problems below."""
-    lines = dict(rows)
-    if len(rows) > 1:
-        lines["average"] = average(rows.values())
+    lines = with_average(rows)
     problems = [f"{name}: {problem}" for name, row in lines.items() for problem in row.problems]
     # Text, since the name of a data set may look like Rich's markup.
     caption = Text("\n".join(problems), style="yellow") if problems else None
@@ -268,7 +260,16 @@ def table(rows: Mapping[str, Agreement]) -> Table:
     for header in ("n", *COEFFICIENTS.values(), "unreadable"):
         drawn.add_column(header, justify="right")
     for name, row in lines.items():
-        cells = [_cell(getattr(row, key)) for key in COEFFICIENTS]
-        last = name == list(rows)[-1]
-        drawn.add_row(Text(name), str(row.n), *cells, str(row.n_unreadable), end_section=last)
+        if name not in rows:
+            drawn.add_section()
+        cells = []
+        for key in COEFFICIENTS:
+            estimate = getattr(row, key)
+            cell = Text(f"{estimate.value:.3f}")
+            if np.isnan(estimate.value):
+                cell = Text("undefined", style="yellow")
+            elif not np.isnan(estimate.low):
+                cell.append(f" [{estimate.low:.3f}, {estimate.high:.3f}]", "dim")
+            cells.append(cell)
+        drawn.add_row(Text(name), str(row.n), *cells, str(row.n_unreadable))
     return drawn

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from .agreement import UNDEFINED, Agreement, Estimate, agreement, srcc_estimate
+from .agreement import Agreement, Estimate, agreement, srcc_estimate
 from .coefficients import NAN, Array, LogisticFit, logistic4, why_undefined
 from .matching import Rated
 
@@ -27,22 +28,23 @@ NORMAL_SHARES = (0.683, 0.954)
 
 @dataclass(frozen=True)
 class Analysis:
-    """The results on one data set: all its `images`, those with a score, and how the scores agree with the MOS.
+    """The results on one data set: its images with a score, and how the scores of all agree with the MOS.
 
-    `scores`, `mos` and `error` (NaN where the logistic fit failed) are those of `scored`, in its order, (n,) each.
+    `scores`, `mos`, `mapped` = f(scores) and `error` are those of `scored`, in its order, (n,) each. The last two are
+    NaN where the logistic fit failed.
     """
 
     name: str
-    images: Sequence[Rated]
     scored: Sequence[Rated]
     agreement: Agreement
     fit: LogisticFit
     scores: Array
     mos: Array
+    mapped: Array
     error: Array
 
-    def worst(self, count: int) -> list[Rated]:
-        """The images with the largest errors, the largest first; none where the fit failed."""
+    def worst(self, count: int) -> list[tuple[Rated, float]]:
+        """The images with the largest errors, the largest first, and f(score); none where the fit failed."""
         if self.fit.problem:
             return []
 
@@ -51,8 +53,8 @@ class Analysis:
             row = self.scored[i].row
             return -self.error[i], row.mos, str(row.image)
 
-        places = sorted(range(len(self.scored)), key=order)
-        return [self.scored[i] for i in places[:count]]
+        places = sorted(range(len(self.scored)), key=order)[:count]
+        return [(self.scored[i], float(self.mapped[i])) for i in places]
 
 
 @dataclass(frozen=True)
@@ -67,28 +69,19 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Images of similar std: their number, mean std (points of the score) and mean error with its 95 % interval."""
-
-    n: int
-    std: float
-    error: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Calibration:
     """Whether a larger std goes with a larger error, and how often the MOS is as near as the std says.
 
-    `n` images have a std. `within` are the shares of them whose MOS lies between f(score - k·std) and f(score + k·std)
-    for k = 1, 2; a std that is the whole uncertainty gives `NORMAL_SHARES`. `problem` says why there are no `bins`.
+    `n` images have a std. A row of `bins` is about images of similar std: their number `n`, mean `std` (points of the
+    score), mean `error`, and the ends of its 95 % interval, `low` and `high`. `within` are the shares of images whose
+    MOS lies between f(score - k·std) and f(score + k·std) for k = 1, 2; a std that is the whole uncertainty gives
+    `NORMAL_SHARES`. Where `problem` says why, there are no bins.
     """
 
     n: int
-    bins: tuple[Bin, ...]
-    srcc: Estimate
-    within: tuple[float, float]
+    bins: pd.DataFrame
+    srcc: Estimate = Estimate()  # noqa: RUF009 (it cannot be changed)
+    within: tuple[float, float] = (NAN, NAN)
     problem: str | None = None
 
 
@@ -106,21 +99,10 @@ def _analyse(name: str, images: Sequence[Rated]) -> Analysis:
     scores = np.array([each.rating.score for each in scored], dtype=np.float64)
     mos = np.array([each.row.mos for each in scored], dtype=np.float64)
     fit = logistic4(scores, mos)
+    mapped = fit(scores)
     # Of all images, so that those without a score are counted.
-    found = agreement(
-        [each.rating.score for each in images],
-        [each.row.mos for each in images],
-    )
-    return Analysis(
-        name=name,
-        images=images,
-        scored=scored,
-        agreement=found,
-        fit=fit,
-        scores=scores,
-        mos=mos,
-        error=np.abs(mos - fit(scores)),
-    )
+    found = agreement([each.rating.score for each in images], [each.row.mos for each in images])
+    return Analysis(name, scored, found, fit, scores, mos, mapped, np.abs(mos - mapped))
 
 
 def breakdowns(data: Analysis) -> dict[str, list[Group]]:
@@ -129,38 +111,33 @@ def breakdowns(data: Analysis) -> dict[str, list[Group]]:
     A column other than the first two counts where it has 2 to `MAX_GROUPS` values, of `MIN_GROUP` images each on
     average. Groups named by numbers are in their order, others from the highest SRCC to the lowest.
     """
-    # Column -> its value for each scored image, "" where it is empty.
-    columns = {"distortion": [each.row.distortion or "" for each in data.scored]}
-    extra = [key for each in data.scored for key in each.row.extra]
-    # A dict keeps the columns in the order of the manifest; `level` comes first.
-    for key in dict.fromkeys(["level", *extra]):
-        values = [each.row.extra.get(key) for each in data.scored]
-        columns[key] = ["" if value is None else str(value) for value in values]
+    # Column -> its values -> the places of their images.
+    columns: dict[str, dict[str, list[int]]] = {"distortion": {}, "level": {}}
+    for place, each in enumerate(data.scored):
+        for column, value in [("distortion", each.row.distortion), *each.row.extra.items()]:
+            groups = columns.setdefault(column, {})
+            if value not in (None, ""):
+                groups.setdefault(str(value), []).append(place)
     found = {}
-    for column, names in columns.items():
-        places: dict[str, list[int]] = defaultdict(list)
-        for place, name in enumerate(names):
-            if name:
-                places[name].append(place)
-        limit = float(len(names))
+    for column, groups in columns.items():
+        limit = float(len(data.scored))
         if column not in ("distortion", "level"):
             # Without a bound, a column of file names would make every image a group.
-            limit = min(MAX_GROUPS, len(names) / MIN_GROUP)
-        if 2 <= len(places) <= limit:
-            groups = [_group(data, name, np.array(own)) for name, own in places.items()]
-            found[column] = sorted(groups, key=_group_order)
+            limit = min(MAX_GROUPS, len(data.scored) / MIN_GROUP)
+        if 2 <= len(groups) <= limit:
+            rows = [_group(data, name, np.array(places)) for name, places in groups.items()]
+            found[column] = sorted(rows, key=_group_order)
     return found
 
 
 def _group(data: Analysis, name: str, index: np.ndarray) -> Group:
     scores, mos = data.scores[index], data.mos[index]
-    mean_error = float(data.error[index].mean())
+    srcc, problem = Estimate(), why_undefined(scores, mos)
     if len(index) < MIN_GROUP:
         problem = f"too few images for a correlation, which needs {MIN_GROUP}"
-        return Group(name, len(index), UNDEFINED, mean_error, problem)
-    return Group(
-        name, len(index), srcc_estimate(scores, mos), mean_error, why_undefined(scores, mos)
-    )
+    if not problem:
+        srcc = srcc_estimate(scores, mos)
+    return Group(name, len(index), srcc, float(data.error[index].mean()), problem)
 
 
 def _group_order(group: Group) -> tuple[int, float, str]:
@@ -179,34 +156,32 @@ def calibration(data: Analysis) -> Calibration:
     all_std = np.array([each.rating.std for each in data.scored], dtype=np.float64)
     # None became NaN: a single answer has no std.
     has_std = ~np.isnan(all_std)
-    std = all_std[has_std]
-    error = data.error[has_std]
-    mos = data.mos[has_std]
-    scores = data.scores[has_std]
-    problem = data.fit.problem or _why_no_bins(std)
-    if problem:
-        return Calibration(len(std), (), UNDEFINED, (NAN, NAN), problem)
+    std, scores = all_std[has_std], data.scores[has_std]
+    error, mos = data.error[has_std], data.mos[has_std]
+    if problem := data.fit.problem or _why_no_bins(std):
+        return Calibration(len(std), pd.DataFrame(), problem=problem)
     shares = []
     for k in (1, 2):
         # The interval of scores is mapped to one of MOS. Its ends are sorted, since a falling curve swaps them.
-        ends = [data.fit(scores - k * std), data.fit(scores + k * std)]
-        low, high = np.sort(ends, axis=0)
-        within = (low <= mos) & (mos <= high)
-        shares.append(float(within.mean()))
+        low, high = np.sort([data.fit(scores - k * std), data.fit(scores + k * std)], axis=0)
+        shares.append(float(((low <= mos) & (mos <= high)).mean()))
     # Few images make fewer bins, so that each mean error is of at least MIN_BIN images or so.
     count = min(BINS, len(std) // MIN_BIN)
     # Stds that are equal at several quantiles leave fewer edges, and so fewer bins.
-    edges = np.unique(np.quantile(std, np.linspace(0, 1, count + 1)))
-    # The largest std lies on the last edge and belongs to the last bin.
-    place = np.searchsorted(edges, std, side="right") - 1
-    place = np.clip(place, 0, max(0, len(edges) - 2))
-    bins = [_bin(std[place == i], error[place == i]) for i in np.unique(place)]
-    return Calibration(
-        n=len(std),
-        bins=tuple(bins),
-        srcc=srcc_estimate(std, error),
-        within=(shares[0], shares[1]),
-    )
+    bin_of = pd.qcut(std, count, labels=False, duplicates="drop")
+    bins = pd.DataFrame({"std": std, "error": error}).groupby(bin_of)
+    mean = bins["error"].mean()
+    # 1.96 standard errors of the mean hold 95 % of a normal distribution.
+    half = 1.96 * bins["error"].sem()
+    columns = {
+        "n": bins.size(),
+        "std": bins["std"].mean(),
+        "error": mean,
+        "low": (mean - half).clip(lower=0),  # an error is never negative
+        "high": mean + half,
+    }
+    within = (shares[0], shares[1])
+    return Calibration(len(std), pd.DataFrame(columns), srcc_estimate(std, error), within)
 
 
 def _why_no_bins(std: Array) -> str | None:
@@ -217,19 +192,3 @@ def _why_no_bins(std: Array) -> str | None:
     if np.ptp(std) == 0:
         return f"the std of all {len(std)} images is the same"
     return None
-
-
-def _bin(std: Array, error: Array) -> Bin:
-    n = len(error)
-    mean = float(error.mean())
-    half = NAN
-    if n > 1:
-        # 1.96 standard errors of the mean hold 95 % of a normal distribution.
-        half = 1.96 * float(error.std(ddof=1)) / n**0.5
-    return Bin(
-        n=n,
-        std=float(std.mean()),
-        error=mean,
-        low=max(0.0, mean - half),  # an error is never negative
-        high=mean + half,
-    )

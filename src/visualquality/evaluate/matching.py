@@ -5,7 +5,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,16 +30,12 @@ class Rated(NamedTuple):
     rating: Rating
 
 
-def rows_of(manifest: Manifest, split: str | None) -> dict[str, list[Row]]:
-    """Rows of a manifest, or of one split of it, by data set. Raises UserError where the split is empty."""
+def rows_of(manifest: Manifest, split: str | None) -> tuple[Row, ...]:
+    """Rows of a manifest, or of one split of it. Raises UserError where the split is empty."""
     rows = manifest.rows if split is None else manifest.subset(split).rows
     if not rows:
         raise UserError(f"the manifests have no row of split {split!r}")
-    # A data set may be spread over several manifests.
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.dataset].append(row)
-    return dict(groups)
+    return rows
 
 
 def match(
@@ -47,76 +43,62 @@ def match(
 ) -> list[tuple[Row, T]]:
     """The rows of a manifest with what `found` (image -> score or rating) holds of them, in the order of the rows.
 
-    An image is matched by its path. A row whose path is not in `found` is matched by its file name, if exactly one
-    image in `found` and one row have this name, and if the folder that `found` gives, where it gives one, is named
-    like the row's folder.
+    An image is matched by its path; a relative path starts at the current folder. A row whose path is not in `found`
+    is matched by its file name, if exactly one image in `found` and one row have this name, and if the folder that
+    `found` gives, where it gives one, is named like the row's folder.
 
     complete: every row must have a match; otherwise rows without one are left out, but at least one must have one.
     `source` names `found` in errors. Raises UserError naming the images where a row has no match, or several.
     """
-    by_path, by_name = _index(found, source)
-    rows_by_name = Counter(row.image.name for row in rows)
     paths = {str(row.image) for row in rows}
-    matched = []
-    for row in rows:
-        image = by_path.get(str(row.image))
-        if image is None:
-            # What belongs to another row by its path is not this row's.
-            named = [other for path, other in by_name[row.image.name] if path not in paths]
-            if not any(_same_folder(other, row) for other in named):
-                # Names such as 1.png are in many data sets: another folder means another image.
-                if complete:
-                    raise UserError(_why_missing(row, named, source))
-                continue
-            # A folder's name alone is no proof, so a name that comes twice on either side is refused.
-            if len(named) > 1 or rows_by_name[row.image.name] > 1:
-                raise UserError(
-                    f"{source} has {' and '.join(sorted(named))}, and it is not clear which image of the manifests is "
-                    f"meant ({_namesakes(rows, row)}): give the paths that the manifests have"
-                )
-            image = named[0]
-        matched.append((row, found[image]))
-    if not matched:
-        raise UserError(
-            f"no image of the manifests is in {source}: give the manifest of the images that were scored"
-        )
-    return matched
-
-
-def _index(
-    images: Iterable[str], source: str
-) -> tuple[dict[str, str], dict[str, list[tuple[str, str]]]]:
-    """The images by path, and by file name with their paths. A relative path starts at the current folder."""
+    rows_by_name = Counter(row.image.name for row in rows)
     # As in a manifest, links are followed in the folder but not in the file. Images share few folders.
     realpath = cache(os.path.realpath)
     by_path: dict[str, str] = {}
-    by_name: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for image in images:
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for image in found:
         path = str(Path(realpath(Path(image).parent), Path(image).name))
         if path in by_path:
             raise UserError(
                 f"{source} has {by_path[path]} and {image}, which are the same file: remove one of the two"
             )
         by_path[path] = image
-        by_name[Path(image).name].append((path, image))
-    return by_path, by_name
-
-
-def _same_folder(image: str, row: Row) -> bool:
-    return Path(image).parent.name in ("", row.image.parent.name)
-
-
-def _why_missing(row: Row, named: Sequence[str], source: str) -> str:
-    if named:
-        return (
-            f"{source} has {' and '.join(sorted(named))}, which may not be {row.image}: "
-            "give the path that the manifest has"
+        # What belongs to one row by its path cannot be meant by the name of another.
+        if path not in paths:
+            by_name[Path(image).name].append(image)
+    matched = []
+    for row in rows:
+        # A manifest's paths are absolute, with the links of the folder followed.
+        image = by_path.get(str(row.image), "")
+        if not image:
+            named = sorted(by_name[row.image.name])
+            # Names such as 1.png are in many data sets: another folder means another image.
+            # A name without a folder may be of any folder.
+            if all(Path(other).parent.name not in ("", row.image.parent.name) for other in named):
+                if not complete:
+                    continue
+                if not named:
+                    raise UserError(
+                        f"{source} has no row for {row.image}: give every image of the manifest one score"
+                    )
+                raise UserError(
+                    f"{source} has {' and '.join(named)}, which may not be {row.image}: "
+                    "give the path that the manifest has"
+                )
+            # A folder's name alone is no proof, so a name that comes twice on either side is refused.
+            if len(named) > 1 or rows_by_name[row.image.name] > 1:
+                same = [str(other.image) for other in rows if other.image.name == row.image.name]
+                raise UserError(
+                    f"{source} has {' and '.join(named)}, and it is not clear which image of the manifests is "
+                    f"meant ({' or '.join(same)}): give the paths that the manifests have"
+                )
+            (image,) = named
+        matched.append((row, found[image]))
+    if not matched:
+        raise UserError(
+            f"no image of the manifests is in {source}: give the manifest of the images that were scored"
         )
-    return f"{source} has no row for {row.image}: give every image of the manifest one score"
-
-
-def _namesakes(rows: Iterable[Row], row: Row) -> str:
-    return " or ".join(str(other.image) for other in rows if other.image.name == row.image.name)
+    return matched
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[Rating]]:
@@ -140,29 +122,17 @@ def evaluate_model(
     reference: bool = False,
     journal: Path | None = None,
     console: Console,
-    bootstrap: int = RESAMPLES,
 ) -> dict[str, Agreement]:
     """Score every image and compare with its MOS, by data set. `journal` keeps the scores, and is continued.
 
     reference: rate each image against its row's `reference_image`; the rater and the manifest must allow this.
     """
-    groups = rows_of(manifest, split)
-    images: list[str | Referenced] = []
-    for rows in groups.values():
-        for row in rows:
-            image = str(row.image)
-            images.append(Referenced(image, str(row.reference_image)) if reference else image)
+    rows = rows_of(manifest, split)
+    images: list[str | Referenced] = [str(row.image) for row in rows]
+    if reference:
+        images = [Referenced(str(row.image), str(row.reference_image)) for row in rows]
     ratings = score_all(rater, images, journal=journal, console=console)
-    scores = {rating.image: rating.score for rating in ratings}
-    # Scales of MOS differ, so each data set is compared by itself.
-    return {
-        name: agreement(
-            [scores[str(row.image)] for row in rows],
-            [row.mos for row in rows],
-            bootstrap=bootstrap,
-        )
-        for name, rows in groups.items()
-    }
+    return _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
 
 
 def evaluate_scores(
@@ -172,13 +142,24 @@ def evaluate_scores(
 
     Raises UserError naming an image of the manifest that has no row in the file.
     """
-    groups = rows_of(manifest, split)
-    every = [row for rows in groups.values() for row in rows]
     # All data sets are matched at once, since one image name in two of them is ambiguous.
-    scores: dict[str, list[float | None]] = defaultdict(list)
-    for row, score in match(every, read_scores(path), source=str(path), complete=True):
-        scores[row.dataset].append(score)
+    rows = rows_of(manifest, split)
+    matched = match(rows, read_scores(path), source=str(path), complete=True)
+    return _by_dataset(rows, [score for _, score in matched], bootstrap)
+
+
+def _by_dataset(
+    rows: Sequence[Row], scores: Sequence[float | None], bootstrap: int
+) -> dict[str, Agreement]:
+    """The agreement of the scores of `rows` with their MOS. Scales of MOS differ, so each data set is by itself."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        groups[row.dataset].append(place)
     return {
-        name: agreement(scores[name], [row.mos for row in rows], bootstrap=bootstrap)
-        for name, rows in groups.items()
+        name: agreement(
+            [scores[place] for place in places],
+            [rows[place].mos for place in places],
+            bootstrap=bootstrap,
+        )
+        for name, places in groups.items()
     }

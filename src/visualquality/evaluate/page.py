@@ -8,13 +8,13 @@ import base64
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from io import BytesIO, StringIO
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -130,13 +130,11 @@ def write_page(output: Path, template: str, **values: Any) -> None:
     What is not marked as markup is escaped. Raises UserError where `output` cannot be written.
     """
     environment = Environment(
-        loader=FunctionLoader(
-            lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8")
-        ),
+        loader=PackageLoader("visualquality", "evaluate"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["thumbnail"] = thumbnail
+    environment.globals |= {"thumbnail": thumbnail, "mean": fmean}
     write_text(output, environment.get_template(template).render(theme=THEME, **values))

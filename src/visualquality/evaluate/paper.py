@@ -1,6 +1,5 @@
 """The paper's Tables 2, 3 and 4, to set published numbers beside measured ones."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -23,7 +22,7 @@ class PaperColumn:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row as printed: eight `cells` in [-1, 1] in the order of the columns, and the printed `average`.
+    """A row as printed: `cells` in [-1, 1], one for each column by its name, and the printed `average`.
 
     `coefficient` is SRCC or PLCC. Decimals, since the digits that were printed count: 0.43 is not 0.430.
     """
@@ -32,18 +31,15 @@ class PaperRow:
     coefficient: str
     group: str
     method: str
-    cells: tuple[Decimal, ...]
+    cells: dict[str, Decimal]
     average: Decimal
-
-    @property
-    def mean(self) -> Decimal:
-        """The exact mean of the cells."""
-        return sum(self.cells, Decimal(0)) / len(self.cells)
 
 
 @dataclass(frozen=True)
 class PaperTables:
-    columns: tuple[PaperColumn, ...]
+    """The `columns` by their names, in the order of the tables, and all rows."""
+
+    columns: dict[str, PaperColumn]
     rows: tuple[PaperRow, ...]
 
     def methods(self, table: int) -> tuple[str, ...]:
@@ -52,11 +48,8 @@ class PaperTables:
 
     def published(self, method: str) -> dict[str, PaperRow]:
         """SRCC and PLCC of a method of Table 2 or 4; what is in both agrees. Raises KeyError for another name."""
-        found = {
-            r.coefficient: r
-            for r in self.rows
-            if r.method == method and r.table in (TABLE_2, TABLE_4)
-        }
+        rows = [row for row in self.rows if row.table in (TABLE_2, TABLE_4)]
+        found = {row.coefficient: row for row in rows if row.method == method}
         if not found:
             raise KeyError(method)
         return found
@@ -68,38 +61,19 @@ def paper_tables() -> PaperTables:
     text = files(__package__).joinpath("paper_tables.yaml").read_text(encoding="utf-8")
     # BaseLoader leaves numbers as text, with the digits that were printed.
     tree = yaml.load(text, Loader=yaml.BaseLoader)
-    columns = tuple(
-        PaperColumn(**{**column, "images": int(column["images"])}) for column in tree["columns"]
-    )
+    columns = {}
+    for column in tree["columns"]:
+        column["images"] = int(column["images"])
+        columns[column["name"]] = PaperColumn(**column)
     rows = []
     for table in tree["tables"]:
+        # Table 3 has no SRCC.
         for coefficient in ("SRCC", "PLCC"):
             for group, methods in table.get(coefficient, {}).items():
                 for method, printed in methods.items():
                     # The last number of a row is its average.
-                    *cells, average = map(Decimal, printed)
-                    if len(cells) != len(columns):
-                        raise ValueError(
-                            f"Table {table['number']}, {coefficient}, {method}: {len(cells)} cells"
-                        )
-                    rows.append(
-                        PaperRow(
-                            int(table["number"]), coefficient, group, method, tuple(cells), average
-                        )
-                    )
+                    *numbers, average = map(Decimal, printed)
+                    cells = dict(zip(columns, numbers, strict=True))
+                    number = int(table["number"])
+                    rows.append(PaperRow(number, coefficient, group, method, cells, average))
     return PaperTables(columns, tuple(rows))
-
-
-def mismatches(rows: Iterable[PaperRow]) -> list[PaperRow]:
-    """The rows whose printed average is not the mean of their cells, rounded to the digits that are printed.
-
-    An average of three digits may be 0.0005 away, one of two digits 0.005; at just that distance it may have been
-    rounded either way.
-    """
-    return [row for row in rows if abs(row.mean - row.average) > _half_a_digit(row.average)]
-
-
-def _half_a_digit(printed: Decimal) -> Decimal:
-    exponent = printed.as_tuple().exponent
-    assert isinstance(exponent, int), "a printed number is finite"
-    return Decimal(5).scaleb(exponent - 1)

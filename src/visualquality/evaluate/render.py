@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from io import StringIO
+from itertools import zip_longest
 from math import isnan
 from pathlib import Path
 from textwrap import wrap
@@ -17,35 +18,72 @@ from typing import Any
 from rich.text import Text
 
 from ..io import write_text
-from .agreement import COEFFICIENTS, Agreement, average
+from .agreement import COEFFICIENTS
 from .benchmark import Measured, Results
 from .paper import paper_tables
-from .tables import Line, Table, Value, layout
+from .tables import Table, layout
 
-PAPER = "paper"
 CSV_COLUMNS = (
     *("method", "group", "source", "dataset", "dataset_group", "column", "coefficient"),
     *("value", "low", "high", "n", "n_unreadable", "problem"),
 )
 
-_LATEX = {
-    **{c: rf"\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "†": r"\textsuperscript{\textdagger}",
-    "–": "--",
-    "“": "``",
-    "”": "''",
-    "·": r"\textperiodcentered{}",
-    "\n": " ",
+# How each format shows the style of a cell (`tables.Cell`); a style that is not named is plain. In the terminal
+# NAMES are the texts of the first column, and TERMINAL the styles of Rich.
+NAMES = {
+    "measured": "  {}",
+    "published": "  {} (paper)",
+    "unavailable": "  {} (unavailable)",
 }
-_TERMINAL_STYLES = {"best": "not dim bold", "second": "not dim underline", "": ""}
-_MARKDOWN_MARKS = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
-_LATEX_MARKS = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
+TERMINAL = {
+    "method": "bold",
+    "n": "dim",
+    "block": "bold",
+    "group": "italic",
+    "published": "dim",
+    "unavailable": "yellow",
+    # A published row is dim, but not its best numbers.
+    "best": "not dim bold",
+    "second": "not dim underline",
+}
+MARKDOWN = {
+    "heading": "**{}**",
+    "n": "*{}*",
+    "block": "**{}**",
+    "group": "*{}*",
+    "published": "{} (paper)",
+    "unavailable": "{} (unavailable)",
+    "best": "**{}**",
+    "second": "<u>{}</u>",
+}
+# {0} is the text, {1} the number of columns.
+LATEX = {
+    "spans": r"\multicolumn{{{1}}}{{c}}{{{0}}}",
+    "n": r"\textit{{{0}}}",
+    "block": r"\multicolumn{{{1}}}{{l}}{{\textbf{{{0}}}}}",
+    "group": r"\multicolumn{{{1}}}{{l}}{{\textit{{{0}}}}}",
+    "published": r"{0} \textsuperscript{{paper}}",
+    "unavailable": "{0} (unavailable)",
+    "best": r"\textbf{{{0}}}",
+    "second": r"\underline{{{0}}}",
+}
+LATEX_CHARACTERS = str.maketrans(
+    {
+        **{c: rf"\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "†": r"\textsuperscript{\textdagger}",
+        "–": "--",
+        "“": "``",
+        "”": "''",
+        "·": r"\textperiodcentered{}",
+        "\n": " ",
+    }
+)
 
 
 def write_all(results: Results, folder: Path) -> Table:
@@ -63,95 +101,70 @@ def write_all(results: Results, folder: Path) -> Table:
     return table
 
 
-def row_name(line: Line) -> str:
-    """The label of a row in formats that have text alone."""
-    if line.published:
-        return f"{line.name} ({PAPER})"
-    return f"{line.name} (unavailable)" if line.problem else line.name
-
-
 def terminal(table: Table) -> Text:
     """Lines of text with styles, as wide as they must be: groups of data sets are ruled, published rows are dim."""
-    lines = [line for block in table.blocks for line in block.lines]
-    first = max(len("Method"), *(len(row_name(line)) + 2 for line in lines))
-    # Everything in a column is right-aligned to the widest text in it, with two spaces before.
-    columns = zip(table.headings, table.sizes, *_texts(lines), strict=True)
-    widths = [max(map(len, column)) + 2 for column in columns]
-    # This may widen a column, so it comes before all that is aligned.
-    spans = _terminal_spans(table, widths)
-    rule = Text("─" * (first + sum(widths)), "dim")
+    rows = list(table.grid())[1:]
+    names = [NAMES.get(row[0].style, "{}").format(row[0].text) for row in rows]
+    # The heading of a block or group is a row of one cell, which may run over all columns.
+    first = max(len(name) for name, row in zip(names, rows, strict=True) if len(row) > 1)
+    columns = zip(*(row[1:] for row in rows if len(row) > 1), strict=True)
+    # Right-aligned to the widest text of the column, with two spaces before.
+    widths = [2 + max(len(cell.text) for cell in column) for column in columns]
     out = [Text(table.title, "bold"), Text()]
-    out += [Text(" " * first).append(span, style) for span, style in spans]
-    for label, cells, style in (
-        ("Method", table.headings, "bold"),
-        ("n", table.sizes, "dim"),
-    ):
-        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
-        out.append(Text(label.ljust(first) + "".join(aligned), style))
-    for block in table.blocks:
-        out += [rule, Text(block.name, "bold")]
-        for group, rows in block.groups:
-            out.append(Text(group, "italic"))
-            out += [_terminal_row(row, first, widths) for row in rows]
+    # These may widen columns, so they come before all that is aligned.
+    out += [Text(" " * first).append(line) for line in _terminal_spans(table, widths)]
+    rule = Text("─" * (first + sum(widths)), "dim")
+    for name, row in zip(names, rows, strict=True):
+        if row[0].style == "block":
+            out.append(rule)
+        line = Text(name, TERMINAL.get(row[0].style, ""))
+        if len(row) > 1:
+            line.pad_right(first - len(name))
+        for cell, width in zip(row[1:], widths, strict=False):
+            # The space and the text are apart, so that only the digits are underlined.
+            line.append(" " * (width - len(cell.text)), "not underline")
+            line.append(cell.text, TERMINAL.get(cell.style, ""))
+        out.append(line)
     return Text("\n").join([*out, rule])
 
 
-def _texts(lines: list[Line]) -> list[list[str]]:
-    return [[value.text for value in line.values] for line in lines]
-
-
-def _terminal_spans(table: Table, widths: list[int]) -> list[tuple[str, str]]:
-    """The lines with the groups of data sets and a rule under them, with styles.
+def _terminal_spans(table: Table, widths: list[int]) -> list[Text]:
+    """The lines with the groups of data sets and a rule under them.
 
     Adds to `widths` where a word of a group's name needs it.
     """
     if not any(group for group, _ in table.spans):
         return []
-    names, rules, place = [], "", 0
+    names, rules, sizes, place = [], "", [], 0
     for group, count in table.spans:
-        longest = max((len(word) for word in group.split()), default=0)
+        longest = max(map(len, group.split()), default=0)
         widths[place] += max(0, longest + 2 - sum(widths[place : place + count]))
-        width = sum(widths[place : place + count]) - 2
-        names.append([f"{line:^{width}}" for line in wrap(group, width, break_on_hyphens=False)])
-        rules += "  " + ("─" if group else " ") * width
-        # Where the name is shorter than others, empty lines come first: names stand on their rules.
-        names[-1] = names[-1] or [" " * width]
+        size = sum(widths[place : place + count]) - 2
+        names.append(wrap(group, size, break_on_hyphens=False)[::-1])
+        rules += "  " + ("─" if group else " ") * size
+        sizes.append(size)
         place += count
-    height = max(map(len, names))
-    padded = [[" " * len(lines[0])] * (height - len(lines)) + lines for lines in names]
-    rows = ["".join(f"  {part}" for part in parts) for parts in zip(*padded, strict=True)]
-    return [*((row, "italic") for row in rows), (rules, "dim")]
-
-
-def _terminal_row(line: Line, first: int, widths: list[int]) -> Text:
-    style = "dim" if line.published else ""
-    row = Text(f"  {row_name(line)}".ljust(first), "yellow" if line.problem else style)
-    for value, width in zip(line.values, widths, strict=True):
-        # The space and the text are apart, so that only the digits are underlined.
-        row.append(" " * (width - len(value.text)), "not underline")
-        row.append(value.text, _TERMINAL_STYLES[value.mark])
-    return row
+    # From the last line up, so that short names stand on their rules.
+    lines = []
+    for row in list(zip_longest(*names, fillvalue=""))[::-1]:
+        parts = [f"  {part:^{size}}" for part, size in zip(row, sizes, strict=True)]
+        lines.append(Text("".join(parts), "italic"))
+    return [*lines, Text(rules, "dim")]
 
 
 def markdown(table: Table) -> str:
     """One table of GitHub's Markdown, and the notes as a list."""
-    width = len(table.headings)
-    # Markdown has no spans: the name stands over the first column of its group.
-    groups = [cell for group, count in table.spans for cell in [group, *[""] * (count - 1)]]
-    rows = [
-        ["", *map(_md, groups), *([""] if table.averaged else [])],
-        ["---", *["---:"] * width],
-        ["Method", *(f"**{_md(heading)}**" for heading in table.headings)],
-        ["*n*", *table.sizes],
-    ]
-    for block in table.blocks:
-        rows.append([f"**{block.name}**", *[""] * width])
-        for group, lines in block.groups:
-            rows.append([f"*{_md(group)}*", *[""] * width])
-            for line in lines:
-                cells = [_MARKDOWN_MARKS[value.mark].format(value.text) for value in line.values]
-                rows.append([_md(row_name(line)), *cells])
-    text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = []
+    for row in table.grid():
+        cells = []
+        for cell in row:
+            cells.append(MARKDOWN.get(cell.style, "{}").format(_md(cell.text)))
+            # Markdown has no spans: a text stands over the first of its columns.
+            cells += [""] * (cell.span - 1)
+        rows.append(cells)
+    # What must stand under the first row, and aligns the numbers.
+    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
     notes = "".join(f"- {_md(note)}\n" for note in table.notes)
     return f"# {_md(table.title)}\n\n{text}\n\n{notes}"
 
@@ -163,51 +176,39 @@ def _md(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A `table*` for a document that uses the package booktabs; the notes are its caption."""
-    width = len(table.headings) + 1
+    rows = []
+    for row in table.grid():
+        if row[0].style == "block":
+            rows.append(r"\midrule")
+        cells = [
+            LATEX.get(cell.style, "{0}").format(cell.text.translate(LATEX_CHARACTERS), cell.span)
+            for cell in row
+        ]
+        rows.append(" & ".join(cells) + r" \\")
     rules, place = [], 2  # LaTeX counts columns from 1, and the first has the names
     for group, count in table.spans:
         if group:
             rules.append(rf"\cmidrule(lr){{{place}-{place + count - 1}}}")
         place += count
-    groups = [rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" for group, count in table.spans]
+    if rules:
+        rows.insert(1, " ".join(rules))
     # The sentences are joined by full stops, so each loses its own.
-    sentences = [text.rstrip(".") for text in (table.title, *table.notes)]
+    caption = ". ".join(text.rstrip(".") for text in (table.title, *table.notes))
+    numbers = "r" * (len(table.columns) + table.averaged)
     out = [
         r"% \usepackage{booktabs}",
         r"\begin{table*}",
         r"\centering",
-        rf"\caption{{{_tex('. '.join(sentences))}.}}",
-        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+        rf"\caption{{{caption.translate(LATEX_CHARACTERS)}.}}",
+        rf"\begin{{tabular}}{{l{numbers}}}",
         r"\toprule",
-        _tex_row(["", *groups, *([""] if table.averaged else [])]),
-        *([" ".join(rules)] if rules else []),
-        _tex_row(["Method", *map(_tex, table.headings)]),
-        _tex_row([r"\textit{n}", *table.sizes]),
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table*}",
+        "",
     ]
-    for block in table.blocks:
-        out += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textbf{{{block.name}}}}} \\"]
-        for group, lines in block.groups:
-            out.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(group)}}}}} \\")
-            out += [_tex_row([_tex_name(line), *map(_tex_cell, line.values)]) for line in lines]
-    return "\n".join([*out, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
-
-
-def _tex_row(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _tex_name(line: Line) -> str:
-    if line.published:
-        return rf"{_tex(line.name)} \textsuperscript{{{PAPER}}}"
-    return _tex(row_name(line))
-
-
-def _tex_cell(value: Value) -> str:
-    return _LATEX_MARKS[value.mark].format(_tex(value.text))
-
-
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "\n".join(out)
 
 
 def to_csv(results: Results) -> str:
@@ -224,51 +225,45 @@ def to_csv(results: Results) -> str:
 
 def _measured_rows(results: Results) -> Iterator[dict[str, Any]]:
     for result in results.methods:
-        row = {"method": result.name, "group": result.group, "source": "measured"}
-        found: list[Agreement] = []
-        for c in results.columns:
+        named = {"method": result.name, "group": result.group, "source": "measured"}
+        for c in results.datasets:
             cell = result.measured.get(c.name, Measured(None, result.problem))
             column = {"dataset": c.name, "dataset_group": c.group, "column": c.column}
-            yield from _coefficients(row | column, cell.agreement, cell.problem)
-            if cell.agreement is not None:
-                found.append(cell.agreement)
-        if len(results.columns) > 1:
-            mean = average(found) if len(found) == len(results.columns) else None
-            problem = None if mean else "not every data set has a number"
-            yield from _coefficients(row | {"dataset": "average"}, mean, problem)
+            yield from _coefficients(named | column, cell)
+        if len(results.datasets) > 1:
+            problem = None if result.average else "not every data set has a number"
+            average = Measured(result.average, problem)
+            yield from _coefficients(named | {"dataset": "average"}, average)
 
 
-def _coefficients(
-    row: dict[str, Any], found: Agreement | None, problem: str | None
-) -> Iterator[dict[str, Any]]:
+def _coefficients(row: dict[str, Any], cell: Measured) -> Iterator[dict[str, Any]]:
     """A row for each coefficient of a cell."""
-    problems = [problem] if problem else []
-    problems += found.problems if found else ()
+    found = cell.agreement
+    problems = [cell.problem, *(found.problems if found else ())]
+    row["problem"] = "; ".join(filter(None, problems))
+    if found:
+        row |= {"n": found.n, "n_unreadable": found.n_unreadable}
     for key, name in COEFFICIENTS.items():
-        more: dict[str, Any] = {"coefficient": name, "problem": "; ".join(problems)}
-        if found is not None:
-            more |= {"n": found.n, "n_unreadable": found.n_unreadable}
-            for end, number in vars(getattr(found, key)).items():
-                more[end] = "" if isnan(number) else f"{number:.6f}"
-        yield row | more
+        ends = vars(getattr(found, key)) if found else {}
+        numbers = {end: f"{number:.6f}" for end, number in ends.items() if not isnan(number)}
+        yield row | {"coefficient": name} | numbers
 
 
 def _published_rows(results: Results) -> Iterator[dict[str, Any]]:
     for method in results.paper:
         for coefficient, row in paper_tables().published(method).items():
-            named = {"method": method, "group": row.group, "source": PAPER}
+            named = {"method": method, "group": row.group, "source": "paper"}
             named["coefficient"] = coefficient
-            for c, number in zip(paper_tables().columns, row.cells, strict=True):
+            for c in paper_tables().columns.values():
                 column = {"dataset": c.dataset, "dataset_group": c.group, "column": c.name}
                 # As printed: 0.43 is not 0.430.
-                yield named | column | {"value": str(number), "n": c.images}
+                yield named | column | {"value": str(row.cells[c.name]), "n": c.images}
             yield named | {"dataset": "average", "value": str(row.average)}
 
 
 def write_html(table: Table, output: Path) -> None:
     """A page that stands alone, light and dark. Raises UserError where it cannot be written."""
-    from .page import (
-        write_page,
-    )  # brings matplotlib, which takes seconds and the other formats do not need
+    # Here, because it brings matplotlib, which takes seconds and the other formats do not need.
+    from .page import write_page
 
     write_page(output, "benchmark.html.jinja", title=table.title, notes=(), table=table)

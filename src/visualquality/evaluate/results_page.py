@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ..data.manifest import Row, read_manifests
 from ..score.journal import journal_path
 from ..score.rating import Rating
-from .agreement import COEFFICIENTS, average
+from .agreement import COEFFICIENTS, with_average
 from .analysis import NORMAL_SHARES, Analysis, Calibration, analyse, breakdowns, calibration
 from .matching import Rated, match, read_results, rows_of
 from .page import LIGHT, MAX_POINTS, Panel, axis_limits, draw, pick_evenly, write_page
@@ -23,6 +23,8 @@ from .page import LIGHT, MAX_POINTS, Panel, axis_limits, draw, pick_evenly, writ
 CARDS = 6
 # Rows of the table of images without a score.
 FAILURES = 50
+# Inches of the plots beside each other.
+SIZE = (4.2, 3.1)
 # Above this many images, a scatter plot does not draw the std of each.
 BARS = 200
 
@@ -55,8 +57,7 @@ def report_results(
         write_results_page(output, title=title, header=header, ratings=ratings, notes=notes)
         return
     # An image that is gone has no picture in the page, but its rating is there all the same.
-    groups = rows_of(read_manifests(manifests, check_images=False), split)
-    rows = [row for group in groups.values() for row in group]
+    rows = rows_of(read_manifests(manifests, check_images=False), split)
     found = {rating.image: rating for rating in ratings}
     rated = [Rated(*pair) for pair in match(rows, found, source=str(source), complete=False)]
     notes = list(notes)
@@ -103,46 +104,44 @@ def write_results_page(
         paths = {each.rating.image: each.row.image for each in rated}
         sections = _agreement(rated)
     # Listed whatever the page: an image without a score must not vanish.
-    failed = [rating for rating in ratings if rating.problem is not None]
+    failures = []
+    for rating in ratings:
+        if rating.problem is not None:
+            # Without the folders of this machine, since a page may be passed on.
+            path = paths[rating.image]
+            problem = rating.problem.replace(rating.image, path.name)
+            failures.append((path.name, problem.replace(str(path), path.name)))
     write_page(
         output,
         "results.html.jinja",
         title=title,
         notes=notes,
-        header={k.replace("_", " "): str(v) for k, v in header.items() if v is not None},
+        header=header,
         with_ratings=rows is not None,
         images=len(ratings),
         paths=paths,
-        failed=len(failed),
-        failures=[_failure(rating, paths[rating.image]) for rating in failed[:FAILURES]],
+        failed=len(failures),
+        failures=failures[:FAILURES],
         **sections,
     )
 
 
-def _failure(rating: Rating, path: Path) -> tuple[str, str]:
-    """The file name of an image without a score, and why, without the folders of this machine."""
-    problem = str(rating.problem).replace(rating.image, path.name).replace(str(path), path.name)
-    return path.name, problem
-
-
 def _scores(ratings: Sequence[Rating]) -> dict[str, Any]:
     """The sections of a page without human ratings."""
+    # The best first; equal scores in the order of their names, so that a page is the same every time.
     scored = [(r.score, r) for r in ratings if r.score is not None]
     scored.sort(key=lambda pair: (-pair[0], pair[1].image))
     scores = [score for score, _ in scored]
     ordered = [rating for _, rating in scored]
     stds = [r.std for r in ordered if r.std is not None]
-    answers = [sample for r in ratings for sample in r.samples]
     # No image is both among the best and among the worst.
     worst = min(CARDS, len(ordered) // 2)
     best = min(CARDS, len(ordered) - worst)
-    readable = sum(answer is not None for answer in answers)
     return {
-        "scored": len(scores),
-        "mean": float(np.mean(scores)) if scores else None,
+        "scores": scores,
         "quartiles": np.percentile(scores, [0, 25, 50, 75, 100]).tolist() if scores else [],
-        "mean_std": float(np.mean(stds)) if stds else None,
-        "readable": readable / len(answers) if answers else None,
+        "stds": stds,
+        "answers": [sample for r in ratings for sample in r.samples],
         "panels": [
             ("Scores", _histogram("scores", scores, "score", "blue")),
             ("Std of the answers", _histogram("std", stds, "standard deviation", "violet")),
@@ -154,41 +153,25 @@ def _scores(ratings: Sequence[Rating]) -> dict[str, Any]:
 
 def _agreement(rated: Sequence[Rated]) -> dict[str, Any]:
     """The sections of a page with human ratings."""
-    sets = analyse(rated)
-    table = {data.name: data.agreement for data in sets}
-    if len(sets) > 1:
-        table["average"] = average(table.values())
+    sets = []
+    for number, data in enumerate(analyse(rated)):
+        calibrated = calibration(data)
+        panels = (_scatter(number, data), _calibration_panel(number, calibrated))
+        sets.append((data, *panels, calibrated, breakdowns(data), data.worst(CARDS)))
     return {
         "coefficients": COEFFICIENTS,
-        "table": table,
-        "problems": [f"{name}: {text}" for name, row in table.items() for text in row.problems],
-        "sets": [_data_set(number, data) for number, data in enumerate(sets)],
+        "table": with_average({data.name: data.agreement for data, *_ in sets}),
+        "sets": sets,
         "normal_shares": NORMAL_SHARES,
-    }
-
-
-def _data_set(number: int, data: Analysis) -> dict[str, Any]:
-    worst = data.worst(CARDS)
-    # f(score), in units of the MOS, which is what the error is about.
-    mapped = data.fit(np.array([each.rating.score for each in worst], dtype=np.float64))
-    calibrated = calibration(data)
-    return {
-        "name": data.name,
-        "n": len(data.scored),
-        "fit": data.fit,
-        "scatter": _scatter(number, data),
-        "calibration": calibrated,
-        "calibration_panel": _calibration_panel(number, calibrated),
-        "breakdowns": breakdowns(data),
-        "worst": list(zip(worst, mapped, strict=True)),
     }
 
 
 def _scatter(number: int, data: Analysis) -> Panel:
     """MOS against scores, with the fitted curve."""
-    count = f"{len(data.scored)} of {len(data.images)} images have a score."
-    if not data.scored:
-        return Panel(None, f"Nothing to plot: {count}")
+    n, left_out = data.agreement.n, data.agreement.n_unreadable
+    notes = [f"{n} of {n + left_out} images have a score."]
+    if not n:
+        return Panel(None, f"Nothing to plot: {notes[0]}")
     by_mos = sorted(data.scored, key=lambda each: (each.row.mos, str(each.row.image)))
     shown = pick_evenly(by_mos, MAX_POINTS)
     scores = np.array([each.rating.score for each in shown], dtype=np.float64)
@@ -196,32 +179,38 @@ def _scatter(number: int, data: Analysis) -> Panel:
     # A bar of length 0 is not seen.
     std = np.array([each.rating.std or 0.0 for each in shown])
     bars = len(shown) <= BARS and bool(std.any())
-    limits = axis_limits([*(scores - bars * std), *(scores + bars * std)])
 
     def plot(axes: Axes) -> None:
         if bars:
-            line: dict[str, Any] = {"ecolor": LIGHT["muted"], "elinewidth": 0.6, "alpha": 0.6}
-            axes.errorbar(scores, mos, xerr=std, fmt="none", **line)
-        dots: dict[str, Any] = {"markersize": 3.5, "markeredgewidth": 0, "alpha": 0.75}
-        axes.plot(scores, mos, "o", color=LIGHT["blue"], **dots)
+            axes.errorbar(
+                scores, mos, xerr=std, fmt="none", ecolor=LIGHT["muted"], elinewidth=0.6, alpha=0.6
+            )
+        blue = LIGHT["blue"]
+        axes.plot(scores, mos, "o", color=blue, markersize=3.5, markeredgewidth=0, alpha=0.75)
         if not data.fit.problem:
             # Only over the scores that there are: a fitted curve says nothing beyond them.
             x = np.linspace(data.scores.min(), data.scores.max(), 100)
             axes.plot(x, data.fit(x), color=LIGHT["orange"], linewidth=2, label="logistic fit")
             axes.legend(loc="lower right")
 
-    notes = [count]
-    if len(shown) < len(data.scored):
+    if len(shown) < n:
         notes.append(f"{len(shown)} of them are shown, at equal steps in the order of the MOS.")
     if data.fit.problem:
         notes.append(f"No curve: {data.fit.problem}.")
     if bars:
         notes.append("A bar is ± 1 standard deviation of the model’s answers.")
     note = " ".join(notes)
-    alt = f"Scatter plot of MOS against predicted score. {note}"
-    labels = {"xlabel": "predicted score", "ylabel": "human rating (MOS)"}
-    ends = {"xlim": limits, "ylim": axis_limits(mos)}
-    return Panel(draw(f"scatter-{number}", alt, (4.2, 3.1), plot, **labels, **ends), note)
+    svg = draw(
+        f"scatter-{number}",
+        f"Scatter plot of MOS against predicted score. {note}",
+        SIZE,
+        plot,
+        xlabel="predicted score",
+        ylabel="human rating (MOS)",
+        xlim=axis_limits([*(scores - bars * std), *(scores + bars * std)]),
+        ylim=axis_limits(mos),
+    )
+    return Panel(svg, note)
 
 
 def _calibration_panel(number: int, calibrated: Calibration) -> Panel:
@@ -229,26 +218,26 @@ def _calibration_panel(number: int, calibrated: Calibration) -> Panel:
     if calibrated.problem:
         return Panel(None, f"Nothing to plot: {calibrated.problem}.")
     bins = calibrated.bins
-    std, error = [b.std for b in bins], [b.error for b in bins]
-    bars = [[b.error - b.low for b in bins], [b.high - b.error for b in bins]]
+    std, error = bins["std"], bins["error"]
 
     def plot(axes: Axes) -> None:
+        bars = [error - bins["low"], bins["high"] - error]
         axes.errorbar(std, error, bars, fmt="o", color=LIGHT["blue"], markersize=5, capsize=3)
         # From 0, so that one error can be seen to be twice another; never empty, where all errors are 0.
-        axes.set_ylim(0, 1.08 * max(b.high for b in bins) or 1)
+        axes.set_ylim(0, 1.08 * bins["high"].max() or 1)
 
-    points = "; ".join(f"{b.error:.3g} at std {b.std:.3g}" for b in bins)
+    points = "; ".join(f"{e:.3g} at std {s:.3g}" for e, s in zip(error, std, strict=True))
     svg = draw(
         f"calibration-{number}",
         f"Mean error in {len(bins)} bins of images by std: {points}.",
-        (4.2, 3.1),
+        SIZE,
         plot,
         xlabel="std of the answers, in points of the score",
         ylabel="mean error, in units of the MOS",
         xlim=axis_limits([0.0, *std]),
     )
-    sizes = sorted({b.n for b in bins})
-    images = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    least, most = bins["n"].min(), bins["n"].max()
+    images = f"{least}" if least == most else f"{least} to {most}"
     note = f"{calibrated.n} images in {len(bins)} bins of {images}; bars are 95 % intervals of the mean."
     return Panel(svg, note)
 
@@ -265,7 +254,14 @@ def _histogram(name: str, values: Sequence[float], label: str, colour: str) -> P
         axes.grid(False, axis="x")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    alt = f"Histogram of the {label} of {len(values)} images, from {min(values):.3g} to {max(values):.3g}."
-    labels = {"xlabel": label, "ylabel": "images", "xlim": limits}
-    svg = draw(f"histogram-{name}", alt, (4.2, 2.6), plot, **labels)
+    ends = f"{min(values):.3g} to {max(values):.3g}"
+    svg = draw(
+        f"histogram-{name}",
+        f"Histogram of the {label} of {len(values)} images, from {ends}.",
+        (4.2, 2.6),
+        plot,
+        xlabel=label,
+        ylabel="images",
+        xlim=limits,
+    )
     return Panel(svg, f"{len(values)} images.")

@@ -4,8 +4,8 @@ A run writes this to `samples.jsonl` (the scores of every image of a step, and t
 for the probe images of its recipe, to `probes.jsonl` (an image a line, with all texts).
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -47,68 +47,61 @@ class Answers:
     None where the file has no texts about this image at this step.
     """
 
+    image: RunImage
     step: int
     score: float | None
     std: float | None
     words: str | None
 
 
-Step = dict[RunImage, Answers]
-
-
-def read_steps(path: Path) -> list[Step]:
-    """The lines of a run's `samples.jsonl` or `probes.jsonl` in order, each with its images in their order.
+def read_answers(path: Path) -> list[Answers]:
+    """The answers in a run's `samples.jsonl` or `probes.jsonl`, in order.
 
     A torn last line is left out. In files without keys, an image that comes twice in a step under one data set, name
     and MOS is two images that cannot be told apart: they are left out of all steps. Raises UserError naming the line
     that is not as a run writes it.
     """
-    steps: list[Step] = []
+    found: list[Answers] = []
     ambiguous: set[RunImage] = set()
     for line in read_jsonl(path):
         try:
-            images = _images(line.record)
-            steps.append(_step(line.record, images))
+            answers = _answers_of_step(line.record)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}, line {line.number} is not a step of a run ({error!r}): remove it"
             ) from error
-        counts = Counter(images)
-        ambiguous |= {image for image in images if counts[image] > 1 and not image.key}
-    return [
-        {image: answers for image, answers in step.items() if image not in ambiguous}
-        for step in steps
-    ]
+        in_step: set[RunImage] = set()
+        for each in answers:
+            if each.image not in in_step:
+                found.append(each)
+            elif not each.image.key:
+                ambiguous.add(each.image)
+            # An image with a key that comes again keeps its first answers, which may have texts.
+            in_step.add(each.image)
+    return [each for each in found if each.image not in ambiguous]
 
 
-def _images(record: Mapping[str, Any]) -> list[RunImage]:
-    names = record["images"]
+def _answers_of_step(record: dict[str, Any]) -> list[Answers]:
+    names, scores, texts = record["images"], record["scores"], record["texts"]
+    if len(texts) != len(scores[0]):
+        raise ValueError(f"{len(texts)} texts for {len(scores[0])} scores")
+    # Version 0.1 wrote neither keys nor paths.
     unknown = [""] * len(names)
     keys, paths = record.get("keys", unknown), record.get("paths", unknown)
-    return [
-        RunImage(record["dataset"], name, round(mos, 6), key, path)
-        for name, mos, key, path in zip(names, record["mos"], keys, paths, strict=True)
-    ]
+    found: list[Answers] = []
+    for name, mos, key, path, drawn in zip(names, record["mos"], keys, paths, scores, strict=True):
+        image = RunImage(record["dataset"], name, round(mos, 6), key, path)
+        readable = [score for score in drawn if score is not None]
+        mean = fmean(readable) if readable else None
+        std = stdev(readable) if len(readable) > 1 else None
+        # A run keeps the texts about the first image of a step only.
+        words = None if found else _words(drawn, texts, mean)
+        found.append(Answers(image, record["step"], mean, std, words))
+    return found
 
 
-def _step(record: Mapping[str, Any], images: Sequence[RunImage]) -> Step:
-    # A run keeps the texts about the first image of a step only.
-    texts = record["texts"]
-    if len(texts) != len(record["scores"][0]):
-        raise ValueError(f"{len(texts)} texts for {len(record['scores'][0])} scores")
-    step: Step = {}
-    for place, (image, scores) in enumerate(zip(images, record["scores"], strict=True)):
-        # An image with a key that comes again keeps its first answers, which may have texts.
-        step.setdefault(image, _answers(record["step"], scores, [] if place else texts))
-    return step
-
-
-def _answers(step: int, scores: Sequence[float | None], texts: Sequence[str]) -> Answers:
-    readable = [score for score in scores if score is not None]
-    mean = fmean(readable) if readable else None
-    std = stdev(readable) if len(readable) > 1 else None
-    if not texts:
-        return Answers(step, mean, std, None)
+def _words(scores: Sequence[float | None], texts: Sequence[str], mean: float | None) -> str:
+    """The words of the answer nearest to the mean."""
 
     # Whatever cannot be read is farthest; of equal distances, the first answer is taken.
     def distance(answer: tuple[float | None, str]) -> float:
@@ -116,24 +109,24 @@ def _answers(step: int, scores: Sequence[float | None], texts: Sequence[str]) ->
         return np.inf if score is None or mean is None else abs(score - mean)
 
     _, text = min(zip(scores, texts, strict=True), key=distance)
-    return Answers(step, mean, std, response.read(text).reasoning or text.strip())
+    return response.read(text).reasoning or text.strip()
 
 
-def followed_images(steps: Sequence[Step]) -> dict[RunImage, list[Answers]]:
+def followed_images(answers: Iterable[Answers]) -> dict[RunImage, list[Answers]]:
     """At most `FOLLOWED` images whose answers can be compared over steps, by data set and MOS, with these answers.
 
     They came at two steps or more and have words at one or more. Images with words at most steps are preferred, then
     those that came most often; among equals, those whose MOS span the range.
     """
     found: dict[RunImage, list[Answers]] = defaultdict(list)
-    for step in steps:
-        for image, answers in step.items():
-            found[image].append(answers)
+    for each in answers:
+        found[each.image].append(each)
     # (steps with words, steps) -> images: a group is taken whole before the next one.
     groups: dict[tuple[int, int], list[RunImage]] = defaultdict(list)
     for image, over_steps in found.items():
-        if len(over_steps) > 1 and with_words(over_steps):
-            groups[len(with_words(over_steps)), len(over_steps)].append(image)
+        words = len(with_words(over_steps))
+        if words and len(over_steps) > 1:
+            groups[words, len(over_steps)].append(image)
     chosen: list[RunImage] = []
     for rank in sorted(groups, reverse=True):
         chosen += _over_range_of_mos(groups[rank], FOLLOWED - len(chosen))
@@ -141,7 +134,7 @@ def followed_images(steps: Sequence[Step]) -> dict[RunImage, list[Answers]]:
     return {image: found[image] for image in chosen}
 
 
-def with_words(answers: Sequence[Answers]) -> list[Answers]:
+def with_words(answers: Iterable[Answers]) -> list[Answers]:
     """The answers that have words."""
     return [each for each in answers if each.words is not None]
 
@@ -153,13 +146,13 @@ def _over_range_of_mos(images: Sequence[RunImage], count: int) -> list[RunImage]
         return left[:count]
     chosen = []
     for target in np.linspace(left[0].mos, left[-1].mos, count):
+        # Each image once, so a target whose nearest image is taken gets the next one.
         nearest = min(left, key=lambda image: abs(image.mos - target))
         left.remove(nearest)
         chosen.append(nearest)
     return chosen
 
 
-def words_along(steps: Sequence[Step]) -> list[tuple[RunImage, Answers]]:
+def words_along(answers: Iterable[Answers]) -> list[Answers]:
     """The words of at most `STEPS_WITH_WORDS` steps at equal distances, the first and the last among them."""
-    said = [(image, answers) for step in steps for image, answers in step.items()]
-    return pick_evenly([each for each in said if each[1].words is not None], STEPS_WITH_WORDS)
+    return pick_evenly(with_words(answers), STEPS_WITH_WORDS)

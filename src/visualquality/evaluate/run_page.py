@@ -3,13 +3,13 @@
 The words of the page are in `run.html.jinja`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -25,9 +25,8 @@ from .page import LIGHT, Panel, draw, pick_evenly, write_page
 from .run_images import (
     Answers,
     RunImage,
-    Step,
     followed_images,
-    read_steps,
+    read_answers,
     with_words,
     words_along,
 )
@@ -53,32 +52,32 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
     found, the page has no pictures, and `console` says why. Raises UserError where `run` is no RL2R run, or `output`
     cannot be written.
     """
-    for name, meaning in (
-        ("metrics.jsonl", "is no training run"),
-        ("recipe.yaml", "is no whole run"),
-    ):
-        if not (run / name).is_file():
-            raise UserError(
-                f"{run} {meaning}, since it has no {name}: give the folder that train wrote, or results"
-            )
+    _refuse_without(run, "metrics.jsonl", "is no training run")
+    _refuse_without(run, "recipe.yaml", "is no whole run")
     recipe = read_recipe(run / "recipe.yaml", output=run)
     if recipe.method != "rl2r":
         raise UserError(
             f"{run} is a run of method {recipe.method}, without rewards: this page is about RL2R runs"
         )
-    if not (run / "samples.jsonl").is_file():
-        raise UserError(
-            f"{run} has no samples.jsonl, which every RL2R run writes: give the whole folder of the run"
-        )
+    _refuse_without(run, "samples.jsonl", "is no whole RL2R run")
     metrics = read_metrics(run / "metrics.jsonl")
     # The same images at many steps show best how the answers change, so probes are preferred.
     probed = (run / "probes.jsonl").is_file()
-    steps = read_steps(run / ("probes.jsonl" if probed else "samples.jsonl"))
-    all_notes = [*_settings(recipe, len(metrics)), *notes]
+    answers = read_answers(run / ("probes.jsonl" if probed else "samples.jsonl"))
+    settings, optimizer = recipe.rl2r, recipe.optimizer
+    length = f"{optimizer.steps} steps"
+    if optimizer.steps is None:
+        length = f"{optimizer.epochs:g} epochs"
+    all_notes = [
+        f"Trained from {recipe.model} for {length}; this page was written after step {len(metrics)}.",
+        f"{settings.responses} answers for each image, {recipe.compared} images in a batch, "
+        f"reward {settings.reward}, learning rate {optimizer.learning_rate:g}, seed {recipe.seed}.",
+        *notes,
+    ]
     try:
-        pictures = _pictures(recipe, {image for step in steps for image in step})
+        pictures = _pictures(recipe, {each.image for each in answers})
         # An image that no manifest has, or several, may be any image.
-        steps = [{i: answers for i, answers in s.items() if i in pictures} for s in steps]
+        answers = [each for each in answers if each.image in pictures]
     except UserError as error:
         console.print(f"no pictures: {error}", soft_wrap=True, markup=False)
         pictures = {}
@@ -89,23 +88,18 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
         output,
         title=f"Training run {'/'.join(run.resolve().parts[-2:])}",
         metrics=metrics,
-        steps=steps,
+        answers=answers,
         probed=probed,
         pictures=pictures,
         notes=all_notes,
     )
 
 
-def _settings(recipe: Recipe, steps: int) -> list[str]:
-    settings, optimizer = recipe.rl2r, recipe.optimizer
-    length = (
-        f"{optimizer.epochs:g} epochs" if optimizer.steps is None else f"{optimizer.steps} steps"
-    )
-    return [
-        f"Trained from {recipe.model} for {length}; this page was written after step {steps}.",
-        f"{settings.responses} answers for each image, {recipe.compared} images in a batch, "
-        f"reward {settings.reward}, learning rate {optimizer.learning_rate:g}, seed {recipe.seed}.",
-    ]
+def _refuse_without(run: Path, name: str, meaning: str) -> None:
+    if not (run / name).is_file():
+        raise UserError(
+            f"{run} {meaning}, since it has no {name}: give the whole folder that train wrote, or results"
+        )
 
 
 def _pictures(recipe: Recipe, images: set[RunImage]) -> dict[RunImage, Path]:
@@ -122,11 +116,12 @@ def _pictures(recipe: Recipe, images: set[RunImage]) -> dict[RunImage, Path]:
     probes = read_probes(recipe, Path())
     if probes is not None:
         examples += probes.examples
-    paths: dict[RunImage, list[Path]] = {}
+    ambiguous = set()
     for e in examples:
         image = RunImage(e.dataset, e.path.name, round(e.mos, 6))
-        paths.setdefault(image, []).append(e.path)
-    return found | {image: those[0] for image, those in paths.items() if len(those) == 1}
+        if found.setdefault(image, e.path) != e.path:
+            ambiguous.add(image)
+    return {image: path for image, path in found.items() if image not in ambiguous}
 
 
 def write_run_page(
@@ -134,7 +129,7 @@ def write_run_page(
     *,
     title: str,
     metrics: Sequence[dict[str, Any]],
-    steps: Sequence[Step],
+    answers: Sequence[Answers],
     probed: bool,
     pictures: Mapping[RunImage, Path],
     notes: Sequence[str],
@@ -143,21 +138,21 @@ def write_run_page(
 
     Args:
         metrics: the objects of `metrics.jsonl` (`read_metrics`); where one has no number, the page says so.
-        steps: the steps of `samples.jsonl`, or of `probes.jsonl` if `probed` (`read_steps`).
-        pictures: where the images of the steps are; an image that is not in it has no picture.
+        answers: those of `samples.jsonl`, or of `probes.jsonl` if `probed` (`read_answers`).
+        pictures: where the images are; an image that is not in it has no picture.
         notes: sentences to stand under the title.
 
     Raises UserError where `output` cannot be written.
     """
+    steps = {each.step for each in answers}
     # All charts have the same ends, so that they can be compared.
-    numbers = [answers.step for step in steps for answers in step.values()]
-    ends = (min(numbers), max(numbers)) if numbers else (0, 1)
+    ends = (min(steps, default=0), max(steps, default=1))
     followed = []
-    for number, (image, answers) in enumerate(followed_images(steps).items()):
-        worded = with_words(answers)
+    for number, (image, of_image) in enumerate(followed_images(answers).items()):
+        worded = with_words(of_image)
         if probed:
             worded = pick_evenly(worded, WORDS_OF_A_PROBE)
-        followed.append((image, len(answers), _score_chart(answers, number, ends), worded))
+        followed.append((image, len(of_image), _score_chart(of_image, number, ends), worded))
     write_page(
         output,
         "run.html.jinja",
@@ -166,7 +161,7 @@ def write_run_page(
         **_curves(metrics),
         followed=followed,
         probed=probed,
-        words_of_steps=words_along(steps),
+        words_of_steps=words_along(answers),
         steps=len(steps),
         pictures=pictures,
     )
@@ -187,10 +182,17 @@ def _score_chart(answers: Sequence[Answers], number: int, ends: tuple[int, int])
         axes.set_yticks([1, 2, 3, 4, 5])
 
     margin = max(1, (ends[1] - ends[0]) * 0.03)
-    limits = {"xlim": (ends[0] - margin, ends[1] + margin), "ylim": (0.8, 5.2)}
-    alt = f"Score over the training steps: {'; '.join(f'{s:.2f} at step {n}' for n, s, _ in read)}."
-    labels = {"xlabel": "training step", "ylabel": "score"}
-    return draw(f"image-{number}", alt, (4.2, 1.5), plot, **labels, **limits)
+    points = "; ".join(f"{s:.2f} at step {n}" for n, s, _ in read)
+    return draw(
+        f"image-{number}",
+        f"Score over the training steps: {points}.",
+        (4.2, 1.5),
+        plot,
+        xlabel="training step",
+        ylabel="score",
+        xlim=(ends[0] - margin, ends[1] + margin),
+        ylim=(0.8, 5.2),
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -204,67 +206,62 @@ def _curves(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     window = max(1, len(metrics) // MEANS)
     keys = sorted({key for record in metrics for key in record if key.startswith(PART)})
     parts = {key: key.removeprefix(PART) for key in keys}
-    readable = [_number(record.get("readable")) for record in metrics]
+    columns = ["step", "reward", *parts, "score_std", "kl", "readable"]
+    # A column that no record has is added; what is no finite number becomes NaN, which is a gap in a line.
+    table = pd.DataFrame(metrics, dtype=object).reindex(columns=columns)
+    table = table.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
+    # A record without a step cannot be placed.
+    table.loc[table["step"].isna()] = np.nan
     return {
         "window": window,
         "parts": {name: description(name) for name in parts.values() if description(name)},
-        "reward": _curve(metrics, window, {"reward": "total"} | parts),
-        "score_std": _curve(metrics, window, {"score_std": "mean standard deviation"}),
-        "kl": _curve(metrics, window, {"kl": "KL divergence"}),
-        "readable": [share for share in readable if not math.isnan(share)],
+        "reward": _curve(table, window, {"reward": "total"} | parts),
+        "score_std": _curve(table, window, {"score_std": "mean standard deviation"}),
+        "kl": _curve(table, window, {"kl": "KL divergence"}),
+        "readable": table["readable"].dropna().tolist(),
     }
 
 
-def _number(value: Any) -> float:
-    """A finite number as it is, everything else as NaN, which is a gap in a line."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-
-
-def _curve(metrics: Sequence[dict[str, Any]], window: int, labels: dict[str, str]) -> Panel:
+def _curve(table: pd.DataFrame, window: int, labels: dict[str, str]) -> Panel:
     """Lines of metrics over the training steps; `labels` is metric -> name in the legend."""
-    steps = np.array([_number(record.get("step")) for record in metrics])
-    # `steps * 0` is NaN where a record has no step: it cannot be placed.
-    lines = {key: steps * 0 + [_number(record.get(key)) for record in metrics] for key in labels}
-    found = {key: line[np.isfinite(line)] for key, line in lines.items()}
-    drawn = [key for key in labels if len(found[key])]
-    if not drawn:
+    lines = table[list(labels)]
+    found = {key: lines[key].dropna() for key in labels if lines[key].notna().any()}
+    if not found:
         keys = " or ".join(f"“{key}”" for key in labels)
         note = f"Nothing to plot: no line of the metrics has a step and a number for {keys}."
         return Panel(None, note)
     # A metric that is missing in some steps is drawn with gaps, and the note says so.
-    gaps = {key: len(steps) - len(line) for key, line in found.items() if len(line) < len(steps)}
-    note = ", ".join(f"“{key}” in {count} of {len(steps)}" for key, count in gaps.items())
+    gaps = lines.isna().sum()
+    note = ", ".join(f"“{key}” in {gaps[key]} of {len(lines)}" for key in labels if gaps[key])
     ends = [
-        f"{labels[key]} {found[key][0]:.3g} at first, {found[key][-1]:.3g} at last" for key in drawn
+        f"{labels[key]} {line.iloc[0]:.3g} at first, {line.iloc[-1]:.3g} at last"
+        for key, line in found.items()
     ]
 
     def plot(axes: Axes) -> None:
-        for key, (colour, dashes) in zip(drawn, cycle(STROKES)):
-            stroke = {"color": colour, "linestyle": dashes, "label": labels[key]}
-            _line(axes, steps, lines[key], window, **stroke)
-        if min(found[key].min() for key in drawn) >= 0:
+        for key, (colour, dashes) in zip(found, cycle(STROKES)):
+            stroke: dict[str, Any] = {"color": colour, "linestyle": dashes, "label": labels[key]}
+            _line(axes, table["step"], lines[key], window, **stroke)
+        if min(line.min() for line in found.values()) >= 0:
             # From 0, so that the size of a change can be judged.
-            axes.set_ylim(0, 1.08 * max(found[key].max() for key in drawn) or 1)
+            axes.set_ylim(0, 1.08 * max(line.max() for line in found.values()) or 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(labels) > 1:
-            spacing = {"ncols": 3, "handlelength": 2.2, "columnspacing": 1.2}
-            axes.figure.legend(loc="outside upper left", **spacing)
+            axes.figure.legend(
+                loc="outside upper left", ncols=3, handlelength=2.2, columnspacing=1.2
+            )
 
-    alt = f"Line plot over {len(steps)} training steps: {'; '.join(ends)}."
+    alt = f"Line plot over {len(lines)} training steps: {'; '.join(ends)}."
     svg = draw(next(iter(labels)), alt, (3.3, 2.3), plot, xlabel="training step")
     return Panel(svg, note and f"Lines of the metrics without a number, not drawn: {note}.")
 
 
-def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, window: int, **stroke: Any) -> None:
+def _line(axes: Axes, steps: pd.Series, values: pd.Series, window: int, **stroke: Any) -> None:
     """A line with its gaps; where there is a running mean, a bold line of it over a faint one of the steps."""
     if window == 1:
         axes.plot(steps, values, marker="o", markersize=2.5, linewidth=1.6, clip_on=False, **stroke)
         return
-    box = np.ones(window)
-    finite = np.isfinite(values)
     # At the ends and at gaps the mean is over the fewer steps that are there.
-    total = np.convolve(np.where(finite, values, 0), box, "same")
-    count = np.convolve(finite, box, "same")
-    mean = np.where(finite, total / np.maximum(count, 1), np.nan)
+    mean = values.rolling(window, center=True, min_periods=1).mean().where(values.notna())
     axes.plot(steps, values, color=stroke["color"], alpha=0.3, linewidth=0.7)
     axes.plot(steps, mean, linewidth=1.8, **stroke)

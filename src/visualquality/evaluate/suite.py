@@ -28,18 +28,15 @@ class Method(ScoreSettings):
     def _one_source(self) -> "Method":
         if (self.model is None) == (self.scores is None):
             raise ValueError("give exactly one of model and scores")
-        options = self._options()
-        if self.scores is not None and options:
+        if self.scores is not None and (options := self._options()):
             raise ValueError(f"a file of scores takes no {' and no '.join(sorted(options))}")
         if self.reference:
             raise ValueError("a suite rates images by themselves: leave reference out")
         return self
 
     def _options(self) -> dict[str, Any]:
-        """The scoring options that the suite names."""
         # Only what is written in the file: a default must not override the command line.
-        named = self.model_fields_set & ScoreSettings.model_fields.keys()
-        return {name: getattr(self, name) for name in named}
+        return self.model_dump(include=set(ScoreSettings.model_fields), exclude_unset=True)
 
     def settings(self, **defaults: Any) -> ScoreSettings:
         """The scoring options of the suite; those that it does not name are taken from `defaults`."""
@@ -62,7 +59,7 @@ class DataSet(Settings):
     @field_validator("column")
     @classmethod
     def _of_the_paper(cls, column: str | None) -> str | None:
-        names = [each.name for each in paper_tables().columns]
+        names = paper_tables().columns
         if column is not None and column not in names:
             raise ValueError(f"the paper has no column {column!r}; it has {', '.join(names)}")
         return column
@@ -112,29 +109,33 @@ def read_suite(path: Path) -> Suite:
     """
     suite = validated(Suite, read_yaml(path, "suite"), path, "suite")
     folder = path.resolve().parent
-    groups = {column.name: column.group for column in paper_tables().columns}
     datasets = []
     for data in suite.datasets:
+        group = data.group
+        if data.column and not group:
+            group = paper_tables().columns[data.column].group
+        # An absolute path stays as it is.
         manifest = folder / data.manifest.expanduser()
-        group = data.group or groups.get(data.column or "", "")
         datasets.append(data.model_copy(update={"manifest": manifest, "group": group}))
-    methods = tuple(_with_paths(method, folder) for method in suite.methods)
-    return suite.model_copy(update={"methods": methods, "datasets": tuple(datasets)})
+    methods = []
+    for method in suite.methods:
+        if method.scores is not None:
+            update: dict[str, Any] = {"scores": folder / method.scores.expanduser()}
+        else:
+            update = {"model": _model_in(folder, str(method.model))}
+        methods.append(method.model_copy(update=update))
+    return suite.model_copy(update={"methods": tuple(methods), "datasets": tuple(datasets)})
 
 
-def _with_paths(method: Method, folder: Path) -> Method:
-    """The method with the paths in it relative to `folder`; other names of models stay."""
-    if method.scores is not None:
-        return method.model_copy(update={"scores": folder / method.scores.expanduser()})
-    assert method.model is not None
+def _model_in(folder: Path, model: str) -> str:
+    """The name of a model with a path in it made relative to `folder`; other names stay."""
     # niqe:FILE and brisque:FILE name fitted parameters; the rest of pyiqa:NAME is no path.
-    kind, _, parameters = method.model.partition(":")
+    kind, _, parameters = model.partition(":")
     if kind in ("niqe", "brisque") and parameters:
-        file = folder / Path(parameters).expanduser()
-        return method.model_copy(update={"model": f"{kind}:{file}"})
+        return f"{kind}:{folder / Path(parameters).expanduser()}"
     # A name of the Hugging Face hub looks like a relative path: a folder that exists comes first.
-    weights = folder / Path(method.model).expanduser()
-    return method.model_copy(update={"model": str(weights)}) if weights.is_dir() else method
+    weights = folder / Path(model).expanduser()
+    return str(weights) if weights.is_dir() else model
 
 
 def _refuse_duplicates(what: str, names: Sequence[str]) -> None:

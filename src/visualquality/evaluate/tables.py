@@ -1,23 +1,21 @@
-"""The results of a benchmark in the layout of the paper's Table 2: cells, bold and underlined marks, and notes.
+"""The results of a benchmark in the layout of the paper's Table 2: rows of cells, and notes.
 
-`layout` is a pure function from results to a `Table` of texts and marks, which `render` writes in each format.
+`layout` is a pure function from results to a `Table`, which `render` writes in each format.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from itertools import groupby
 from math import isnan
-from typing import Literal
+from typing import NamedTuple
 
-from .agreement import COEFFICIENTS, Estimate, average
+from .agreement import COEFFICIENTS, Estimate
 from .benchmark import Column, Result, Results
-from .paper import paper_tables
-
-Mark = Literal["", "best", "second"]
+from .paper import PaperRow, paper_tables
 
 NOTHING = "–"
 UNDEFINED = "undefined"
-AVERAGE = "Avg"
 # A published number is ranked only where the data set here is the paper's: as many images, within 1 %. CLIVE, for
 # example, has 1162 or 1169 images, without or with its training images.
 SAME_SIZE = 0.01
@@ -31,65 +29,73 @@ PLCC = {
 }
 
 
-@dataclass(frozen=True)
-class Value:
-    """A cell as it is printed: three decimals, "undefined" or a dash; its 95 % interval, where there is one."""
+class Cell(NamedTuple):
+    """A text of the table, with the 95 % interval of a number where it has one.
+
+    `style` names what it is: in the first column method, n, measured, published or unavailable; over a column heading;
+    for a number best or second; over `span` columns spans (a group of data sets), block (SRCC or PLCC) or group
+    (a group of methods). Each format has its own way to show a style.
+    """
 
     text: str
+    style: str = ""
+    span: int = 1
     interval: str = ""
-    mark: Mark = ""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row: `values` are one for each column, then the average. `published`: the paper's, not measured here."""
+    """A method: a cell for each column, then the average. `published`: the paper's numbers, not measured here."""
 
     name: str
     published: bool
-    values: tuple[Value, ...]
+    cells: list[Cell]
     problem: str | None = None
 
-
-@dataclass(frozen=True)
-class Block:
-    """SRCC or PLCC: lines by group of methods, in order."""
-
-    name: str
-    groups: tuple[tuple[str, tuple[Line, ...]], ...]
-
     @property
-    def lines(self) -> tuple[Line, ...]:
-        return tuple(line for _, lines in self.groups for line in lines)
+    def style(self) -> str:
+        if self.published:
+            return "published"
+        return "unavailable" if self.problem else "measured"
 
 
 @dataclass(frozen=True)
 class Table:
     """`spans` are the groups of data sets over `columns`, (name, number of columns); the average comes after them.
 
-    A table of one data set has no average, and its lines have one value.
+    `blocks` are SRCC and PLCC, each with its lines by group of methods. A table of one data set has no average, and
+    its lines have one cell.
     """
 
     title: str
-    spans: tuple[tuple[str, int], ...]
-    columns: tuple[Column, ...]
-    blocks: tuple[Block, ...]
-    notes: tuple[str, ...]
+    spans: list[tuple[str, int]]
+    columns: list[Column]
+    blocks: dict[str, dict[str, list[Line]]]
+    notes: list[str]
 
     @property
     def averaged(self) -> bool:
         return len(self.columns) > 1
 
-    @property
-    def headings(self) -> tuple[str, ...]:
-        """Over the values of a line."""
-        names = tuple(column.name for column in self.columns)
-        return (*names, AVERAGE) if self.averaged else names
+    def grid(self) -> Iterator[list[Cell]]:
+        """The table row by row; the spans of each row sum to the same width.
 
-    @property
-    def sizes(self) -> tuple[str, ...]:
-        """The number of images under each heading."""
-        numbers = tuple(str(column.n) for column in self.columns)
-        return (*numbers, "") if self.averaged else numbers
+        First three rows of headings: groups of data sets, data sets, numbers of images. A row of one cell is the
+        heading of a block or of a group.
+        """
+        columns, last = self.columns, [Cell("")] if self.averaged else []
+        width = 1 + len(columns) + len(last)
+        yield [Cell(""), *(Cell(name, "spans", count) for name, count in self.spans), *last]
+        headings = [column.name for column in columns] + ["Avg" for _ in last]
+        # "n" is the number of images; an average has none.
+        yield [Cell("Method", "method"), *(Cell(name, "heading") for name in headings)]
+        yield [Cell("n", "n"), *(Cell(str(column.n)) for column in columns), *last]
+        for block, groups in self.blocks.items():
+            yield [Cell(block, "block", width)]
+            for group, lines in groups.items():
+                yield [Cell(group, "group", width)]
+                for line in lines:
+                    yield [Cell(line.name, line.style), *line.cells]
 
 
 def layout(results: Results) -> Table:
@@ -100,17 +106,18 @@ def layout(results: Results) -> Table:
     Best (bold) and second (underlined) are those of a column by the printed digits, equal numbers together, where at
     least two can be compared. A published row is ranked where the data set here has the paper's size.
     """
-    groups = [column.group for column in paper_tables().columns]
-    groups += [column.group for column in results.columns]
+    groups = [column.group for column in paper_tables().columns.values()]
+    groups += [column.group for column in results.datasets]
     # Sorting is stable: within a group the order of the suite stays.
-    columns = tuple(sorted(results.columns, key=lambda column: groups.index(column.group)))
-    spans = [
-        (group, len(list(members)))
-        for group, members in groupby(columns, lambda column: column.group)
-    ]
+    columns = sorted(results.datasets, key=lambda column: groups.index(column.group))
+    members = groupby(columns, lambda column: column.group)
+    spans = [(group, len(list(of_group))) for group, of_group in members]
     plcc, _ = PLCC[results.plcc]
-    blocks = (_block(results, columns, "SRCC", "srcc"), _block(results, columns, "PLCC", plcc))
-    return Table(results.title, tuple(spans), columns, blocks, tuple(_notes(results, columns)))
+    blocks = {
+        "SRCC": _block(results, columns, "SRCC", "srcc"),
+        "PLCC": _block(results, columns, "PLCC", plcc),
+    }
+    return Table(results.title, spans, columns, blocks, _notes(results, columns))
 
 
 def comparable(column: Column) -> bool:
@@ -118,50 +125,46 @@ def comparable(column: Column) -> bool:
     if column.column is None:
         return False
     # Other images of the same data set would make another test: their numbers are shown, not ranked.
-    size = {each.name: each.images for each in paper_tables().columns}[column.column]
+    size = paper_tables().columns[column.column].images
     return abs(column.n - size) <= SAME_SIZE * size
 
 
-def _block(results: Results, columns: Sequence[Column], name: str, field: str) -> Block:
+def _block(
+    results: Results, columns: Sequence[Column], name: str, field: str
+) -> dict[str, list[Line]]:
     # Those that are left at the end have no measured row of their name.
-    published = {method: _published(method, columns, name) for method in results.paper}
-    rows: list[tuple[str, Line]] = []  # with the group of each
+    published = {method: paper_tables().published(method)[name] for method in results.paper}
+    order = [row.group for row in paper_tables().rows]
+    order += [result.group for result in results.methods]
+    groups: dict[str, list[Line]] = {group: [] for group in order}
     for result in results.methods:
-        rows.append((result.group, _measured(result, columns, field)))
+        groups[result.group].append(_measured(result, columns, field))
         # A published row stands under the measured one of its name, the others at the end of their group.
         if result.name in published:
-            rows.append((result.group, published.pop(result.name)[1]))
-    rows += published.values()
-    order = [row.group for row in paper_tables().rows] + [group for group, _ in rows]
-    rows.sort(key=lambda row: order.index(row[0]))
-    lines = _marked([line for _, line in rows], [comparable(column) for column in columns])
-    marked = zip((group for group, _ in rows), lines, strict=True)
-    groups = groupby(marked, lambda row: row[0])
-    return Block(name, tuple((g, tuple(line for _, line in members)) for g, members in groups))
+            groups[result.group].append(_published(published.pop(result.name), columns))
+    for row in published.values():
+        groups[row.group].append(_published(row, columns))
+    _mark_best([line for lines in groups.values() for line in lines], columns)
+    return {group: lines for group, lines in groups.items() if lines}
 
 
 def _measured(result: Result, columns: Sequence[Column], field: str) -> Line:
-    cells = [result.measured.get(column.name) for column in columns]
-    found = [cell.agreement for cell in cells if cell and cell.agreement]
-    values = [
-        _value(getattr(cell.agreement, field)) if cell and cell.agreement else Value(NOTHING)
-        for cell in cells
-    ]
+    cells = []
+    for column in columns:
+        found = result.measured[column.name].agreement if result.measured else None
+        cells.append(_cell(getattr(found, field)) if found else Cell(NOTHING))
     if len(columns) > 1:
-        mean = Value(NOTHING)
-        if len(found) == len(columns):
-            estimate = getattr(average(found), field)
-            # Undefined on one data set is undefined on average, which is no news.
-            mean = Value(NOTHING) if isnan(estimate.value) else _value(estimate)
-        values.append(mean)
-    return Line(result.name, False, tuple(values), result.problem)
+        mean = _cell(getattr(result.average, field)) if result.average else Cell(NOTHING)
+        # Undefined on one data set is undefined on average, which is no news.
+        cells.append(Cell(NOTHING) if mean.text == UNDEFINED else mean)
+    return Line(result.name, False, cells, result.problem)
 
 
-def _value(estimate: Estimate) -> Value:
+def _cell(estimate: Estimate) -> Cell:
     if isnan(estimate.value):
-        return Value(UNDEFINED)
+        return Cell(UNDEFINED)
     interval = "" if isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}"
-    return Value(_printed(estimate.value), interval)
+    return Cell(_printed(estimate.value), interval=interval)
 
 
 def _printed(value: float) -> str:
@@ -169,76 +172,65 @@ def _printed(value: float) -> str:
     return f"{value:.3f}".replace("-0.000", "0.000")
 
 
-def _published(method: str, columns: Sequence[Column], coefficient: str) -> tuple[str, Line]:
-    """The group and the line of a method of the paper."""
-    row = paper_tables().published(method)[coefficient]
-    names = [column.name for column in paper_tables().columns]
-    cells = dict(zip(names, row.cells, strict=True))
-    numbers = [cells[column.column] for column in columns if column.column is not None]
-    values = [
-        Value(NOTHING if column.column is None else _printed(float(cells[column.column])))
-        for column in columns
-    ]
+def _published(row: PaperRow, columns: Sequence[Column]) -> Line:
+    numbers = [row.cells[column.column] if column.column else None for column in columns]
     if len(columns) > 1:
-        if len(numbers) < len(columns):
-            values.append(Value(NOTHING))
-        elif len(numbers) == len(row.cells):
+        known = [number for number in numbers if number is not None]
+        mean = None
+        if len(known) == len(columns):
             # Over all eight data sets, the average is what the paper prints.
-            values.append(Value(_printed(float(row.average))))
-        else:
-            values.append(Value(_printed(float(sum(numbers) / len(numbers)))))
-    return row.group, Line(method, True, tuple(values))
+            whole = len(known) == len(row.cells)
+            mean = row.average if whole else sum(known, Decimal(0)) / len(known)
+        numbers.append(mean)
+    cells = [Cell(NOTHING if each is None else _printed(float(each))) for each in numbers]
+    return Line(row.method, True, cells)
 
 
-def _marked(lines: Sequence[Line], same: Sequence[bool]) -> list[Line]:
-    """`lines` with the best two of each column marked; `same` says where published lines are ranked."""
-    places = len(lines[0].values)
-    # The average is ranked where all its data sets are.
-    ranked = [*same, all(same)][:places]
-    marked = [list(line.values) for line in lines]
-    for place in range(places):
-        rows = [
-            row
-            for row, line in enumerate(lines)
-            if (ranked[place] or not line.published)
-            and line.values[place].text not in (NOTHING, UNDEFINED)
+def _mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> None:
+    """Give the best two cells of each column their style."""
+    ranked = [comparable(column) for column in columns]
+    if len(columns) > 1:
+        # Published averages are ranked where all their data sets are.
+        ranked.append(all(ranked))
+    for place, with_published in enumerate(ranked):
+        compared = [
+            line
+            for line in lines
+            if (with_published or not line.published)
+            and line.cells[place].text not in (NOTHING, UNDEFINED)
         ]
-        if len(rows) < 2:
+        if len(compared) < 2:
             continue
         # By the printed digits: what looks equal is marked alike.
-        texts = sorted({marked[row][place].text for row in rows}, key=float, reverse=True)
-        marks: dict[str, Mark] = dict(zip(texts, ("best", "second"), strict=False))
-        for row in rows:
-            value = marked[row][place]
-            marked[row][place] = replace(value, mark=marks.get(value.text, ""))
-    return [replace(line, values=tuple(values)) for line, values in zip(lines, marked, strict=True)]
+        texts = sorted({line.cells[place].text for line in compared}, key=float, reverse=True)
+        styles = dict(zip(texts, ("best", "second"), strict=False))
+        for line in compared:
+            cell = line.cells[place]
+            line.cells[place] = cell._replace(style=styles.get(cell.text, ""))
 
 
 def _notes(results: Results, columns: Sequence[Column]) -> list[str]:
     """The sentences under the table: whose numbers these are, and of which images. The weightiest come first."""
     # Whole rows first, then cells, then single coefficients.
-    unavailable, cells, undefined = [], [], []
-    field, about_plcc = PLCC[results.plcc]
+    unavailable, missing, undefined = [], [], []
+    plcc, about_plcc = PLCC[results.plcc]
     # Problems of coefficients that are not shown are left out.
-    hidden = tuple(f"{name}:" for key, name in COEFFICIENTS.items() if key not in ("srcc", field))
+    hidden = tuple(f"{name}:" for key, name in COEFFICIENTS.items() if key not in ("srcc", plcc))
     for result in results.methods:
         if result.problem:
             unavailable.append(f"{result.name} is unavailable: {result.problem}")
         for name, cell in result.measured.items():
-            found = cell.agreement
+            found, where = cell.agreement, f"{result.name} on {name}"
             if found is None:
-                cells.append(f"{result.name} has no number on {name}: {cell.problem}")
+                missing.append(f"{result.name} has no number on {name}: {cell.problem}")
                 continue
             if found.n_unreadable:
-                total = found.n + found.n_unreadable
-                cells.append(
-                    f"{result.name} on {name}: {found.n_unreadable} of {total} images have no score: {cell.problem}"
-                )
-            for problem in found.problems:
-                if not problem.startswith(hidden):
-                    undefined.append(f"{result.name} on {name}: {problem}")
+                share = f"{found.n_unreadable} of {found.n + found.n_unreadable} images"
+                missing.append(f"{where}: {share} have no score: {cell.problem}")
+            shown = [problem for problem in found.problems if not problem.startswith(hidden)]
+            undefined += [f"{where}: {problem}" for problem in shown]
     unknown = "; the paper does not say which its PLCC is" if results.paper else ""
-    notes = [*unavailable, *cells, *undefined]
+    notes = [*unavailable, *missing, *undefined]
     notes.append(f"{about_plcc}{unknown}. Best in bold, second underlined.")
     if results.paper:
         notes += _notes_on_published(columns)
@@ -250,15 +242,15 @@ def _notes(results: Results, columns: Sequence[Column]) -> list[str]:
 
 
 def _notes_on_published(columns: Sequence[Column]) -> list[str]:
-    images = {column.name: column.images for column in paper_tables().columns}
     notes = [
         "Rows marked “paper” are the numbers that the paper prints, of its own runs: they were not measured here."
     ]
-    sizes = [
-        f"{c.name} {c.n} of {images[c.column]}"
-        for c in columns
-        if c.column is not None and c.n != images[c.column]
-    ]
+    sizes = []
+    for column in columns:
+        if column.column is not None:
+            images = paper_tables().columns[column.column].images
+            if column.n != images:
+                sizes.append(f"{column.name} {column.n} of {images}")
     if sizes:
         notes.append(
             f"The images here are not all, or not only, those of the paper: {', '.join(sizes)}. Where they differ by "
