@@ -189,9 +189,9 @@ def test_linear_quality_comes_from_the_later_stages_whatever_their_scale():
     assert quality(stages).shape == (3, 8)
     louder = [stage * 3 + 1 for stage in stages]
     torch.testing.assert_close(quality.read(louder), found, atol=1e-3, rtol=1e-3)
-    for index, told in enumerate((False, False, True, True, True)):
+    for index, changes in enumerate((False, False, True, True, True)):
         other = [torch.randn_like(stage) if i == index else stage for i, stage in enumerate(stages)]
-        assert torch.equal(quality.read(other), found) != told
+        assert torch.equal(quality.read(other), found) != changes
 
 
 def test_linear_quality_changes_what_the_decoder_sees_of_the_image(model_folder):

@@ -32,7 +32,7 @@ def flat(parts: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 640), (480, 320), (512, 512)])
 @pytest.mark.parametrize("level", [0, 90, 255])
-def test_width_is_as_told_and_all_are_finite_even_for_one_colour(size, level):
+def test_width_is_as_declared_and_all_are_finite_even_for_one_colour(size, level):
     image = torch.full((3, *size), float(level))
     found = pixels.pixel_statistics(image)
     assert found.shape == (pixels.PIXEL_WIDTH,)
@@ -42,10 +42,12 @@ def test_width_is_as_told_and_all_are_finite_even_for_one_colour(size, level):
 def test_a_mirrored_image_has_the_same_statistics_but_for_corners():
     image = tensor(photo())
     there, mirrored = (pixels.pixel_statistics(x) for x in (image, image.flip(2)))
-    told = len(
+    corner_numbers = len(
         flat(pixels.flat(image.to(torch.uint8)))
     )  # a flat corner has its neighbours on one side
-    torch.testing.assert_close(there[:-told], mirrored[:-told], atol=0.05, rtol=0.05)
+    torch.testing.assert_close(
+        there[:-corner_numbers], mirrored[:-corner_numbers], atol=0.05, rtol=0.05
+    )
 
 
 def test_a_shift_of_all_tones_moves_the_first_and_the_last_level():
