@@ -11,7 +11,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -203,15 +203,19 @@ def tracked(
 
 
 def map_ahead(
-    function: Callable[[T], U], items: Iterable[T], workers: int | None = None
+    function: Callable[[T], U],
+    items: Iterable[T],
+    workers: int | None = None,
+    pool: Executor | None = None,
 ) -> Iterator[U]:
     """`map` in threads (by default one a processor, 8 at most), in the order of `items`, which may be endless.
 
     No more than twice as many items as threads are taken ahead of the consumer, so that memory stays bounded.
-    For work that leaves the interpreter free, such as decoders, NumPy and waiting for disks.
+    For work that leaves the interpreter free, such as decoders, NumPy and waiting for disks; else give a `pool` of
+    processes with this number of workers, which is shut down at the end.
     """
     workers = workers or min(8, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(workers)
+    pool = pool or ThreadPoolExecutor(workers)
     waiting: deque[Future[U]] = deque()
     try:
         for item in items:
