@@ -86,9 +86,7 @@ class Journal:
             fault = f"another run is writing {self.path}; wait for its end or give another -o"
             # Some network file systems have no locks.
             if not isinstance(error, BlockingIOError):
-                fault = (
-                    f"{self.path} cannot be locked ({error.strerror}); give -o a file on a local disk"
-                )
+                fault = f"{self.path} cannot be locked ({error.strerror}); give -o a file on a local disk"
             raise UserError(fault) from error
 
     def _load(self) -> None:

@@ -183,7 +183,9 @@ class Scorer:
         if self.digits is None:
             return self._rate_by_drawing(batch, self.options.mode)
         start = time.perf_counter()
-        found = score_distribution(self._prefill([image.prompts[0] for image in batch]), self.digits)
+        found = score_distribution(
+            self._prefill([image.prompts[0] for image in batch]), self.digits
+        )
         means, stds = found.mean().tolist(), found.variance().sqrt().tolist()
         origin = self._origin("expect") | {"seconds": seconds_since(start, len(batch))}
         ratings = []

@@ -85,9 +85,9 @@ def score_settings(**options: Any) -> ScoreSettings:
         for e in error.errors():
             name = e["loc"][0]
             if e["type"] == "extra_forbidden":
-                options = ", ".join(ScoreSettings.model_fields)
+                names = ", ".join(ScoreSettings.model_fields)
                 raise UserError(
-                    f"there is no scoring option {name!r}: there are {options}"
+                    f"there is no scoring option {name!r}: there are {names}"
                 ) from error
             message = e["msg"][:1].lower() + e["msg"][1:]
             faults.setdefault(f"{name} is {e['input']!r}", []).append(message)
