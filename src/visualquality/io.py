@@ -94,7 +94,7 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 end += len(line)
-                if not line.strip():
+                if not line.strip():  # such lines come from editing by hand
                     continue
                 record = _json_object(line)
                 if record is not None:
@@ -188,14 +188,16 @@ def tracked(
     bar: Progress, items: Iterable[T], what: str, total: int, unit: str = "images"
 ) -> Iterator[T]:
     """`items` as they come, under a line of `bar` that shows how many of `total` are done and their rate."""
-    task = bar.add_task(what, total=total, note="")
+    task = bar.add_task(what, total=total, note="")  # the columns of `progress_bar` need a note
     try:
         for item in items:
             bar.advance(task)
+            # Of the last seconds; rich knows none before the second item.
             speed = bar.tasks[bar.task_ids.index(task)].speed
             bar.update(task, note=f"{speed:.1f} {unit}/s" if speed else "")
             yield item
     finally:
+        # Also where the consumer stops early: the next task takes this line.
         bar.remove_task(task)
 
 

@@ -230,7 +230,7 @@ def create_metric(
         raise UserError(
             f"no metric {metric_name!r}: choose {', '.join(NAMES)}, or {ANY_MODEL}MODEL (a folder or name)"
         )
-    from .score.scorer import Scorer
+    from .score.scorer import Scorer  # here, as transformers takes seconds to import
 
     if device is not None:
         options["device"] = str(device)
@@ -254,6 +254,7 @@ def _sources(images: Images) -> list[Any]:
         raise UserError(
             f"the tensor has dtype {images.dtype}: give floats in [0, 1] or uint8 in [0, 255]"
         )
+    # A rater moves images to its own device.
     pixels = images.detach().cpu()
     if pixels.is_floating_point():
         pixels = pixels.float()

@@ -36,7 +36,10 @@ class Niqe(FittedMetric):
     covariance: Array
 
     name: ClassVar = "niqe"
-    shapes: ClassVar = {"mean": (FEATURES,), "covariance": (FEATURES, FEATURES)}
+    shapes: ClassVar = {
+        "mean": (FEATURES,),
+        "covariance": (FEATURES, FEATURES),
+    }
 
     def __call__(self, image: Image.Image) -> float:
         """Minus the distance of an RGB image from the pristine ones (Eq. 10), always finite.

@@ -117,7 +117,7 @@ def rank(
         images = _sources(find_images(paths), reference)
         scorer = make(reference=reference is not None)
         ratings = list(score_all(scorer, images, console=err))
-        # Images without a score stand at the end, not among the worst.
+        # Images without a score stand at the end, not among the worst. Names make the order of equals repeatable.
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))
         if any(r.score is None for r in ratings):
