@@ -24,7 +24,7 @@ def main() -> None:
     quiet_libraries()
     vlm = load("nano")
     tree = DigitTree(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
-    question = Question(prompt_text("paper", False), opening=tuple(tree.opening))
+    question = Question(prompt_text("paper", False), tuple(tree.opening))
     reader = Reader(vlm.processor, (question,))
     count, repeats = (16, 1) if args.short else (48, 3)
     with tempfile.TemporaryDirectory() as name:

@@ -25,7 +25,7 @@ from visualquality.process import quiet_libraries
 from visualquality.response import Response
 from visualquality.score.journal import score_all
 from visualquality.score.rating import Rating
-from visualquality.score.scorer import settled
+from visualquality.score.scorer import is_precise
 from visualquality.train.supervised import target_text
 
 MOST = 16  # samples per image
@@ -52,7 +52,7 @@ def adaptive(ratings: list[Rating], tolerance: float) -> tuple[Scores, float]:
     for rating in ratings:
         n = 2
         while n < MOST:
-            if settled([Response(s, None, None) for s in rating.samples[:n]], tolerance):
+            if is_precise([Response(s, None, None) for s in rating.samples[:n]], tolerance):
                 break
             n *= 2
         samples = readable(rating.samples, n)

@@ -11,7 +11,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -94,7 +94,7 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 end += len(line)
-                if not line.strip():
+                if not line.strip():  # such lines come from editing by hand
                     continue
                 record = _json_object(line)
                 if record is not None:
@@ -188,14 +188,16 @@ def tracked(
     bar: Progress, items: Iterable[T], what: str, total: int, unit: str = "images"
 ) -> Iterator[T]:
     """`items` as they come, under a line of `bar` that shows how many of `total` are done and their rate."""
-    task = bar.add_task(what, total=total, note="")
+    task = bar.add_task(what, total=total, note="")  # the columns of `progress_bar` need a note
     try:
         for item in items:
             bar.advance(task)
+            # Of the last seconds; rich knows none before the second item.
             speed = bar.tasks[bar.task_ids.index(task)].speed
             bar.update(task, note=f"{speed:.1f} {unit}/s" if speed else "")
             yield item
     finally:
+        # Also where the consumer stops early: the next task takes this line.
         bar.remove_task(task)
 
 
@@ -203,15 +205,19 @@ def tracked(
 
 
 def map_ahead(
-    function: Callable[[T], U], items: Iterable[T], workers: int | None = None
+    function: Callable[[T], U],
+    items: Iterable[T],
+    workers: int | None = None,
+    pool: Executor | None = None,
 ) -> Iterator[U]:
     """`map` in threads (by default one a processor, 8 at most), in the order of `items`, which may be endless.
 
     No more than twice as many items as threads are taken ahead of the consumer, so that memory stays bounded.
-    For work that leaves the interpreter free, such as decoders, NumPy and waiting for disks.
+    For work that leaves the interpreter free, such as decoders, NumPy and waiting for disks; else give a `pool` of
+    processes with this number of workers, which is shut down at the end.
     """
     workers = workers or min(8, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(workers)
+    pool = pool or ThreadPoolExecutor(workers)
     waiting: deque[Future[U]] = deque()
     try:
         for item in items:

@@ -6,13 +6,12 @@ create_metric          create_metric("visualquality-nano")("photo.jpg")
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 from torchmetrics import Metric
@@ -25,9 +24,12 @@ from .score.rating import Rater
 from .score.settings import score_settings
 from .score.source import Picture
 
-ROUNDING = (
-    1e-6  # how far beyond [0, 1] a float may be, as for pyiqa: a normalisation undone in float32
-)
+# What a metric takes: pictures as `open_image` takes them, tensors, or a sequence of these.
+Images = Picture | Tensor | Sequence[Picture | Tensor]
+
+# How far beyond [0, 1] a float may be, as for pyiqa: a normalisation undone in float32.
+ROUNDING = 1e-6
+METHOD_OPTIONS = ("mode", "samples", "seed", "prompt", "batch", "device", "max_pixels")
 
 
 class VisualQualityScore(Metric):
@@ -58,31 +60,36 @@ class VisualQualityScore(Metric):
     unreadable: Tensor
 
     def __init__(self, rater: Rater | str = "nano", **options: Any) -> None:
-        of_method = {key: options.pop(key) for key in list(options) if key in _METHOD_OPTIONS}
+        of_method = {key: options.pop(key) for key in METHOD_OPTIONS if key in options}
         super().__init__(**options)
-        if not isinstance(rater, str) and of_method:
+        if isinstance(rater, str):
+            rater = make_rater(rater, score_settings(**of_method))
+        elif of_method:
             raise UserError(
                 f"{', '.join(of_method)}: options of a rater that exists already; give them to it instead"
             )
-        if isinstance(rater, str):
-            rater = make_rater(rater, score_settings(**of_method))
         self.rater = rater
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("unreadable", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        for name, dtype in (
+            ("total", torch.float64),
+            ("count", torch.long),
+            ("unreadable", torch.long),
+        ):
+            self.add_state(name, torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
 
-    def update(self, images: Picture | Tensor | Sequence[Picture | Tensor]) -> None:
+    def update(self, images: Images) -> None:
         """Rate `images` and add them to the mean. Raises UserError for tensors of another shape or range."""
-        ratings = list(self.rater.rate(_sources(images)))
-        scores = [rating.score for rating in ratings if rating.score is not None]
-        self.total += sum(scores)
-        self.count += len(scores)
-        self.unreadable += len(ratings) - len(scores)
-        if problems := [
-            f"{rating.image}: {rating.problem}" for rating in ratings if rating.problem is not None
-        ]:
+        sources = _sources(images)
+        problems = []
+        for rating in self.rater.rate(sources):
+            if rating.score is None:
+                problems.append(f"{rating.image}: {rating.problem}")
+                self.unreadable += 1
+            else:
+                self.total += rating.score
+                self.count += 1
+        if problems:
             warnings.warn(
-                f"{len(problems)} of {len(ratings)} images have no score and are left out ({problems[0]})",
+                f"{len(problems)} of {len(sources)} images have no score and are left out ({problems[0]})",
                 stacklevel=2,
             )
 
@@ -91,9 +98,6 @@ class VisualQualityScore(Metric):
         if self.count == 0:
             warnings.warn("no image had a score: their mean is NaN", stacklevel=2)
         return self.total / self.count
-
-
-_METHOD_OPTIONS = ("mode", "samples", "seed", "prompt", "batch", "device", "max_pixels")
 
 
 class _Correlation(Metric):
@@ -107,7 +111,7 @@ class _Correlation(Metric):
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
-    coefficient: ClassVar["staticmethod[[ArrayLike, ArrayLike], float]"]
+    coefficient: ClassVar[Callable[..., float]]
 
     preds: list[Tensor]
     target: list[Tensor]
@@ -117,9 +121,8 @@ class _Correlation(Metric):
         super().__init__(**kwargs)
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
-        self.set_dtype(
-            torch.float64
-        )  # what a process without an image sends must be of the others' type
+        # What a process without an image sends must be of the others' type.
+        self.set_dtype(torch.float64)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add n images. Raises UserError where the two are not of one shape (n,)."""
@@ -132,15 +135,16 @@ class _Correlation(Metric):
 
     def compute(self) -> Tensor:
         """The coefficient of all images so far, of all processes."""
+        # The states are lists of batches, and after a reduction over processes single tensors.
         preds, target = (
-            dim_zero_cat(state).cpu().numpy() if len(state) else torch.empty(0).numpy()
+            dim_zero_cat(state).cpu().numpy() if len(state) else np.empty(0)
             for state in (self.preds, self.target)
         )
-        if why := coefficients.why_undefined(preds, target):
+        why = coefficients.why_undefined(preds, target)
+        if why is not None:
             warnings.warn(f"{type(self).__name__} is NaN: {why}", stacklevel=2)
-        return torch.tensor(
-            self.coefficient(preds, target), dtype=torch.float64, device=self.device
-        )
+        found = self.coefficient(preds, target)
+        return torch.tensor(found, dtype=torch.float64, device=self.device)
 
 
 class SRCC(_Correlation):
@@ -183,7 +187,7 @@ class InferenceMetric:
         self.metric_name = metric_name
         self.rater = rater
 
-    def __call__(self, images: Picture | Tensor | Sequence[Picture | Tensor]) -> Tensor:
+    def __call__(self, images: Images) -> Tensor:
         """Scores (N,), float32 on the CPU, in [1, 5], without gradient; N is 1 for one image.
 
         images: a path, a PIL image, an array (H, W, 3) as `open_image` takes it, a tensor (N, 3, H, W) or (3, H, W),
@@ -219,23 +223,21 @@ def create_metric(
 
     Raises UserError for a name that is none of these, and where the model cannot be had.
     """
-    model = (
-        metric_name.removeprefix(ANY_MODEL)
-        if metric_name.startswith(ANY_MODEL)
-        else NAMES.get(metric_name)
-    )
+    model = NAMES.get(metric_name)
+    if metric_name.startswith(ANY_MODEL):
+        model = metric_name.removeprefix(ANY_MODEL)
     if not model:
         raise UserError(
             f"no metric {metric_name!r}: choose {', '.join(NAMES)}, or {ANY_MODEL}MODEL (a folder or name)"
         )
-    from .score.scorer import Scorer
+    from .score.scorer import Scorer  # here, as transformers takes seconds to import
 
-    return InferenceMetric(
-        metric_name, Scorer(model, device=None if device is None else str(device), **options)
-    )
+    if device is not None:
+        options["device"] = str(device)
+    return InferenceMetric(metric_name, Scorer(model, **options))
 
 
-def _sources(images: Picture | Tensor | Sequence[Picture | Tensor]) -> list[Any]:
+def _sources(images: Images) -> list[Any]:
     """One image after another, in a form that every `Rater` takes."""
     if isinstance(images, str | Path | Image.Image):
         return [images]
@@ -252,11 +254,12 @@ def _sources(images: Picture | Tensor | Sequence[Picture | Tensor]) -> list[Any]
         raise UserError(
             f"the tensor has dtype {images.dtype}: give floats in [0, 1] or uint8 in [0, 255]"
         )
+    # A rater moves images to its own device.
     pixels = images.detach().cpu()
     if pixels.is_floating_point():
         pixels = pixels.float()
-        low, high = -ROUNDING, 1 + ROUNDING
-        if not ((pixels >= low) & (pixels <= high)).all():  # NaN fails both
+        # NaN fails both comparisons.
+        if not ((pixels >= -ROUNDING) & (pixels <= 1 + ROUNDING)).all():
             raise UserError(
                 "the tensor has values outside [0, 1]: undo its normalisation, and scale it so that 1 is white"
             )

@@ -10,7 +10,7 @@ import torch
 from conftest import picture
 from visualquality.models.load import load
 from visualquality.score import reading
-from visualquality.score.reading import AHEAD, WORKERS, Prepared, Question, Reader, read_images
+from visualquality.score.reading import WORKERS, Prepared, Question, Reader, read_images
 
 
 def reader(model_folder) -> Reader:
@@ -54,7 +54,7 @@ def test_sources_may_be_endless_and_are_not_read_far_ahead(model_folder):
 
     prepared = read_images(reader(model_folder), endless(), first=2, shares_processor=False)
     assert [next(prepared).problem for _ in range(5)] == [None] * 5
-    assert len(read) <= 5 + AHEAD * WORKERS + 1
+    assert len(read) <= 5 + 2 * WORKERS + 1
     prepared.close()
     assert multiprocessing.active_children() == []  # stopping early leaves nobody behind
 

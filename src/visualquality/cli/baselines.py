@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
 from .shared import clean_exit, err, out
+
+if TYPE_CHECKING:
+    from ..data.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True, help="The classic baselines, NIQE and BRISQUE.")
 
@@ -39,43 +42,34 @@ def fit(
 ) -> None:
     """Fit NIQE's model of pristine photos, or BRISQUE's regression of MOS."""
     with clean_exit("nothing was written"):
+        from ..classics.brisque import fit_brisque
+        from ..classics.niqe import fit_niqe
+        from ..data.find import find_images
+
         # Refused here too, before minutes of fitting.
         if output.suffix != ".npz":
             raise UserError(f"{output} must end in .npz: give the fitted parameters such a name")
-        if method is Method.NIQE:
-            _fit_niqe(data, output, split)
-        else:
-            _fit_brisque(data, output, split)
+        if method is Method.BRISQUE:
+            manifest = _manifest(data, split)
+            metric, srcc = fit_brisque(manifest, console=err)
+            metric.save(output)
+            count = len(metric.vectors)
+            out.print(f"BRISQUE: {count} support vectors of {len(manifest)} images in {output}")
+            out.print(f"SRCC {srcc:.3f} on these images, cross-validated")
+            return
+        manifests = [path for path in data if path.suffix.lower() in (".csv", ".parquet")]
+        folders = [path for path in data if path not in manifests]
+        if split is not None and folders:
+            raise UserError(f"{folders[0]} is no manifest and has no splits: leave --split out")
+        images = find_images(folders) if folders else []
+        if manifests:
+            images += [row.image for row in _manifest(manifests, split).rows]
+        fit_niqe(images, console=err).save(output)
+        out.print(f"NIQE: pristine model of {len(images)} images in {output}")
 
 
-def _fit_niqe(data: list[Path], output: Path, split: str | None) -> None:
-    from ..classics.niqe import fit_niqe
-    from ..data.find import find_images
+def _manifest(paths: list[Path], split: str | None) -> "Manifest":
     from ..data.manifest import read_manifests
 
-    manifests = [path for path in data if path.suffix.lower() in (".csv", ".parquet")]
-    others = [path for path in data if path not in manifests]
-    if split is not None and others:
-        raise UserError(f"{others[0]} is no manifest and has no splits: leave --split out")
-    images = find_images(others) if others else []
-    if manifests:
-        manifest = read_manifests(manifests)
-        if split:
-            manifest = manifest.subset(split)
-        images += [row.image for row in manifest.rows]
-    fit_niqe(images, console=err).save(output)
-    out.print(f"NIQE: pristine model of {len(images)} images in {output}")
-
-
-def _fit_brisque(data: list[Path], output: Path, split: str | None) -> None:
-    from ..classics.brisque import fit_brisque
-    from ..data.manifest import read_manifests
-
-    manifest = read_manifests(data)
-    if split:
-        manifest = manifest.subset(split)
-    metric, srcc = fit_brisque(manifest, console=err)
-    metric.save(output)
-    count = len(metric.vectors)
-    out.print(f"BRISQUE: {count} support vectors of {len(manifest)} images in {output}")
-    out.print(f"SRCC {srcc:.3f} on these images, cross-validated")
+    manifest = read_manifests(paths)
+    return manifest.subset(split) if split else manifest

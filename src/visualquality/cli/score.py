@@ -53,18 +53,14 @@ def score(
         from ..score.journal import journal_path, score_all
 
         images = _sources(find_images(paths), reference)
-        journal = export_to = None
-        if output is not None:
-            journal = journal_path(output)
-            # -o x.jsonl is its own journal.
-            export_to = output if output != journal else None
-        scorer = make(reference=reference is not None)
+        journal = None if output is None else journal_path(output)
         ratings = []
         for rating in score_all(
-            scorer,
+            make(reference=reference is not None),
             images,
             journal=journal,
-            export_to=export_to,
+            # -o x.jsonl is its own journal.
+            export_to=output if output != journal else None,
             references=reference,
             console=err,
         ):
@@ -100,8 +96,7 @@ def compare(
         from ..score.rating import compare as thurstone
 
         pair = _sources([a, b], reference)
-        scorer = make(reference=reference is not None)
-        first, second = scorer.rate(pair)
+        first, second = make(reference=reference is not None).rate(pair)
         probability = thurstone(first, second)
         out.print(_ratings_table([first, second]))
         out.print(f"P({a.name} better than {b.name}) = {probability:.3f}")
@@ -122,7 +117,7 @@ def rank(
         images = _sources(find_images(paths), reference)
         scorer = make(reference=reference is not None)
         ratings = list(score_all(scorer, images, console=err))
-        # Images without a score stand at the end, not among the worst.
+        # Images without a score stand at the end, not among the worst. Names make the order of equals repeatable.
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))
         if any(r.score is None for r in ratings):

@@ -45,7 +45,6 @@ def rates(command: Callable[..., None]) -> Callable[..., None]:
     """
     options = _rater_options()
     own = inspect.signature(command)
-    kept = [p for name, p in own.parameters.items() if name != "make"]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -54,43 +53,36 @@ def rates(command: Callable[..., None]) -> Callable[..., None]:
         chosen = {name: value for name, value in chosen.items() if value is not None}
         command(**given, make=functools.partial(make_rater, **chosen))
 
-    # typer reads the options of a command from its signature.
-    run.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*kept, *options)}
+    # typer reads the options of a command from its signature and its annotations.
+    shown = [p for p in own.parameters.values() if p.name != "make"] + options
+    run.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in shown}
     return run
 
 
 def _rater_options() -> list[inspect.Parameter]:
     """--model, and an option for each field of `ScoreSettings`."""
-    model = typer.Option(
-        "--model",
-        "-m",
-        help="nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME.",
-    )
-    options = [_keyword("model", Annotated[str, model], "nano")]
+    keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+    what = "nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME."
+    model = Annotated[str, typer.Option("--model", "-m", help=what)]
+    options = [keyword("model", default="nano", annotation=model)]
     for name, field in ScoreSettings.model_fields.items():
         if name == "reference":  # each command says where its references are
             continue
         flags = [f"--{name.replace('_', '-')}"] + (["-k"] if name == "samples" else [])
-        default = field.default if field.default is not None else False  # False: show none
-        option = typer.Option(
-            *flags,
-            help=field.description,
-            show_default=str(default) if default is not False else False,
-        )
-        # Numbers are parsed here; all else is text that ScoreSettings checks.
+        # Numbers are parsed by typer; all else is text that ScoreSettings checks.
         kind: Any = str
         for number in (int, float):
             if field.annotation in (number, number | None):
                 kind = number
-        options.append(_keyword(name, Annotated[kind | None, option], None))
+        option = typer.Option(
+            *flags,
+            help=field.description,
+            # The default is shown only: None means here that the option was not given.
+            show_default=False if field.default is None else str(field.default),
+        )
+        options.append(keyword(name, default=None, annotation=Annotated[kind | None, option]))
     return options
-
-
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
 
 
 def make_rater(*, model: str = "nano", **options: Any) -> "Rater":

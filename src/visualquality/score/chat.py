@@ -4,7 +4,7 @@ import base64
 import math
 from importlib.metadata import version
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
@@ -12,7 +12,6 @@ from .. import response
 from ..errors import UserError
 from ..models.families import trained_prompt
 from ..response import PromptName
-from ..seeds import request_seed
 from .settings import Engine, ScoreSettings
 from .source import Source, open_source
 
@@ -31,13 +30,6 @@ EXTRA_SAMPLING: dict[str, float] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
 }
-
-
-class OpenedSource(NamedTuple):
-    """The images of a prompt in order (a reference image first), and the digest of their pixels as they were given."""
-
-    images: tuple[Image.Image, ...]
-    digest: str
 
 
 class ChatRater:
@@ -62,9 +54,8 @@ class ChatRater:
         self.options = options
         self.samples = options.samples
         self.prompt: PromptName = options.prompt or trained_prompt(model) or "paper"
-        self.temperature = 1.0  # nano, for which another one is better, does not run on engines
-        if options.temperature is not None:
-            self.temperature = options.temperature
+        # nano, for which another temperature is better, does not run on engines.
+        self.temperature = 1.0 if options.temperature is None else options.temperature
         self.question = response.prompt_text(
             self.prompt, options.mode == "reason", reference=options.reference
         )
@@ -89,41 +80,38 @@ class ChatRater:
             "temperature": self.temperature,
             "max_new_tokens": self.options.token_limit,
             "max_pixels": self.options.max_pixels,
+            "reference": self.options.reference,
+            "version": version("visualquality"),
         }
-        if self.options.reference:
-            header["reference"] = True
-        return header | {"version": version("visualquality")}
+        # Left out where it is False: journals that are older than this option go on.
+        if not self.options.reference:
+            del header["reference"]
+        return header
 
     def messages(self, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The chat in OpenAI's form; `images` are the parts of its content that hold the images."""
-        text = {"type": "text", "text": self.question}
-        content = [*images, text]
+        content = [*images, {"type": "text", "text": self.question}]
         if self.prompt in response.IMAGE_LAST:
-            content = [text, *images]
-        chat = [{"role": "user", "content": content}]
-        # Only where a prompt has a system message of its own: else the model's chat template may bring one.
-        system = response.SYSTEM.get(self.prompt)
-        if system is not None:
-            chat.insert(0, {"role": "system", "content": system})
-        return chat
+            content = content[-1:] + images
+        user = {"role": "user", "content": content}
+        # Without one of its own, the model's chat template may bring a system message.
+        if self.prompt not in response.SYSTEM:
+            return [user]
+        return [{"role": "system", "content": response.SYSTEM[self.prompt]}, user]
 
-    def open(self, source: Source) -> OpenedSource:
-        """Open the images of a source, each resized to at most `max_pixels`. Raises UserError."""
+    def open(self, source: Source) -> tuple[list[Image.Image], str]:
+        """The images of a prompt in order, each resized to at most `max_pixels`, and the digest of their pixels.
+
+        The digest is that of the images as they were given. Raises UserError.
+        """
         images, digest = open_source(source, reference=self.options.reference)
-        limit = self.options.max_pixels
-        if limit is not None:
-            images = tuple(shrink(image, limit) for image in images)
-        return OpenedSource(images, digest)
-
-    def seed(self, digest: str, k: int) -> int:
-        """The seed of sample `k` of an image with this digest, in [0, 2³¹)."""
-        return request_seed(self.options.seed, digest, k)
+        return [shrink(image, self.options.max_pixels) for image in images], digest
 
 
-def shrink(image: Image.Image, max_pixels: int) -> Image.Image:
+def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
     """The image in at most `max_pixels`, by bicubic resizing that keeps its aspect ratio as far as that is possible."""
     pixels = image.width * image.height
-    if pixels <= max_pixels:
+    if max_pixels is None or pixels <= max_pixels:
         return image
     scale = math.sqrt(max_pixels / pixels)
     # The inner bounds matter for lines: an image of 3000 x 1 pixels cannot keep its aspect ratio.

@@ -45,30 +45,21 @@ def export(ratings: Iterable[Rating], output: Path) -> None:
         )
     rows = [rating.to_dict() for rating in ratings]
     with write_whole(output) as part:
-        if output.suffix == ".csv":
-            _write_csv(rows, part)
-        else:
-            _write_parquet(rows, part)
-
-
-def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    # surrogateescape writes file names that are not UTF-8 byte for byte as they are on the disk.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        # Lines end in CR LF (RFC 4180). With LF alone the writer would leave a lone CR in a cell unquoted.
-        writer = csv.DictWriter(file, SCHEMA.names)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({**row, "samples": json.dumps(row["samples"])})
-
-
-def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    try:
-        table = pa.Table.from_pylist(rows, SCHEMA)
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"Parquet cannot hold {error.object!r}, not UTF-8; rename it or use .csv"
-        ) from error
-    pq.write_table(table, path)
+        if output.suffix == ".parquet":
+            try:
+                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), part)
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"Parquet cannot hold {error.object!r}, not UTF-8; rename it or use .csv"
+                ) from error
+            return
+        # surrogateescape writes file names that are not UTF-8 byte for byte as they are on the disk.
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            # Lines end in CR LF (RFC 4180). With LF alone the writer would leave a lone CR in a cell unquoted.
+            writer = csv.DictWriter(file, SCHEMA.names)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({**row, "samples": json.dumps(row["samples"])})
 
 
 def read_scores(path: Path) -> dict[str, float | None]:
@@ -97,16 +88,15 @@ def read_scores(path: Path) -> dict[str, float | None]:
                 f"{path}, row {row}: {image} is already in row {row_of[image]}; remove one of the two"
             )
         row_of[image] = row
-        # True and False are numbers to Python, and to no one else.
-        number = isinstance(score, int | float) and not isinstance(score, bool)
-        if score is None or (number and math.isnan(score)):
+        if score is None or score != score:  # NaN alone differs from itself
             scores[image] = None
-        elif number and math.isfinite(score):
-            scores[image] = float(score)
-        else:
+            continue
+        # Not isinstance: True and False are numbers to Python, and to no one else.
+        if type(score) not in (int, float) or math.isinf(score):
             raise UserError(
                 f"{path}, row {row}: the score {score!r} of {image} must be a number, or empty for none"
             )
+        scores[image] = float(score)
     if not scores:
         raise UserError(f"{path} holds no scores")
     return scores

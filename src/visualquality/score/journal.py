@@ -82,15 +82,12 @@ class Journal:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another run is writing {self.path}; wait for its end or give another -o"
-            ) from error
         except OSError as error:
+            fault = f"another run is writing {self.path}; wait for its end or give another -o"
             # Some network file systems have no locks.
-            raise UserError(
-                f"{self.path} cannot be locked ({error.strerror}); give -o a file on a local disk"
-            ) from error
+            if not isinstance(error, BlockingIOError):
+                fault = f"{self.path} cannot be locked ({error.strerror}); give -o a file on a local disk"
+            raise UserError(fault) from error
 
     def _load(self) -> None:
         header_line = _encoded({"header": self._header})
@@ -102,12 +99,9 @@ class Journal:
             self._write(header_line)
             self._sync()
             return
-        lines = read_jsonl(self.path)
-        last = _header_line(lines, self.path, "give another -o")
+        old, self.ratings, last = _read(self.path, "give another -o")
         # Through JSON, as the old header went: a tuple is a list there.
-        self._check(last.record["header"], json.loads(header_line)["header"])
-        for last in lines:
-            _add(self.ratings, self.path, last)
+        self._check(old, json.loads(header_line)["header"])
         self._size = last.end
         os.ftruncate(self._fd, self._size)
         if not last.raw.endswith(b"\n"):
@@ -134,7 +128,9 @@ class Journal:
         if rating.image in self.ratings and self.ratings[rating.image].answered:
             raise ValueError(f"{rating.image} is already in {self.path}")
         self._write(_encoded(rating.to_dict()))
-        _put(self.ratings, rating)
+        # A dict keeps an old key at its old place, and the order is that of the last lines.
+        self.ratings.pop(rating.image, None)
+        self.ratings[rating.image] = rating
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self._sync()
 
@@ -172,38 +168,37 @@ def _encoded(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
-def _header_line(lines: Iterator[JsonLine], path: Path, fix: str) -> JsonLine:
-    """The first of `lines`, which must hold a header of results; else UserError, which ends in `fix`."""
+def _read(path: Path, fix: str) -> tuple[dict[str, Any], dict[str, Rating], JsonLine]:
+    """The header of a journal, image -> its last rating in the order of the last lines, and the last line.
+
+    Raises UserError with `fix` for a file that is no journal, and with the line for a damaged or repeated one.
+    """
+    lines = read_jsonl(path)
     try:
-        line = next(lines, None)
+        last = next(lines, None)
     except UserError as error:
         if isinstance(error.__cause__, OSError):  # the file cannot be read, whatever it holds
             raise
-        line = None
-    if line is None or not isinstance(line.record.get("header"), dict):
+        last = None
+    if last is None or not isinstance(last.record.get("header"), dict):
         raise UserError(
             f"{path} does not begin with a header of results, so it is no journal of results; {fix}"
         )
-    return line
-
-
-def _add(ratings: dict[str, Rating], path: Path, line: JsonLine) -> None:
-    """Put the rating of a line into `ratings`. Raises UserError with file and line for a wrong or repeated one."""
-    try:
-        rating = Rating.from_dict(line.record)
-    except UserError as error:
-        raise UserError(f"{path}, line {line.number}: {error}") from error
-    if rating.image in ratings and ratings[rating.image].answered:
-        raise UserError(
-            f"{path}, line {line.number}: {rating.image} is there a second time; remove one of the two"
-        )
-    _put(ratings, rating)
-
-
-def _put(ratings: dict[str, Rating], rating: Rating) -> None:
-    # A dict keeps an old key at its old place, and the order is that of the last lines.
-    ratings.pop(rating.image, None)
-    ratings[rating.image] = rating
+    header = last.record["header"]
+    ratings: dict[str, Rating] = {}
+    for last in lines:
+        try:
+            rating = Rating.from_dict(last.record)
+        except UserError as error:
+            raise UserError(f"{path}, line {last.number}: {error}") from error
+        # Taken out, since a dict would keep the key at its old place.
+        before = ratings.pop(rating.image, None)
+        if before is not None and before.answered:
+            raise UserError(
+                f"{path}, line {last.number}: {rating.image} is there a second time; remove one of the two"
+            )
+        ratings[rating.image] = rating
+    return header, ratings, last
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[Rating]]:
@@ -216,12 +211,8 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Rating]]:
         raise UserError(
             f"{path} is not a file: give the .jsonl that score or evaluate wrote with -o"
         )
-    lines = read_jsonl(path)
-    first = _header_line(lines, path, "give the .jsonl that score or evaluate wrote with -o")
-    ratings: dict[str, Rating] = {}
-    for line in lines:
-        _add(ratings, path, line)
-    return first.record["header"], list(ratings.values())
+    header, ratings, _ = _read(path, "give the .jsonl that score or evaluate wrote with -o")
+    return header, list(ratings.values())
 
 
 def score_all(
@@ -253,16 +244,16 @@ def score_all(
     with opened as store, progress_bar(console) as bar:
         done: dict[str, Rating] = {}
         if store is not None:
-            # The journal may hold more images than this run asks for.
-            wanted = set(map(name_of, images))
-            done = {r.image: r for r in store.ratings.values() if r.answered and r.image in wanted}
-        if done:
-            console.print(f"{len(done)} of {len(images)} images are in {journal} already")
+            done = {name: rating for name, rating in store.ratings.items() if rating.answered}
         todo = [image for image in images if name_of(image) not in done]
+        if len(todo) < len(images):
+            there = len(images) - len(todo)
+            console.print(f"{there} of {len(images)} images are in {journal} already")
         fresh = tracked(bar, rater.rate(todo), "scoring", len(todo))
         for image in images:
-            if name_of(image) in done:
-                yield done[name_of(image)]
+            name = name_of(image)
+            if name in done:
+                yield done[name]
                 continue
             rating = next(fresh)
             if store is not None:

@@ -18,9 +18,9 @@ import openai
 
 from .. import response
 from ..errors import UserError
-from ..response import Response
+from ..seeds import request_seed
 from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater, png_data_url
-from .rating import Rating
+from .rating import Rating, seconds_since
 from .settings import ScoreSettings
 from .source import Source, name_of
 
@@ -28,6 +28,8 @@ RETRIES = 5  # after the first attempt
 LONGEST_RETRY_AFTER = 120.0  # seconds; the library does not wait longer than this either
 CONNECT_SECONDS = 10.0
 NO_CONNECTION = (httpx2.ConnectError, httpx2.ConnectTimeout)
+REFUSED = (400, 413, 422)  # statuses by which a server that works refuses one image
+REPEATED = (408, 409, 429)  # these, and 5xx, are repeated by the library
 LOST_IN_A_ROW = 5  # this many images lost one after the other are the server's fault, not theirs
 
 
@@ -70,18 +72,19 @@ class OpenAIRater(ChatRater):
             raise UserError("engine openai needs --url, such as http://localhost:8000/v1")
         parts = urlsplit(settings.url)
         # The user and the password stand before the last "@" and are never shown.
+        host = parts.netloc.rpartition("@")[2]
         if parts.scheme not in ("http", "https") or not parts.hostname:
             shown = settings.url.rpartition("@")[2]
             raise UserError(f"the URL {shown!r} must be like http://localhost:8000/v1")
-        self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        self.url = parts._replace(netloc=host).geturl().rstrip("/")
+        self._user: tuple[str, str] | None = None
+        if parts.username:
+            self._user = unquote(parts.username), unquote(parts.password or "")
         self._key = os.environ.get("OPENAI_API_KEY") if key is None else key
         if self._key and not (self._key.isascii() and self._key.isprintable()):
             raise UserError(
                 "the key (OPENAI_API_KEY) holds a line break or a letter that no key has; copy it again"
             )
-        self._user: tuple[str, str] | None = None
-        if parts.username:
-            self._user = unquote(parts.username), unquote(parts.password or "")
         self.concurrency, self.timeout = concurrency, timeout
 
     def settings(self) -> dict[str, Any]:
@@ -106,10 +109,12 @@ class OpenAIRater(ChatRater):
     def request(self, source: Source) -> tuple[dict[str, Any], str]:
         """The body of the requests about a source, without the seed, and the digest of its images."""
         images, digest = self.open(source)
-        urls = [{"url": png_data_url(image)} for image in images]
+        parts = [
+            {"type": "image_url", "image_url": {"url": png_data_url(image)}} for image in images
+        ]
         body = {
             "model": self.model,
-            "messages": self.messages([{"type": "image_url", "image_url": url} for url in urls]),
+            "messages": self.messages(parts),
             "n": 1,
             "max_tokens": self.options.token_limit,
             "temperature": self.temperature,
@@ -118,15 +123,17 @@ class OpenAIRater(ChatRater):
         }
         return body, digest
 
-    def failure(self, error: openai.APIError) -> "UserError | ImageLostError":
-        """An error of the library, which has repeated the request as often as it should, in our words."""
+    def error_from(self, error: openai.APIError) -> "UserError | ImageLostError":
+        """What an error of the library means, which has repeated the request as often as it should."""
         cause = error.__cause__
+        if isinstance(cause, NO_CONNECTION):
+            return self.no_server(cause)
+        refused = False
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             reason = f"the server answered {status}: {self.one_line(error.body)}"
-            if status in (400, 413, 422):
-                return ImageRefusedError(reason)
-            if status not in (408, 409, 429) and status < 500:
+            refused = status in REFUSED
+            if not (refused or status in REPEATED or status >= 500):
                 return UserError(
                     f"{reason}; check the model {self.model!r}, the key and the URL {self.url}"
                 )
@@ -135,15 +142,15 @@ class OpenAIRater(ChatRater):
                 return UserError(
                     f"{reason}, and asks to wait {wait:.0f} s; run again then ({self.url})"
                 )
-        elif isinstance(cause, NO_CONNECTION):
-            return self.no_server(cause)
-        elif isinstance(cause, NoCompletionError):
+        elif isinstance(cause, httpx2.DecodingError):
             reason = str(cause)
         elif isinstance(error, openai.APITimeoutError):
             reason = f"the server was silent for {self.timeout:g} s"
         else:
             reason = f"the connection broke ({str(cause) or type(cause).__name__})"
-        return ImageLostError(f"{reason}, in {RETRIES + 1} attempts")
+        return ImageLostError(
+            reason if refused else f"{reason}, in {RETRIES + 1} attempts", refused
+        )
 
     def no_server(self, error: Exception) -> UserError:
         return UserError(
@@ -162,18 +169,11 @@ class OpenAIRater(ChatRater):
 
 
 class ImageLostError(Exception):
-    """Why an image has no score."""
+    """Why an image has no score. `refused`: by a server that works, so the image may be at fault."""
 
-
-class ImageRefusedError(ImageLostError):
-    """By a server that works: the image may be at fault."""
-
-
-class NoCompletionError(httpx2.RequestError):
-    """An answer of status 200 that is no chat completion, as from a proxy whose server still starts.
-
-    The library repeats a request where httpx2 raises a RequestError.
-    """
+    def __init__(self, reason: str, refused: bool):
+        super().__init__(reason)
+        self.refused = refused
 
 
 class _Session:
@@ -206,9 +206,29 @@ class _Session:
         self.slots = asyncio.Semaphore(rater.concurrency)
         self.scored = False  # an image has been scored
         self.lost = 0  # images in a row
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ratings", daemon=True)
-        self._thread.start()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="ratings", daemon=True)
+        self.thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def close(self) -> None:
+        """Cancel what is under way and end the thread."""
+        # A generator left unfinished is closed as the process ends. Its thread is gone by then: do not wait for it.
+        if sys.is_finalizing():
+            return
+        self.submit(self.stop()).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    async def stop(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.client.close()
 
     async def check_server(self) -> None:
         """Raises UserError where no server listens, at once: retries are for a server that has answered before."""
@@ -220,62 +240,24 @@ class _Session:
             pass  # something listens there, however odd its answer
 
     async def rate(self, source: Source) -> Rating:
-        rater, name = self.rater, name_of(source)
+        name, origin = name_of(source), self.rater.rating_fields
         try:
             # In a thread: decoding and PNG would hold up the answers that come in.
-            request, digest = await asyncio.to_thread(rater.request, source)
+            request, digest = await asyncio.to_thread(self.rater.request, source)
         except UserError as error:
-            return Rating.failed(name, str(error), **rater.rating_fields)
-        started = time.perf_counter()
-        seeds = [rater.seed(digest, k) for k in range(rater.samples)]
-        answers: list[Response] | str
+            return Rating.failed(name, str(error), **origin)
+        start = time.perf_counter()
         try:
-            answers = await self.samples(request, seeds)
-            self.scored, self.lost = True, 0
+            answers = await self.samples(request, digest)
         except ImageLostError as error:
-            self._count_lost(error)
-            answers = str(error)
-        fields = rater.rating_fields | {"seconds": round(time.perf_counter() - started, 4)}
-        if isinstance(answers, str):
-            return Rating.failed(name, answers, **fields)
-        return Rating.from_samples(name, answers, **fields)
+            self.count_lost(error)
+            return Rating.failed(name, str(error), **origin, seconds=seconds_since(start))
+        self.scored, self.lost = True, 0
+        return Rating.from_samples(name, answers, **origin, seconds=seconds_since(start))
 
-    async def samples(self, request: dict[str, Any], seeds: list[int]) -> list[Response]:
-        # Not gather: once a sample has failed, the others of its image must not be sent or repeated any more.
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self.sample(request, seed)) for seed in seeds]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    async def sample(self, request: dict[str, Any], seed: int) -> Response:
-        # The raw answer: the library's classes do not promise the fields that servers add, such as the thinking.
-        create = self.client.chat.completions.with_raw_response.create
-        async with self.slots:
-            try:
-                answer = await create(**request, seed=seed, extra_headers=self.headers)
-            except openai.APIError as error:
-                raise self.rater.failure(error) from error
-        text, truncated = read_completion(answer.http_response.json())
-        return response.read(text, truncated=truncated, prompt=self.rater.prompt)
-
-    async def check_completion(self, answer: httpx2.Response) -> None:
-        # Here rather than in `sample`: what httpx2 raises is repeated by the library.
-        if not answer.is_success:
-            return
-        await answer.aread()
-        try:
-            read_completion(answer.json())
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            shown = self.rater.one_line(answer.text)
-            raise NoCompletionError(
-                f"the server's answer is no chat completion: {shown}", request=answer.request
-            ) from error
-
-    def _count_lost(self, error: ImageLostError) -> None:
+    def count_lost(self, error: ImageLostError) -> None:
         # A refused image counts only while none has been scored: until then the request itself may be at fault.
-        if not self.scored or not isinstance(error, ImageRefusedError):
+        if not (self.scored and error.refused):
             self.lost += 1
         if self.lost >= LOST_IN_A_ROW:
             raise UserError(
@@ -283,25 +265,42 @@ class _Session:
                 f"fix the server at {self.rater.url}, then run again"
             )
 
-    def submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+    async def samples(self, request: dict[str, Any], digest: str) -> list[response.Response]:
+        # Not gather: once a sample has failed, the others of its image must not be sent or repeated any more.
+        tasks = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for k in range(self.rater.samples):
+                    seed = request_seed(self.rater.options.seed, digest, k)
+                    tasks.append(group.create_task(self.sample(request, seed)))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
 
-    def close(self) -> None:
-        """Cancel what is under way and end the thread."""
-        # A generator left unfinished is closed as the process ends. Its thread is gone by then: do not wait for it.
-        if sys.is_finalizing():
+    async def sample(self, request: dict[str, Any], seed: int) -> response.Response:
+        # The raw answer: the library's classes do not promise the fields that servers add, such as the thinking.
+        create = self.client.chat.completions.with_raw_response.create
+        async with self.slots:
+            try:
+                answer = await create(**request, seed=seed, extra_headers=self.headers)
+            except openai.APIError as error:
+                raise self.rater.error_from(error) from error
+        text, truncated = read_completion(answer.http_response.json())
+        return response.read(text, truncated=truncated, prompt=self.rater.prompt)
+
+    async def check_completion(self, answer: httpx2.Response) -> None:
+        """Raises DecodingError for an answer of status 200 that is no completion, as of a server that still starts."""
+        # Here rather than in `sample`: the library repeats a request where httpx2 raises a RequestError.
+        if not answer.is_success:
             return
-        self.submit(self._stop()).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _stop(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.client.close()
+        await answer.aread()
+        try:
+            read_completion(answer.json())
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            shown = self.rater.one_line(answer.text)
+            raise httpx2.DecodingError(
+                f"the server's answer is no chat completion: {shown}", request=answer.request
+            ) from error
 
 
 def read_completion(completion: Any) -> tuple[str, bool]:

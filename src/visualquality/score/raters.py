@@ -9,7 +9,7 @@ from ..classics import Classic
 from ..data.images import open_image
 from ..errors import UserError
 from ..io import map_ahead
-from .rating import Rater, Rating
+from .rating import Rater, Rating, seconds_since
 from .settings import ScoreSettings
 from .source import Picture, name_of
 
@@ -39,14 +39,14 @@ class ImageFunctionRater:
         return map_ahead(self._rate, images, self.workers)
 
     def _rate(self, source: Picture) -> Rating:
-        started, name = time.perf_counter(), name_of(source)
+        start, name = time.perf_counter(), name_of(source)
         origin: dict[str, Any] = {"model": self.classic.name, "mode": "direct", "seed": 0}
         try:
             value = round(self.classic(open_image(source)), 6)
         except UserError as error:
             return Rating.failed(name, str(error), **origin)
-        seconds = round(time.perf_counter() - started, 4)
-        return Rating(name, value, None, (value,), None, None, **origin, seconds=seconds)
+        origin["seconds"] = seconds_since(start)
+        return Rating(name, value, None, (value,), None, None, **origin)
 
 
 def make_rater(name: str, settings: ScoreSettings) -> Rater:
@@ -65,47 +65,39 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
     """
     kind, _, detail = name.partition(":")
     if kind in CLASSICS:
-        _refuse_model_options(name, settings)
-        return _classic_rater(kind, detail, settings.device)
-
-    if settings.url is not None and settings.engine != "openai":
+        for option in MODEL_OPTIONS:
+            # Not `model_fields_set`: a benchmark suite gives every option, most at their defaults.
+            if getattr(settings, option) != ScoreSettings.model_fields[option].default:
+                raise UserError(
+                    f"{name} takes no {option}, it is not a vision-language model: leave {option} out"
+                )
+    elif settings.url is not None and settings.engine != "openai":
         raise UserError(
             "--url is the address of a server: give --engine openai with it, or leave it out"
         )
     # Imported only where it is used: PyTorch and vLLM take seconds to import.
-    if settings.engine == "here":
-        from .scorer import Scorer
-
-        return Scorer(name, settings)
-    if settings.engine == "vllm":
-        from .vllm import VllmRater
-
-        return VllmRater(name, settings)
-    from .openai import OpenAIRater
-
-    return OpenAIRater(name, settings)
-
-
-def _refuse_model_options(name: str, settings: ScoreSettings) -> None:
-    for option in MODEL_OPTIONS:
-        # Not `model_fields_set`: a benchmark suite gives every option, most at their defaults.
-        if getattr(settings, option) != ScoreSettings.model_fields[option].default:
-            raise UserError(
-                f"{name} takes no {option}, it is not a vision-language model: leave {option} out"
-            )
-
-
-def _classic_rater(kind: str, detail: str, device: str | None) -> ImageFunctionRater:
-    if kind == "pyiqa":
-        from ..classics.pyiqa import PyiqaMetric
-
-        # Its networks are not thread-safe.
-        return ImageFunctionRater(PyiqaMetric(detail, device=device), workers=1)
     parameters = Path(detail) if detail else None
     if kind == "niqe":
         from ..classics.niqe import Niqe
 
         return ImageFunctionRater(Niqe.load(parameters))
-    from ..classics.brisque import Brisque
+    if kind == "brisque":
+        from ..classics.brisque import Brisque
 
-    return ImageFunctionRater(Brisque.load(parameters))
+        return ImageFunctionRater(Brisque.load(parameters))
+    if kind == "pyiqa":
+        from ..classics.pyiqa import PyiqaMetric
+
+        # Its networks are not thread-safe.
+        return ImageFunctionRater(PyiqaMetric(detail, device=settings.device), workers=1)
+    if settings.engine == "vllm":
+        from .vllm import VllmRater
+
+        return VllmRater(name, settings)
+    if settings.engine == "openai":
+        from .openai import OpenAIRater
+
+        return OpenAIRater(name, settings)
+    from .scorer import Scorer
+
+    return Scorer(name, settings)

@@ -1,6 +1,7 @@
 """The rating of one image: a score, its uncertainty and its reasoning, or why there is no score."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -54,65 +55,34 @@ class Rating:
             )
 
     @classmethod
-    def from_samples(
-        cls,
-        image: str,
-        responses: "Sequence[Response]",
-        *,
-        model: str,
-        mode: str,
-        seed: int,
-        seconds: float,
-        prompt: str | None = None,
-    ) -> "Rating":
-        """The rating that K `responses` to one image give together; those without a score are not readable."""
-        answers = [response for response in responses if response.score is not None]
-        scores = [response.score for response in responses if response.score is not None]
-        score = std = reasoning = problem = None
-        if scores:
-            mean = fmean(scores)
-            score = round(mean, 4)
-            # Rounded, since distances that are equal in decimals may differ in binary: the first of them is taken.
-            distances = [round(abs(value - mean), 9) for value in scores]
-            reasoning = answers[distances.index(min(distances))].reasoning
-        else:
-            problem = f"no readable answer in {len(responses)} samples"
+    def from_samples(cls, image: str, responses: "Sequence[Response]", **origin: Any) -> "Rating":
+        """The rating that K `responses` to one image give together; those without a score are not readable.
+
+        `origin`: the fields model, mode, seed, seconds and prompt.
+        """
+        samples = tuple(response.score for response in responses)
+        scores = [score for score in samples if score is not None]
+        if not scores:
             # The samples may fail in different ways; the most common one says most.
             counts = Counter(str(response.problem) for response in responses)
-            if counts:
-                problem += f": {counts.most_common(1)[0][0]}"
+            problem = f"no readable answer in {len(samples)} samples: {counts.most_common(1)[0][0]}"
+            return cls(image, None, None, samples, None, problem, **origin)
+        mean = fmean(scores)
+        # Rounded, since distances that are equal in decimals may differ in binary: the first of them is taken.
+        nearest = min(scores, key=lambda score: round(abs(score - mean), 9))
+        reasoning = _printable(responses[samples.index(nearest)].reasoning)
         # Division by K - 1, so that one sample has no deviation rather than 0.
-        if len(scores) > 1:
-            std = stdev(scores)
-        return cls(
-            image=image,
-            score=score,
-            std=std,
-            samples=tuple(response.score for response in responses),
-            reasoning=_printable(reasoning),
-            problem=_printable(problem),
-            model=model,
-            mode=mode,
-            seed=seed,
-            seconds=seconds,
-            prompt=prompt,
-        )
+        std = stdev(scores) if len(scores) > 1 else None
+        return cls(image, round(mean, 4), std, samples, reasoning, None, **origin)
 
     @classmethod
-    def failed(
-        cls,
-        image: str,
-        problem: str,
-        *,
-        model: str,
-        mode: str,
-        seed: int,
-        seconds: float = 0.0,
-        prompt: str | None = None,
-    ) -> "Rating":
-        """The rating of an image that nothing answered for, such as a file that is not an image."""
+    def failed(cls, image: str, problem: str, *, seconds: float = 0.0, **origin: Any) -> "Rating":
+        """The rating of an image that nothing answered for, such as a file that is not an image.
+
+        `origin`: the fields model, mode, seed and prompt.
+        """
         why = _printable(problem)
-        return cls(image, None, None, (), None, why, model, mode, seed, seconds, prompt)
+        return cls(image, None, None, (), None, why, seconds=seconds, **origin)
 
     @property
     def answered(self) -> bool:
@@ -149,11 +119,13 @@ class Rating:
 
 
 def _printable(text: str | None) -> str | None:
-    """`text` with a question mark for each half of a surrogate pair, which is no UTF-8."""
-    if text is None:
-        return None
-    # A server that stops at a token may cut a character in two.
-    return text.encode("utf-8", "replace").decode("utf-8")
+    # A server that stops at a token may cut a character in two. Half a character is not UTF-8: it becomes "?".
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def seconds_since(start: float, images: int = 1) -> float:
+    """Seconds since `start` (of `time.perf_counter`) for each of so many images, rounded as ratings have them."""
+    return round((time.perf_counter() - start) / images, 4)
 
 
 def compare(a: Rating, b: Rating) -> float:

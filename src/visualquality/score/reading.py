@@ -1,37 +1,36 @@
 """Opening images and making prompts of them, in worker processes while the model works on those before."""
 
 import os
+import pickle
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_context
+from typing import NamedTuple
 
-import numpy as np
 import torch
+from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
+from .. import response
 from ..errors import UserError
+from ..io import map_ahead
 from ..models.prompt import Prompt, encode_prompt
 from .source import Source, name_of, open_source
 
 WORKERS = min(4, os.cpu_count() or 1)
-AHEAD = 2  # images a worker may be ahead of the model, so that memory stays bounded
 QUICK_SECONDS = 0.02  # an image that takes longer to read is worth a worker
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """What is asked. `opening`: tokens that open the answer for the model, if any."""
 
     text: str
-    system: str | None = None
-    image_last: bool = False
     opening: tuple[int, ...] = ()
 
 
@@ -49,11 +48,13 @@ class Prepared:
 class Reader:
     """Makes one image ready for a model. A file that is not an image is no exception: the result says so.
 
-    `reference`: every source is `Referenced`, and a prompt has two images.
+    `prompt`: the name of the prompt, which has its own system message and place of the image. `reference`: every
+    source is `Referenced`, and a prompt has two images.
     """
 
     processor: ProcessorMixin
     questions: tuple[Question, ...]
+    prompt: response.PromptName = "paper"
     reference: bool = False
 
     def __call__(self, source: Source) -> Prepared:
@@ -62,22 +63,21 @@ class Reader:
             images, digest = open_source(source, reference=self.reference)
         except UserError as error:
             return Prepared(name, "", (), str(error))
-        prompts = []
-        for question in self.questions:
-            try:
-                prompt = encode_prompt(
-                    self.processor,
-                    images,
-                    question.text,
-                    system=question.system,
-                    image_last=question.image_last,
-                )
-            except (
-                ValueError
-            ) as error:  # of a shape that the model's processor refuses, for instance
-                return Prepared(name, "", (), f"{name}: the model cannot take it ({error})")
-            prompts.append(prompt.followed_by(question.opening) if question.opening else prompt)
-        return Prepared(name, digest, tuple(prompts))
+        try:
+            prompts = tuple(self.encode(images, question) for question in self.questions)
+        except ValueError as error:  # for instance of a shape that the model's processor refuses
+            return Prepared(name, "", (), f"{name}: the model cannot take it ({error})")
+        return Prepared(name, digest, prompts)
+
+    def encode(self, images: Sequence[Image.Image], question: Question) -> Prompt:
+        prompt = encode_prompt(
+            self.processor,
+            images,
+            question.text,
+            system=response.SYSTEM.get(self.prompt),
+            image_last=self.prompt in response.IMAGE_LAST,
+        )
+        return prompt.followed_by(question.opening)
 
 
 def read_images(
@@ -105,24 +105,15 @@ def read_images(
 
 def _read_in_workers(reader: Reader, sources: Iterable[Source]) -> Iterator[Prepared]:
     # A fork has the processor without pickling it, and no second import of PyTorch.
-    context = get_context("fork")
-    with ProcessPoolExecutor(
-        WORKERS, mp_context=context, initializer=_start_worker, initargs=(reader,)
-    ) as pool:
-        waiting: deque[Future[tuple[Prepared, Arrays]]] = deque()
-        try:
-            for source in sources:
-                waiting.append(pool.submit(_read_in_worker, source))
-                if len(waiting) > AHEAD * WORKERS:
-                    yield _with_prompts(*waiting.popleft().result())
-            while waiting:
-                yield _with_prompts(*waiting.popleft().result())
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that reads images was killed, perhaps for want of memory: run again"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(
+        WORKERS, get_context("fork"), initializer=_start_worker, initargs=(reader,)
+    )
+    try:
+        yield from map(pickle.loads, map_ahead(_read_in_worker, sources, WORKERS, pool))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that reads images was killed, perhaps for want of memory: run again"
+        ) from error
 
 
 # In a worker: its reader, which a fork has without pickling.
@@ -138,31 +129,12 @@ def _start_worker(reader: Reader) -> None:
 
 
 def _exit_with(parent: int) -> None:
-    """End with the parent: one that is killed cannot stop its workers, which would hold its journal's lock for ever."""
+    # A parent that is killed cannot stop its workers, which would hold the lock of its journal for ever.
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 
 
-# Prompts on their way from a worker: (tokens, images) of each. Tensors would travel through shared memory, of which
-# containers have little.
-Arrays = tuple[tuple[dict[str, np.ndarray], dict[str, np.ndarray]], ...]
-
-
-def _read_in_worker(source: Source) -> tuple[Prepared, Arrays]:
-    prepared = _reader(source)
-    arrays = [(_to_numpy(p.tokens), _to_numpy(p.images)) for p in prepared.prompts]
-    return replace(prepared, prompts=()), tuple(arrays)
-
-
-def _with_prompts(prepared: Prepared, arrays: Arrays) -> Prepared:
-    prompts = [Prompt(_to_torch(tokens), _to_torch(images)) for tokens, images in arrays]
-    return replace(prepared, prompts=tuple(prompts))
-
-
-def _to_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {key: value.numpy() for key, value in tensors.items()}
-
-
-def _to_torch(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(value) for key, value in arrays.items()}
+def _read_in_worker(source: Source) -> bytes:
+    # Pickled here: the pool itself would send tensors through shared memory, of which containers have little.
+    return pickle.dumps(_reader(source))

@@ -18,7 +18,7 @@ from ..models.generate import Prefilled, decode, eos_token_ids, prefill, sample_
 from ..models.load import VisionLanguageModel, load
 from ..models.prompt import Prompt, collate
 from ..seeds import uniform_streams
-from .rating import Rating
+from .rating import Rating, seconds_since
 from .reading import Prepared, Question, Reader, read_images
 from .settings import ScoreSettings, score_settings
 from .source import Source
@@ -84,13 +84,21 @@ class Scorer:
         )
         self.eos = eos_token_ids(model.model, model.processor)
         self.digits: DigitTree | None = None
+        questions = []
         if chosen.mode in ("expect", "auto"):
             if self.prompt == "q-insight":
                 raise UserError(
                     f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason"
                 )
             self.digits = DigitTree(model.processor.tokenizer, self.eos)
-        self.reader = Reader(model.processor, self._questions(), chosen.reference)
+            questions.append(Question(self._question(False), tuple(self.digits.opening)))
+        # Mode auto has both questions: the second is for images that the first leaves in doubt.
+        if chosen.mode != "expect":
+            questions.append(Question(self._question(chosen.mode != "direct")))
+        self.reader = Reader(model.processor, tuple(questions), self.prompt, chosen.reference)
+
+    def _question(self, reasoning: bool) -> str:
+        return response.prompt_text(self.prompt, reasoning, reference=self.options.reference)
 
     def __call__(self, images: Source | list[Source]) -> Rating | list[Rating]:
         """A rating for one image, a list of them for a list. A problem with an image is in its rating, not raised."""
@@ -113,20 +121,24 @@ class Scorer:
         """
         prepared, size = iter(images), self.options.batch
         while window := list(islice(prepared, WINDOW * size)):
-            ratings: list[Rating | None] = [self._failed(image) for image in window]
-            readable = [i for i, rating in enumerate(ratings) if rating is None]
+            ratings: dict[int, Rating] = {}  # by place in the window
+            for i, image in enumerate(window):
+                if image.problem is not None:
+                    origin = self._origin(self.options.mode)
+                    ratings[i] = Rating.failed(image.name, image.problem, **origin)
             # A stable sort: images of equal size keep their order.
+            readable = [i for i in range(len(window)) if i not in ratings]
             readable.sort(key=lambda i: len(window[i].prompts[-1]))
-            given = 0
+            following = 0
             for start in range(0, len(readable), size):
-                members = readable[start : start + size]
-                batch = self._rate_batch([window[i] for i in members])
-                for index, rating in zip(members, batch, strict=True):
-                    ratings[index] = rating
-                while given < len(ratings) and (finished := ratings[given]) is not None:
-                    yield finished
-                    given += 1
-            yield from (rating for rating in ratings[given:] if rating is not None)
+                batch = readable[start : start + size]
+                rated = self._rate_batch([window[i] for i in batch])
+                ratings.update(zip(batch, rated, strict=True))
+                while following in ratings:
+                    yield ratings.pop(following)
+                    following += 1
+            # What is left are images with a problem.
+            yield from (ratings[i] for i in sorted(ratings))
 
     def settings(self) -> dict[str, Any]:
         """Everything that a score depends on besides the image: the header of a file of results."""
@@ -135,61 +147,52 @@ class Scorer:
             "model": self.vlm.name,
             "weights": self.vlm.digest,
             "prompt": self.prompt,
-        }
-        if chosen.reference:
-            header["reference"] = True
-        header["mode"] = chosen.mode
-        drawing = {
+            "reference": chosen.reference,
+            "mode": chosen.mode,
             "samples": chosen.samples,
             "seed": chosen.seed,
             "temperature": self.temperature,
             "max_new_tokens": chosen.token_limit,
+            "tolerance": chosen.tolerance,
+            "doubt": chosen.doubt,
+            "max_pixels": chosen.max_pixels,
+            "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
+            "version": version("visualquality"),
         }
-        # In mode expect nothing is drawn, so that a score does not depend on these.
-        header |= dict.fromkeys(drawing) if chosen.mode == "expect" else drawing
-        if chosen.samples == "auto":
-            header["tolerance"] = chosen.tolerance
-        if chosen.mode == "auto":
-            header["doubt"] = chosen.doubt
-        header["max_pixels"] = chosen.max_pixels
-        header["dtype"] = str(self.vlm.model.dtype).removeprefix("torch.")
-        header["version"] = version("visualquality")
-        return header
+        if chosen.mode == "expect":
+            # Nothing is drawn, so that a score does not depend on these.
+            header |= dict.fromkeys(("samples", "seed", "temperature", "max_new_tokens"))
+        # Options that came later, and are left out where they have no effect: older journals go on.
+        in_use = {
+            "reference": chosen.reference,
+            "tolerance": chosen.samples == "auto",
+            "doubt": chosen.mode == "auto",
+        }
+        return {key: value for key, value in header.items() if in_use.get(key, True)}
 
-    def _questions(self) -> tuple[Question, ...]:
-        """What is asked in this mode; in "auto" first what "expect" asks, then what "reason" does."""
-        with_words = {"reason": [True], "direct": [False], "expect": [False], "auto": [False, True]}
-        opening = () if self.digits is None else tuple(self.digits.opening)
-        return tuple(
-            Question(
-                response.prompt_text(self.prompt, reasoning, reference=self.options.reference),
-                system=response.SYSTEM.get(self.prompt),
-                image_last=self.prompt in response.IMAGE_LAST,
-                opening=() if reasoning else opening,
-            )
-            for reasoning in with_words[self.options.mode]
-        )
-
-    def _failed(self, image: Prepared) -> Rating | None:
-        if image.problem is None:
-            return None
-        return Rating.failed(image.name, image.problem, **self._identity(self.options.mode))
+    def _origin(self, mode: str) -> dict[str, Any]:
+        """The fields of a rating that say what made it."""
+        return {
+            "model": self.vlm.name,
+            "mode": mode,
+            "seed": self.options.seed,
+            "prompt": self.prompt,
+        }
 
     def _rate_batch(self, batch: list[Prepared]) -> list[Rating]:
-        """Ratings of a few images at a time."""
         if self.digits is None:
             return self._rate_by_drawing(batch, self.options.mode)
-        started = time.perf_counter()
-        prefilled = self._prefill([image.prompts[0] for image in batch])
-        found = score_distribution(prefilled, self.digits)
+        start = time.perf_counter()
+        found = score_distribution(
+            self._prefill([image.prompts[0] for image in batch]), self.digits
+        )
         means, stds = found.mean().tolist(), found.variance().sqrt().tolist()
-        seconds = round((time.perf_counter() - started) / len(batch), 4)
-        made_by = self._identity("expect", seconds=seconds)
+        origin = self._origin("expect") | {"seconds": seconds_since(start, len(batch))}
         ratings = []
         for image, mean, std in zip(batch, means, stds, strict=True):
-            ratings.append(Rating(image.name, round(mean, 4), std, (), None, None, **made_by))
-        if self.options.mode == "auto":
-            doubtful = [index for index, std in enumerate(stds) if std > self.options.doubt]
+            ratings.append(Rating(image.name, round(mean, 4), std, (), None, None, **origin))
+        doubtful = [index for index, std in enumerate(stds) if std > self.options.doubt]
+        if self.options.mode == "auto" and doubtful:
             reasoned = self._rate_by_drawing([batch[index] for index in doubtful], "reason")
             for index, rating in zip(doubtful, reasoned, strict=True):
                 # Reasons that cannot be read do not take away a score that is there.
@@ -199,21 +202,20 @@ class Scorer:
 
     def _rate_by_drawing(self, batch: list[Prepared], mode: str) -> list[Rating]:
         """Ratings from answers that are drawn: `samples` of them, or as many as it takes."""
-        if not batch:
-            return []
-        started = time.perf_counter()
+        start = time.perf_counter()
         prefilled = self._prefill([image.prompts[-1] for image in batch])
-        samples = self.options.samples
-        most = MOST_SAMPLES if samples == "auto" else samples
+        # With "auto" 2 answers, then as many again each time. The streams are the same as those of `most` answers.
+        first, most = 2, MOST_SAMPLES
+        if self.options.samples != "auto":
+            first = most = self.options.samples
         digests = [image.digest for image in batch]
         streams = uniform_streams(self.options.seed, digests, most, self.options.token_limit)
-        groups: list[list[response.Response]] = [[] for _ in batch]
+        answers: list[list[response.Response]] = [[] for _ in batch]
         unsure = list(range(len(batch)))
-        # With "auto" 2 answers, then as many again each time. The streams are the same as those of `most` answers.
-        drawn, upto = 0, 2 if samples == "auto" else most
+        drawn, upto = 0, first
         while unsure and drawn < most:
             part = prefilled
-            if len(unsure) < len(batch):
+            if len(unsure) < len(batch):  # taking copies the cache, so all of it is not taken
                 part = prefilled.take(torch.tensor(unsure, device=prefilled.logits.device))
             completions = sample_completions(
                 part,
@@ -225,28 +227,18 @@ class Scorer:
                 for one in group:
                     text = decode(self.vlm.processor, one)
                     read = response.read(text, truncated=one.truncated, prompt=self.prompt)
-                    groups[index].append(read)
-            unsure = [i for i in unsure if not is_precise(groups[i], self.options.tolerance)]
+                    answers[index].append(read)
+            unsure = [i for i in unsure if not is_precise(answers[i], self.options.tolerance)]
             drawn, upto = upto, min(2 * upto, most)
-        made_by = self._identity(
-            mode, seconds=round((time.perf_counter() - started) / len(batch), 4)
-        )
-        pairs = zip(batch, groups, strict=True)
-        return [Rating.from_samples(image.name, group, **made_by) for image, group in pairs]
+        origin = self._origin(mode) | {"seconds": seconds_since(start, len(batch))}
+        return [
+            Rating.from_samples(image.name, group, **origin)
+            for image, group in zip(batch, answers, strict=True)
+        ]
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
         batch = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)
         return prefill(self.vlm.model, batch.to(self.vlm.model.device))
-
-    def _identity(self, mode: str, **more: Any) -> dict[str, Any]:
-        """The fields of a rating that say what made it."""
-        return {
-            "model": self.vlm.name,
-            "mode": mode,
-            "seed": self.options.seed,
-            "prompt": self.prompt,
-            **more,
-        }
 
 
 def is_precise(responses: Sequence[response.Response], tolerance: float) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from ..errors import UserError
 from ..io import Settings
@@ -68,12 +68,6 @@ class ScoreSettings(Settings):
     )
     url: str | None = Field(None, description="Address of an OpenAI-compatible server.")
 
-    @field_validator("samples", mode="before")
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        """The command line and YAML may give a number as text."""
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
-
     @property
     def token_limit(self) -> int:
         """`max_new_tokens`, or the default of the mode."""
@@ -86,15 +80,16 @@ def score_settings(**options: Any) -> ScoreSettings:
     try:
         return ScoreSettings(**options)
     except ValidationError as error:
-        if unknown := [e["loc"][0] for e in error.errors() if e["type"] == "extra_forbidden"]:
-            known = ", ".join(ScoreSettings.model_fields)
-            raise UserError(
-                f"there is no scoring option {unknown[0]!r}: there are {known}"
-            ) from error
+        # An option that may be of several kinds, such as samples, has a message for each of them.
         faults: dict[str, list[str]] = {}
-        for e in error.errors():  # several of one option that may be of several kinds
+        for e in error.errors():
+            name = e["loc"][0]
+            if e["type"] == "extra_forbidden":
+                names = ", ".join(ScoreSettings.model_fields)
+                raise UserError(
+                    f"there is no scoring option {name!r}: there are {names}"
+                ) from error
             message = e["msg"][:1].lower() + e["msg"][1:]
-            faults.setdefault(f"{e['loc'][0]} is {e['input']!r}", []).append(message)
-        raise UserError(
-            "; ".join(f"{what}: {' or '.join(said)}" for what, said in faults.items())
-        ) from error
+            faults.setdefault(f"{name} is {e['input']!r}", []).append(message)
+        sentences = [f"{what}: {' or '.join(messages)}" for what, messages in faults.items()]
+        raise UserError("; ".join(sentences)) from error

@@ -5,15 +5,20 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from PIL import Image
+
 from .. import response
 from ..errors import UserError
 from ..io import map_ahead
 from ..models.families import placeholder_ids
-from ..response import Response
-from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater, OpenedSource
-from .rating import Rating
+from ..seeds import request_seed
+from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater
+from .rating import Rating, seconds_since
 from .settings import ScoreSettings
 from .source import Source, name_of
+
+# An image, opened: its name, and the images of its prompt with their digest, or why it cannot be opened.
+Opened = tuple[str, tuple[list[Image.Image], str] | str]
 
 BATCH = 64  # images at a time, of which vLLM schedules as many requests together as fit into memory
 READERS = 4  # threads that open images while the model works
@@ -70,21 +75,20 @@ class VllmRater(ChatRater):
         for batch in map_ahead(self._open_batch, batches, workers=1):
             yield from self._rate_batch(batch)
 
-    def _open_batch(self, batch: list[Source]) -> list[tuple[str, OpenedSource | str]]:
+    def _open_batch(self, batch: list[Source]) -> list[Opened]:
         return list(map_ahead(self._open, batch, workers=READERS))
 
-    def _open(self, source: Source) -> tuple[str, OpenedSource | str]:
-        """The name of a source, and its images or why they cannot be opened."""
+    def _open(self, source: Source) -> Opened:
         try:
             return name_of(source), self.open(source)
         except UserError as error:
             return name_of(source), str(error)
 
-    def _rate_batch(self, batch: list[tuple[str, OpenedSource | str]]) -> Iterator[Rating]:
-        started = time.perf_counter()
+    def _rate_batch(self, batch: list[Opened]) -> Iterator[Rating]:
+        start = time.perf_counter()
         opened = [image for _, image in batch if not isinstance(image, str)]
         answers = iter(self._responses(opened))
-        seconds = round((time.perf_counter() - started) / max(1, len(opened)), 4)
+        seconds = seconds_since(start, max(1, len(opened)))
         for name, image in batch:
             if isinstance(image, str):
                 yield Rating.failed(name, image, **self.rating_fields)
@@ -95,7 +99,9 @@ class VllmRater(ChatRater):
             else:
                 yield Rating.from_samples(name, answer, **self.rating_fields, seconds=seconds)
 
-    def _responses(self, opened: list[OpenedSource]) -> list[list[Response] | str]:
+    def _responses(
+        self, opened: list[tuple[list[Image.Image], str]]
+    ) -> list[list[response.Response] | str]:
         """The responses to each source, or why vLLM refuses it."""
         if not opened:
             return []
@@ -121,7 +127,7 @@ class VllmRater(ChatRater):
             # At temperature 0 all answers would be the same, and vLLM refuses to draw more than one.
             n=self.samples if self.temperature else 1,
             # vLLM adds k to it for sample k.
-            seed=self.seed(digest, 0),
+            seed=request_seed(self.options.seed, digest, 0),
             temperature=self.temperature,
             max_tokens=self.options.token_limit,
             logit_bias=self._banned or None,
@@ -129,12 +135,10 @@ class VllmRater(ChatRater):
             **EXTRA_SAMPLING,
         )
 
-    def _read(self, completions: list[Any]) -> list[Response]:
+    def _read(self, completions: list[Any]) -> list[response.Response]:
         responses = []
-        for completion in sorted(completions, key=lambda completion: completion.index):
-            truncated = completion.finish_reason == "length"
-            responses.append(
-                response.read(completion.text, truncated=truncated, prompt=self.prompt)
-            )
+        for one in sorted(completions, key=lambda one: one.index):
+            truncated = one.finish_reason == "length"
+            responses.append(response.read(one.text, truncated=truncated, prompt=self.prompt))
         # One answer at temperature 0 stands for all samples.
         return responses * (self.samples // len(responses))
