@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong. The message is one sentence naming the file, row or field, and the mend.
+    """Something the user gave is wrong. The message is one sentence naming the file, row or field, and the fix.
 
     The command line prints it without a traceback and exits with status 2.
     """
