@@ -51,6 +51,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
         ("seed: many\n", "seed"),
         ("prompt: q-insight\n", "q-insight"),
         ("rl2r: {compare_within: 7}\n", "groups of 7 leave one of 8"),
+        ("probes: {manifest: p.csv, mos_range: [5, 1]}\n", "probes.mos_range"),
+        ("checkpoint_every: 0\n", "checkpoint_every"),
     ],
 )
 def test_every_wrong_field_is_named(tmp_path, change, named):
@@ -105,25 +107,26 @@ def test_the_shipped_recipes_read_and_plan(name):
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     sizes = {"kadid10k": 6125, "spaq": 6675} if name.endswith("spaq") else {"kadid10k": 6125}
     examples = [
-        Example(Path("x.png"), "x", 1.0, index)
-        for index, count in enumerate(sizes.values())
+        Example(Path("x.png"), "x", 1.0, name)
+        for name, count in sizes.items()
         for _ in range(count)
     ]
-    cost = plan(recipe, examples, list(sizes))
+    cost = plan(recipe, examples)
+    assert cost.images == sizes
     if name == "one-gpu-lora":
-        assert (cost.batch, cost.comparisons_a_step, cost.reference) == (32, 32 * 31 * 6, 0)
+        assert (cost.batch, cost.comparisons_a_step, cost.ref_model) == (32, 32 * 31 * 6, 0)
         assert cost.memory < 24 * 2**30
     else:
         assert (cost.batch, cost.responses_a_step, cost.comparisons_a_step) == (128, 768, 768 * 127)
         assert cost.steps == 10 * (48 + (53 if "spaq" in sizes else 0))
-        assert cost.weights == cost.reference > 26 * 2**30
+        assert cost.weights == cost.ref_model > 26 * 2**30
         assert recipe.max_pixels == 1280 * 28 * 28
 
 
 def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):
     recipe = read_recipe(write(tmp_path, MINIMAL))
     with pytest.raises(UserError, match="'few' has 3 images and a batch is 8"):
-        plan(recipe, [Example(Path("x"), "x", 1.0, 0)] * 3, ["few"])
+        plan(recipe, [Example(Path("x"), "x", 1.0, "few")] * 3)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):
 )
 def test_comparisons_are_counted_as_they_are_made(tmp_path, changes, pairs):
     recipe = read_recipe(write(tmp_path, MINIMAL + (yaml.safe_dump(changes) if changes else "")))
-    assert plan(recipe, [Example(Path("x"), "x", 1.0, 0)] * 8, ["some"]).comparisons_a_step == pairs
+    assert plan(recipe, [Example(Path("x"), "x", 1.0, "some")] * 8).comparisons_a_step == pairs
 
 
 def test_one_image_has_nothing_to_be_compared_with(tmp_path):

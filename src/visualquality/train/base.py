@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import SequentialSampler
@@ -55,7 +56,7 @@ class RunTrainer:
     def log_metrics(self: Any, metrics: dict[str, Any]) -> None:
         """Add to the step's line of metrics.jsonl; TRL averages what comes several times in a step."""
         for name, value in metrics.items():
-            self._metrics["train"][name].append(float(value))
+            self._metrics["train"][name].append(value.item() if torch.is_tensor(value) else value)
 
     def check_loss(self: Any, loss: Tensor) -> None:
         """Raises FloatingPointError for a loss that is not finite: an update with it would destroy all weights."""

@@ -42,6 +42,10 @@ class Plan:
     optimizer: int
     activations: int
 
+    @property
+    def memory(self) -> int:
+        return self.weights + self.ref_model + self.optimizer + self.activations
+
 
 def count_steps(recipe: Recipe, examples: Sequence[Example]) -> int:
     """Updates in the whole run: each data set's batches, the last one filled up. SFT mixes the data sets."""
@@ -151,7 +155,6 @@ def plan_table(recipe: Recipe, cost: Plan) -> Table:
 
     devices = f"{recipe.devices} device{'s' * (recipe.devices > 1)}"
     lora = f", LoRA rank {recipe.lora.rank}" if recipe.lora else ""
-    states = cost.weights + cost.ref_model + cost.optimizer
     rows = [
         ("method", f"{recipe.method}, {recipe.model}{lora}"),
         ("images", ", ".join(f"{name} {count}" for name, count in cost.images.items())),
@@ -160,14 +163,14 @@ def plan_table(recipe: Recipe, cost: Plan) -> Table:
         ("responses a step", str(cost.responses_a_step)),
         ("comparisons a step", f"{cost.comparisons_a_step:,}"),
         ("parameters", f"{cost.model.parameters / 1e6:,.1f} M ({cost.model.source})"),
-        ("memory a device (estimate)", gib(states + cost.activations)),
+        ("memory a device (estimate)", gib(cost.memory)),
         ("  weights, reference policy", gib(cost.weights, cost.ref_model)),
         ("  gradients and AdamW", gib(cost.optimizer)),
         ("  activations", gib(cost.activations)),
     ]
     if recipe.devices > 1:
         # ZeRO-3 shards all states, but each device has the activations of its own images.
-        sharded = states / recipe.devices + cost.activations
+        sharded = (cost.memory - cost.activations) / recipe.devices + cost.activations
         rows.append(("memory, ZeRO-3 sharded", f"{gib(sharded)} a device"))
     table = Table(show_header=False, title="plan")
     for row in rows:
