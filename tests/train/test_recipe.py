@@ -114,10 +114,18 @@ def test_the_shipped_recipes_read_and_plan(name):
     cost = plan(recipe, examples)
     assert cost.images == sizes
     if name == "one-gpu-lora":
-        assert (cost.batch, cost.comparisons_a_step, cost.ref_model) == (32, 32 * 31 * 6, 0)
+        assert (recipe.global_batch, cost.comparisons_a_step, cost.ref_model) == (
+            32,
+            32 * 31 * 6,
+            0,
+        )
         assert cost.memory < 24 * 2**30
     else:
-        assert (cost.batch, cost.responses_a_step, cost.comparisons_a_step) == (128, 768, 768 * 127)
+        assert (recipe.global_batch, cost.responses_a_step, cost.comparisons_a_step) == (
+            128,
+            768,
+            768 * 127,
+        )
         assert cost.steps == 10 * (48 + (53 if "spaq" in sizes else 0))
         assert cost.weights == cost.ref_model > 26 * 2**30
         assert recipe.max_pixels == 1280 * 28 * 28

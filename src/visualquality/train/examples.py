@@ -184,7 +184,9 @@ class PromptEncoder:
         pixels = prompt.images.pop("pixel_values")
         features = cache.features.get(wanted[0])
         if features is None:
-            features = self._features(pixels, prompt.images["image_grid_thw"])
+            model: Any = self.vlm.model
+            grid = prompt.images["image_grid_thw"]
+            features = torch.cat(model.frozen_vision_features(pixels.to(model.device), grid)).cpu()
         prompt.images["vision_features"] = features
         if cache.size < cache.max_bytes:
             tensors = [*prompt.tokens.values(), *prompt.images.values()]
@@ -192,7 +194,3 @@ class PromptEncoder:
             cache.features[wanted[0]] = features
             cache.prompts[wanted] = prompt
         return prompt
-
-    def _features(self, pixels: Tensor, grid: Tensor) -> Tensor:
-        model: Any = self.vlm.model
-        return torch.cat(model.frozen_vision_features(pixels.to(model.device), grid)).cpu()

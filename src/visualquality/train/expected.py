@@ -47,17 +47,13 @@ def fidelity_loss(
     """
     # In float64: in float32 a preference rounds to 0, and so loses its gradient, at 14 standard deviations,
     # but its root, of which the loss is made, only at 20.
-    exact_mean, exact_variance = mean.double(), variance.double()
-    better = thurstone(
-        exact_mean[:, None], exact_variance[:, None], exact_mean[None], exact_variance[None]
-    )
+    m, v = mean.double(), variance.double()
+    better = thurstone(m[:, None], v[:, None], m, v)
     # The transpose swaps the images of each pair, which is 1 − better without rounding.
-    agreement = fidelity(better, better.T, true_preference(mos).to(better.dtype))
-    pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(
-        len(mos), dtype=torch.bool, device=mos.device
-    )
+    agreement = fidelity(better, better.T, true_preference(mos))
+    pairs = (datasets[:, None] == datasets).fill_diagonal_(False)
     if not pairs.any():
-        return (mean * 0).sum()
+        return (mean * 0).sum()  # with a gradient, so that the step goes on as any other
     return (1 - agreement[pairs].mean()).to(mean.dtype)
 
 
@@ -83,7 +79,7 @@ def objective_loss(
             return fidelity_loss(found.mean(), found.variance(), mos, datasets)
         case "regression":
             mean = found.mean()
-            return F.mse_loss(mean, mos.to(mean.dtype))
+            return F.mse_loss(mean, mos.to(mean.dtype))  # one of two types would be refused
         case "levels" | "soft_levels":
             levels = found.levels()
             shares = level_shares(mos.to(levels.dtype), soft=objective == "soft_levels")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.progress import Progress
 from transformers import TrainerCallback
@@ -21,23 +21,34 @@ SHOWN = (  # metric, label, format
 LINE_SECONDS = 15.0  # between lines where there is no terminal
 
 
-def step_record(
-    step: int, examples: Sequence[Example], scores: Sequence[Sequence[float | None]], **more: Any
-) -> dict[str, Any]:
-    """What `samples.jsonl` and `probes.jsonl` say of a step: its images, all of one data set, and their scores.
+class Answers(NamedTuple):
+    """The K responses to an image in one step, a number or text for each."""
 
-    `keys` tell images apart that have the same name and MOS; `paths` are where they were when this was written.
+    example: Example
+    texts: list[str]
+    scores: list[float | None]
+    well_formed: list[bool]
+    tokens: list[int]
+
+
+def write_answers(file: Path, step: int, answers: Sequence[Answers], **more: Any) -> None:
+    """Append a step to `samples.jsonl` or `probes.jsonl`: its images, all of one data set, and their scores.
+
+    `more` are fields of the one or the other file.
     """
-    return {
+    examples = [each.example for each in answers]
+    record = {
         "step": step,
         "dataset": examples[0].dataset,
         "images": [e.path.name for e in examples],
         "mos": [round(e.mos, 6) for e in examples],
-        "scores": scores,
+        "scores": [each.scores for each in answers],
         **more,
+        # Names and MOS may agree for several images; a path is where an image was when this was written.
         "keys": [e.key for e in examples],
         "paths": [str(e.path) for e in examples],
     }
+    append_jsonl(file, record)
 
 
 def cut_back(log: Path, step: int) -> None:

@@ -206,7 +206,9 @@ def shared_prefix_attention(
         return torch.cat([shared, responses(x)], 3).flatten(1, 2)
 
     of_prompt = attend(
-        *(x[:, :, :prompt] for x in (query, key, value)),
+        query[:, :, :prompt],
+        key[:, :, :prompt],
+        value[:, :, :prompt],
         attn_mask=attention_mask[:, :, :prompt, :prompt],
     )
     of_responses = attend(

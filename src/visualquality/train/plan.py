@@ -32,7 +32,6 @@ class Plan:
     """Steps, comparisons and memory of a run. Memory is an estimate, in bytes a device, without sharding."""
 
     images: dict[str, int]  # of each data set
-    batch: int
     steps: int
     responses_a_step: int
     comparisons_a_step: int
@@ -94,7 +93,6 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
     token = size.layers * size.hidden * kept * 2 + size.vocabulary * 8
     return Plan(
         images=counts,
-        batch=batch,
         steps=count_steps(recipe, examples),
         responses_a_step=batch * responses,
         comparisons_a_step=_compared_pairs(recipe) * responses,
@@ -158,7 +156,7 @@ def plan_table(recipe: Recipe, cost: Plan) -> Table:
     rows = [
         ("method", f"{recipe.method}, {recipe.model}{lora}"),
         ("images", ", ".join(f"{name} {count}" for name, count in cost.images.items())),
-        ("batch", f"{cost.batch} images on {devices}"),
+        ("batch", f"{recipe.global_batch} images on {devices}"),
         ("steps", str(cost.steps)),
         ("responses a step", str(cost.responses_a_step)),
         ("comparisons a step", f"{cost.comparisons_a_step:,}"),

@@ -18,7 +18,7 @@ from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..process import keep_freed_memory
 from .base import RunTrainer
-from .examples import FeatureCache, PromptEncoder, read_examples, run_order
+from .examples import Example, FeatureCache, PromptEncoder, read_examples, run_order
 from .expected import ExpectedScoreTrainer
 from .logs import StepLog, cut_back
 from .packed import allow_packing
@@ -51,21 +51,12 @@ def train(
     Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.
     """
     _check_launch(recipe)
-    checkpoint = last_checkpoint(recipe.output) if resume else None
-    _claim(recipe, resume)
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    if is_main:
-        # Probes are scored before a step, under the number of steps done; the other files are written after it.
-        done = checkpoint_step(checkpoint) if checkpoint else 0
-        for name, last in (("metrics", done), ("samples", done), ("probes", done - 1)):
-            cut_back(recipe.output / f"{name}.jsonl", last)
+    checkpoint = _claim(recipe, resume)
     if not torch.cuda.is_available():
         keep_freed_memory()
     # Faults of the data are found before the model is loaded, which may take minutes.
     examples = read_examples(recipe)
-    steps = count_steps(recipe, examples)
-    order = run_order(recipe, examples, steps)
-    vlm = load_policy(recipe)
+    vlm = _load_policy(recipe)
     trained_with: dict[str, Any] = {"prompt": recipe.prompt, "reference": recipe.reference}
     # The embedded models change with the package, so an adapter of one says which weights it is for.
     adapts_embedded = recipe.lora and recipe.model in EMBEDDED_NAMES
@@ -73,25 +64,21 @@ def train(
     # A tower that is trained gives something else at every step.
     encode = PromptEncoder(vlm, (cache or FeatureCache()) if recipe.freeze_vision else None)
     bar = progress_bar(console or Console(stderr=True), transient=False)
-    trainer: Any = TRAINERS[recipe.method](
-        recipe,
-        examples,
-        order,
-        encode,
-        args=_arguments(recipe, steps),
-        callbacks=[StepLog(recipe.output / "metrics.jsonl", bar)],
-        peft_config=_lora(recipe),
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = _make_trainer(recipe, examples, encode, StepLog(recipe.output / "metrics.jsonl", bar))
     try:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     finally:
         bar.stop()  # an interrupt must not leave the terminal without its cursor
     final = recipe.output / FINAL
     trainer.save_model(str(final))
-    if is_main:
+    if _is_main():
         write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
     return final
+
+
+def _is_main() -> bool:
+    """Whether this is the only process of the run, or the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_launch(recipe: Recipe) -> None:
@@ -108,7 +95,7 @@ def _check_launch(recipe: Recipe) -> None:
         )
 
 
-def load_policy(recipe: Recipe) -> VisionLanguageModel:
+def _load_policy(recipe: Recipe) -> VisionLanguageModel:
     """The model to train. On CUDA full training keeps float32 weights under bfloat16 autocast: at a learning rate of
     1e-6 an update would be lost in a bfloat16 weight. LoRA and DeepSpeed (which keeps its own copy) start in bfloat16.
     """
@@ -121,23 +108,16 @@ def load_policy(recipe: Recipe) -> VisionLanguageModel:
     name = str(Path(recipe.model).resolve()) if Path(recipe.model).is_dir() else recipe.model
     vlm.model.config._name_or_path = vlm.model.name_or_path = name
     if recipe.freeze_vision:
-        freeze_vision(vlm)
+        # nano's EfficientNet, or the whole vision transformer of a Qwen-VL.
+        tower = family_of(vlm.model.config).vision_tower(vlm.model)
+        if tower is None:
+            raise UserError(
+                f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false"
+            )
+        tower.requires_grad_(False)
     allow_packing(vlm.model)
     vlm.model.train()
     return vlm
-
-
-def freeze_vision(vlm: VisionLanguageModel) -> None:
-    """No gradient for the vision tower: nano's EfficientNet, or the whole vision transformer of a Qwen-VL.
-
-    Raises UserError where the tower of the model's family is not known.
-    """
-    tower = family_of(vlm.model.config).vision_tower(vlm.model)
-    if tower is None:
-        raise UserError(
-            f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false"
-        )
-    tower.requires_grad_(False)
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -152,8 +132,11 @@ def last_checkpoint(output: Path) -> Path | None:
     return max(found, key=checkpoint_step, default=None)
 
 
-def _claim(recipe: Recipe, resume: bool) -> None:
-    """Make sure that `output` is this run's, and write its recipe there. Raises UserError where it is not."""
+def _claim(recipe: Recipe, resume: bool) -> Path | None:
+    """Make `output` this run's: its recipe is written there, or the lines after its last checkpoint are dropped.
+
+    Returns that checkpoint, if there is one. Raises UserError where `output` is another run's.
+    """
     output = recipe.output
     # What does not change the weights may differ between a run and its resumption.
     resolved = recipe.model_dump(
@@ -170,21 +153,44 @@ def _claim(recipe: Recipe, resume: bool) -> None:
             raise UserError(
                 f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"
             )
-        return
+        checkpoint = last_checkpoint(output)
+        done = checkpoint_step(checkpoint) if checkpoint else 0
+        # Probes are scored before a step, under the number of steps done; the other files are written after it.
+        for name, last in (("metrics", done), ("samples", done), ("probes", done - 1)):
+            if _is_main():
+                cut_back(output / f"{name}.jsonl", last)
+        return checkpoint
     if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
         raise UserError(
             f"{output} already holds a run: continue it with --resume, or give another --output"
         )
     write_text(record, yaml.safe_dump(resolved, sort_keys=False))
+    return None
 
 
-def _lora(recipe: Recipe) -> LoraConfig | None:
-    if recipe.lora is None:
-        return None
-    lora = recipe.lora
-    return LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
+def _make_trainer(
+    recipe: Recipe, examples: list[Example], encode: PromptEncoder, steps_log: StepLog
+) -> Any:
+    steps = count_steps(recipe, examples)
+    peft_config = None
+    if lora := recipe.lora:
+        peft_config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=lora.targets,
+            task_type="CAUSAL_LM",
+        )
+    trainer: Any = TRAINERS[recipe.method](
+        recipe,
+        examples,
+        run_order(recipe, examples, steps),
+        encode,
+        args=_arguments(recipe, steps),
+        callbacks=[steps_log],
+        peft_config=peft_config,
     )
+    trainer.remove_callback(PrinterCallback)  # it would print each step a second time
+    return trainer
 
 
 def _arguments(recipe: Recipe, steps: int) -> GRPOConfig | SFTConfig:

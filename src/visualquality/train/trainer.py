@@ -27,13 +27,12 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import prepare_deepspeed
 
 from .. import response, rl2r
-from ..io import append_jsonl
 from ..models.generate import Completion, decode, eos_token_ids, prefill, sample_completions
 from ..models.prompt import collate, pad
 from ..seeds import uniform_streams
 from .base import RunTrainer
 from .examples import Example, PromptEncoder, read_probes
-from .logs import step_record
+from .logs import Answers, write_answers
 from .packed import packed_log_probabilities
 from .recipe import Recipe
 
@@ -130,9 +129,9 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
             batch["ref_logp"] = self._ref_logp(batch)
         module.train()
         for batch, part in zip(batches, self._advantages(answers).split(size), strict=True):
-            batch["advantages"] = part
-        seconds = {"generate": generated - started, "rollout": time.perf_counter() - started}
-        self.log_metrics({f"seconds/{name}": value for name, value in seconds.items()})
+            batch["advantages"] = part.flatten()
+        self.log_metrics({"seconds/generate": generated - started})
+        self.log_metrics({"seconds/rollout": time.perf_counter() - started})
         return batches
 
     def _score_probes(self, policy: PreTrainedModel) -> None:
@@ -143,13 +142,15 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         for start in range(0, len(self.probes), size):
             # Always the same random numbers, so that only the weights make answers differ along the run.
             _, answers = self._sample(policy, self.probes[start : start + size], "probe")
-            for answer in answers:
-                self._write("probes.jsonl", step, [answer], texts=answer["texts"])
+            if self.accelerator.is_main_process:
+                for each in answers:
+                    file = self.recipe.output / "probes.jsonl"
+                    write_answers(file, step, [each], texts=each.texts)
 
     def _sample(
         self, policy: PreTrainedModel, examples: list[Example], stream: str
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """K responses for each image: the tensors that the update needs, and for each image what was answered.
+    ) -> tuple[dict[str, Any], list[Answers]]:
+        """K responses for each image: the tensors that the update needs, and what was answered.
 
         The random numbers depend on the seed, the image and `stream`.
         """
@@ -173,39 +174,32 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         ids = pad(rows, pad_token_id, side="right")
         # Not told from the ids: a model may use one token to pad and to end a response.
         mask = pad([torch.ones_like(row) for row in rows], 0, side="right")
-        shape = (len(examples), self.settings.responses, -1)
         batch = {
             "prompts": prompts,
-            "completion_ids": ids.view(shape).to(device),
-            "completion_mask": mask.view(shape).to(device),
+            "completion_ids": ids.view(len(examples), self.settings.responses, -1).to(device),
+            "completion_mask": mask.to(device),
         }
         return batch, [self._read(*pair) for pair in zip(examples, groups, strict=True)]
 
-    def _read(self, example: Example, completions: list[Completion]) -> dict[str, Any]:
-        """What was answered about an image: lists with an entry for each of the K responses."""
+    def _read(self, example: Example, completions: list[Completion]) -> Answers:
         texts = [decode(self.vlm.processor, completion) for completion in completions]
         scores = [response.read(text).score for text in texts]
         if self.recipe.reasoning:
             well_formed = [response.well_formed(text) for text in texts]
         else:  # there is no form to keep but the answer's
             well_formed = [score is not None for score in scores]
-        return {
-            "example": example,
-            "texts": texts,
-            "scores": scores,
-            "well_formed": well_formed,
-            "tokens": [len(completion.ids) for completion in completions],
-        }
+        tokens = [len(completion.ids) for completion in completions]
+        return Answers(example, texts, scores, well_formed, tokens)
 
-    def _logp(self, model: Any, batch: dict[str, Any]) -> Float[Tensor, "b k c"]:
+    def _logp(self, model: Any, batch: dict[str, Any]) -> Float[Tensor, "bk c"]:
         # A wrapped model (DDP, DeepSpeed) must be called as a whole, but only the bare one tells positions.
         core = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
             return packed_log_probabilities(
                 model, core, batch["prompts"], batch["completion_ids"], self.settings.temperature
-            )
+            ).flatten(0, 1)
 
-    def _ref_logp(self, batch: dict[str, Any]) -> Float[Tensor, "b k c"] | None:
+    def _ref_logp(self, batch: dict[str, Any]) -> Float[Tensor, "bk c"] | None:
         """Log-probabilities under the policy that training started from, for the KL term; None without one."""
         if self.settings.kl_weight == 0:
             return None
@@ -215,30 +209,29 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         with policy.disable_adapter():
             return self._logp(policy, batch)
 
-    def _advantages(self, own: list[dict[str, Any]]) -> Float[Tensor, "images k"]:
+    def _advantages(self, own: list[Answers]) -> Float[Tensor, "images k"]:
         """Eq. 1-4 (rl2r.total_reward, rl2r.advantage) on the answers of all processes; this one's are returned."""
         # In rank order, which is the order of the sampler: the same on every process.
         answers = gather_object(own)
         # In float64: two equal rewards must stay equal, since Eq. 4 divides by their deviation. None becomes NaN.
-        scores, tokens = (
-            torch.from_numpy(np.array([answer[name] for answer in answers], dtype=np.float64))
-            for name in ("scores", "tokens")
-        )
-        well_formed = torch.tensor([answer["well_formed"] for answer in answers])
-        mos = torch.tensor([answer["example"].mos for answer in answers], dtype=torch.float64)
+        scores = torch.from_numpy(np.array([each.scores for each in answers], dtype=np.float64))
+        mos = torch.tensor([each.example.mos for each in answers], dtype=torch.float64)
+        well_formed = torch.tensor([each.well_formed for each in answers])
+        tokens = torch.tensor([each.tokens for each in answers], dtype=torch.float64)
         # A batch is of one data set; groups, where the recipe asks for them, take the place of data sets.
         groups = torch.arange(len(answers)) // (self.settings.compare_within or len(answers))
         rewards, ranking = rl2r.total_reward(
             scores, mos, groups, well_formed, tokens, self.settings
         )
         self._log_rewards(scores, ranking, well_formed, rewards)
-        self._write(
-            "samples.jsonl",
-            self.state.global_step + 1,
-            answers,
-            rewards=[[round(r, 6) for r in row] for row in rewards.tolist()],
-            texts=answers[0]["texts"],  # those of one image, to keep the file small
-        )
+        if self.accelerator.is_main_process:
+            write_answers(
+                self.recipe.output / "samples.jsonl",
+                self.state.global_step + 1,
+                answers,
+                rewards=[[round(r, 6) for r in row] for row in rewards.tolist()],
+                texts=answers[0].texts,  # those of one image, to keep the file small
+            )
         first = self.accelerator.process_index * len(own)
         advantages = rl2r.advantage(rewards)[first : first + len(own)]
         return advantages.float().to(self.accelerator.device)
@@ -251,20 +244,19 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """Eq. 5 with Eq. 6 (rl2r.policy_objective)."""
-        logp = self._logp(model, inputs).flatten(0, 1)
-        ref_logp = inputs["ref_logp"]
+        logp = self._logp(model, inputs)
         # The update follows its rollout at once, so the policy that wrote the responses is this one: the ratio is 1.
         result = rl2r.policy_objective(
             logp,
             logp.detach(),
-            None if ref_logp is None else ref_logp.flatten(0, 1),
-            inputs["advantages"].flatten(),
-            inputs["completion_mask"].flatten(0, 1),
+            inputs["ref_logp"],
+            inputs["advantages"],
+            inputs["completion_mask"],
             epsilon=self.settings.clip,
             beta=self.settings.kl_weight,
         )
-        lengths = inputs["completion_mask"].sum(-1).float()
-        for name, value in (("kl", result.kl), ("completion_tokens", lengths.mean())):
+        tokens = inputs["completion_mask"].sum(-1).float().mean()
+        for name, value in (("kl", result.kl), ("completion_tokens", tokens)):
             self.log_metrics({name: self.accelerator.gather(value).mean()})
         self.check_loss(result.loss)
         # TRL's trainer, unlike transformers' own, does not divide by the accumulation.
@@ -296,10 +288,3 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
                 "score_std": variance[several].sqrt().mean(),
             }
         )
-
-    def _write(self, name: str, step: int, answers: list[dict[str, Any]], **more: Any) -> None:
-        """Append a step to a file of the run, from one process only."""
-        if self.accelerator.is_main_process:
-            examples = [answer["example"] for answer in answers]
-            scores = [answer["scores"] for answer in answers]
-            append_jsonl(self.recipe.output / name, step_record(step, examples, scores, **more))
