@@ -2,9 +2,9 @@
 
     python examples/demo.py --output runs/demo
 
-The photos come inside scikit-image. The ranking set is made of distorted copies with a pseudo-MOS (a full-reference
-metric's opinion, nobody's). Training starts from `nano-base` and sees tiles of nine photos; the comparison is on six
-others.
+The photos come inside scikit-image. The ranking set is made of distorted copies with a pseudo-MOS (computed by a
+full-reference metric: no person rated them). Training starts from `nano-base` and sees tiles of nine photos; the
+comparison is on six others.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from visualquality.evaluate.results_page import report_results
 from visualquality.evaluate.run_page import report_run
 from visualquality.process import quiet_libraries
 from visualquality.score.journal import score_all
-from visualquality.score.rating import Rating
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
@@ -37,14 +36,10 @@ TRAINED_ON = (
     *("hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg"),
 )
 HELD_OUT = (
-    "camera.png",
-    "chelsea.png",
-    "gravel.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
+    *("camera.png", "chelsea.png", "gravel.png"),
+    *("moon.png", "motorcycle_left.png", "motorcycle_right.png"),
 )
-TILE = 224
+TILE = 224  # pixels
 FAMILIES = (
     *("gaussian_blur", "lens_blur", "motion_blur", "jpeg", "jpeg2000", "white_noise"),
     *("impulse_noise", "color_noise", "multiplicative_noise", "denoise", "pixelate", "resize"),
@@ -54,60 +49,46 @@ RECIPE = Path(__file__).with_name("demo.yaml")
 
 
 def show_scores(console: Console) -> None:
-    """Step 1: the embedded model, as it comes, on three photos."""
-    scorer = Scorer("nano")
+    """The embedded model, as it comes, on three photos."""
     table = Table("photo", "score", "std", "reason", show_lines=True)
-    for rating in scorer.rate([PHOTOS / name for name in SHOWN]):
-        table.add_row(
-            Path(rating.image).name, number(rating.score), number(rating.std), rating.reasoning
-        )
+    for rating in Scorer("nano").rate([PHOTOS / name for name in SHOWN]):
+        # There is no score where no answer could be read, and no std where fewer than two could.
+        numbers = ["-" if x is None else f"{x:.2f}" for x in (rating.score, rating.std)]
+        table.add_row(Path(rating.image).name, *numbers, rating.reasoning)
     console.print(table)
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def tiles(name: str, folder: Path) -> list[Path]:
-    """Four tiles of a photo, so that fourteen photos give more than fourteen contents."""
-    photo = open_image(PHOTOS / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for index, (x, y) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
-        left, top = x * (photo.width - TILE), y * (photo.height - TILE)
-        paths.append(folder / f"{Path(name).stem}_{index}.png")
-        photo.crop((left, top, left + TILE, top + TILE)).save(paths[-1])
-    return paths
-
-
 def ranking_set(names: tuple[str, ...], folder: Path, copies: int) -> Path:
-    """Step 2: distorted copies of the tiles of some photos with their pseudo-MOS; returns the manifest."""
-    references = [tile for name in names for tile in tiles(name, folder / "photos")]
-    return build_set(references, folder, per_reference=copies, seed=0, families=FAMILIES, workers=2)
+    """Distorted copies of the tiles of some photos with their pseudo-MOS; returns the manifest."""
+    tiles = []
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
+    for name in names:
+        photo = open_image(PHOTOS / name)
+        # The four corners, so that a few photos give more contents.
+        right, bottom = photo.width - TILE, photo.height - TILE
+        for i, (x, y) in enumerate([(0, 0), (right, 0), (0, bottom), (right, bottom)]):
+            tiles.append(folder / "photos" / f"{Path(name).stem}_{i}.png")
+            photo.crop((x, y, x + TILE, y + TILE)).save(tiles[-1])
+    return build_set(tiles, folder, per_reference=copies, seed=0, families=FAMILIES, workers=2)
 
 
-def predict(model: str, rows: tuple[Row, ...], results: Path, console: Console) -> list[Rating]:
-    """Ratings of the images of `rows`, in order, which are also written to `results`."""
-    results.unlink(missing_ok=True)
+def agreement_of(
+    model: str, rows: tuple[Row, ...], results: Path, console: Console
+) -> dict[str, str]:
+    """How well a model's ratings of `rows`, which are written to `results`, agree with the MOS; as it is printed."""
+    results.unlink(missing_ok=True)  # else an earlier run of the demo would be resumed
     images = [str(row.image) for row in rows]
-    return list(score_all(Scorer(model), images, journal=results, console=console))
-
-
-def summarise(rows: tuple[Row, ...], ratings: list[Rating]) -> dict[str, str]:
-    """What the ratings are worth, as it is printed."""
-    scores, mos = [], []
-    for row, rating in zip(rows, ratings, strict=True):
-        if rating.score is not None:
-            scores.append(rating.score)
-            mos.append(row.mos)
-    answers = [sample for rating in ratings for sample in rating.samples]
-    readable = sum(answer is not None for answer in answers) / len(answers)
-    mean_std = float(np.mean([r.std for r in ratings if r.std is not None]))
+    ratings = list(score_all(Scorer(model), images, journal=results, console=console))
+    scored = [
+        (r.score, row.mos) for r, row in zip(ratings, rows, strict=True) if r.score is not None
+    ]
+    scores, mos = zip(*scored, strict=True)
+    readable = [answer is not None for rating in ratings for answer in rating.samples]
     return {
         "SRCC": f"{srcc(scores, mos):.3f}",
         "PLCC": f"{plcc(scores, mos):.3f}",
-        "mean std over K": f"{mean_std:.3f}",
-        "readable": f"{readable:.1%}",
+        "mean std over K": f"{np.mean([r.std for r in ratings if r.std is not None]):.3f}",
+        "readable": f"{np.mean(readable):.1%}",
     }
 
 
@@ -128,46 +109,29 @@ def main() -> None:
     training = ranking_set(TRAINED_ON, output / "data" / "train", copies=10)
     test_set = ranking_set(HELD_OUT, output / "data" / "test", copies=5)
     held_out = Manifest.read(test_set).rows
-    console.print(
-        f"{len(Manifest.read(training))} images to train on, {len(held_out)} of other photos to test on"
-    )
+    what = f"{len(held_out)} images of held-out photos"
+    console.print(f"{len(Manifest.read(training))} images to train on, and {what} to test on")
 
     console.rule("3. RL2R from nano-base")
-    before = predict("nano-base", held_out, output / "before.jsonl", console)
+    before = agreement_of("nano-base", held_out, output / "before.jsonl", console)
     run = output / "rl2r"
     shutil.rmtree(run, ignore_errors=True)
-    final = train(
-        read_recipe(RECIPE, (f"data.0.manifest={training.resolve()}",), run), console=console
-    )
+    recipe = read_recipe(RECIPE, (f"data.0.manifest={training.resolve()}",), run)
+    final = train(recipe, console=console)
 
     console.rule("4. Held-out photos, before and after")
-    after = predict(str(final), held_out, output / "after.jsonl", console)
-    summary = {
-        "before RL2R": summarise(held_out, before),
-        "after RL2R": summarise(held_out, after),
-    }
-    columns = list(summary["after RL2R"])
-    table = Table("", *columns, title=f"{len(held_out)} images of held-out photos")
-    for name, numbers in summary.items():
+    after = agreement_of(str(final), held_out, output / "after.jsonl", console)
+    table = Table("", *after, title=what)
+    notes = []
+    for name, numbers in (("before RL2R", before), ("after RL2R", after)):
         table.add_row(name, *numbers.values())
+        listed = ", ".join(f"{column} {number}" for column, number in numbers.items())
+        notes.append(f"On {what}, {name}: {listed}.")
     console.print(table)
-    comparison = [
-        f"On {len(held_out)} images of held-out photos, {name}: "
-        + ", ".join(f"{column} {number}" for column, number in numbers.items())
-        + "."
-        for name, numbers in summary.items()
-    ]
+    photos = f"{len(TRAINED_ON)} photos of scikit-image, tested on {len(HELD_OUT)} others"
+    notes += [f"Trained on {photos}.", PSEUDO_MOS]
     report, agreement = output / "report.html", output / "after.html"
-    report_run(
-        run,
-        report,
-        notes=[
-            *comparison,
-            f"Trained on {len(TRAINED_ON)} photos of scikit-image, tested on {len(HELD_OUT)} others.",
-            PSEUDO_MOS,
-        ],
-        console=console,
-    )
+    report_run(run, report, notes=notes, console=console)
     report_results(output / "after.jsonl", agreement, manifests=[test_set], notes=[PSEUDO_MOS])
     console.print(f"held-out images after RL2R: {agreement}")
     minutes = (time.monotonic() - started) / 60

@@ -51,6 +51,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
         ("seed: many\n", "seed"),
         ("prompt: q-insight\n", "q-insight"),
         ("rl2r: {compare_within: 7}\n", "groups of 7 leave one of 8"),
+        ("probes: {manifest: p.csv, mos_range: [5, 1]}\n", "probes.mos_range"),
+        ("checkpoint_every: 0\n", "checkpoint_every"),
     ],
 )
 def test_every_wrong_field_is_named(tmp_path, change, named):
@@ -105,16 +107,25 @@ def test_the_shipped_recipes_read_and_plan(name):
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     sizes = {"kadid10k": 6125, "spaq": 6675} if name.endswith("spaq") else {"kadid10k": 6125}
     examples = [
-        Example(Path("x.png"), "x", 1.0, dataset)
-        for dataset, count in sizes.items()
+        Example(Path("x.png"), "x", 1.0, name)
+        for name, count in sizes.items()
         for _ in range(count)
     ]
     cost = plan(recipe, examples)
+    assert cost.images == sizes
     if name == "one-gpu-lora":
-        assert (cost.batch, cost.comparisons_a_step, cost.ref_model) == (32, 32 * 31 * 6, 0)
+        assert (recipe.global_batch, cost.comparisons_a_step, cost.ref_model) == (
+            32,
+            32 * 31 * 6,
+            0,
+        )
         assert cost.memory < 24 * 2**30
     else:
-        assert (cost.batch, cost.responses_a_step, cost.comparisons_a_step) == (128, 768, 768 * 127)
+        assert (recipe.global_batch, cost.responses_a_step, cost.comparisons_a_step) == (
+            128,
+            768,
+            768 * 127,
+        )
         assert cost.steps == 10 * (48 + (53 if "spaq" in sizes else 0))
         assert cost.weights == cost.ref_model > 26 * 2**30
         assert recipe.max_pixels == 1280 * 28 * 28

@@ -95,7 +95,8 @@ def test_prompts_are_remembered_by_both_images(recipe, monkeypatch):
     (alone,) = encode([((image,), question)])
     own = alone.images["vision_features"]
     assert torch.equal(with_it.images["vision_features"][-len(own) :], own)
-    monkeypatch.setattr(encode, "_features", None)  # it is not asked again, whatever the question
+    # The tower is not called again, whatever the question.
+    monkeypatch.setattr(vlm.model, "frozen_vision_features", None)
     (again,) = encode([((reference, image), "Rate it once more.")])
     assert again.images["vision_features"] is with_it.images["vision_features"]
     assert len(again) > len(with_it)

@@ -16,14 +16,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from visualquality import rl2r
+from visualquality import response, rl2r
 from visualquality.errors import UserError
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.train.logs import cut_back
 from visualquality.train.recipe import read_recipe
-from visualquality.train.resume import last_checkpoint
-from visualquality.train.run import train
+from visualquality.train.run import last_checkpoint, train
 
 quiet_libraries()
 
@@ -57,9 +56,11 @@ def lines(path: Path) -> list[dict]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
+    found = {
         k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()
     }
+    assert found
+    return found
 
 
 def assert_same_weights(a: Path, b: Path) -> None:
@@ -69,7 +70,13 @@ def assert_same_weights(a: Path, b: Path) -> None:
     assert different == []
 
 
-def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder):
+def changed_weights(start: Path, end: Path) -> set[str]:
+    before, after = weights(start), weights(end)
+    return {name for name in after if not torch.equal(before[name], after[name])}
+
+
+def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder, monkeypatch):
+    reward_on_a_letter(monkeypatch)
     chosen = recipe(tensorboard=True)
     final = train(chosen)
     assert list(chosen.output.rglob("events.out.tfevents.*"))
@@ -90,7 +97,9 @@ def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder):
         assert all(name in m for m in metrics), name
     assert metrics[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy starts as its reference
     assert metrics[-1]["learning_rate"] < metrics[0]["learning_rate"]
-    assert load(str(final), device="cpu").digest  # the result loads like any model
+    assert changed_weights(model_folder("nano"), final)
+    # The result loads like any model.
+    assert load(str(final), device="cpu").digest != load(chosen.model, device="cpu").digest
     for sample in samples:
         assert len(sample["images"]) == len(sample["scores"]) == 4
         assert len({name[:3] for name in sample["images"]}) == 1  # one data set a batch
@@ -100,16 +109,16 @@ def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder):
 
 
 def reward_on_a_letter(monkeypatch, letter: str = "e"):
-    """A reward that a random model can earn: how often a letter comes. Shows that the gradient has the right sign."""
-    from visualquality.train.trainer import RL2RTrainer
+    """A score that a random model can give, and earns as its reward: how often a letter comes.
 
-    def advantages(self, examples, texts, truncated, lengths):
-        counts = torch.tensor([float(t.count(letter)) for t in texts]).view(len(examples), -1)
-        self._log_metric("letters", counts.mean().item())
-        self._log_metric("reward", 0.0)
-        return rl2r.advantage(counts)
+    Without it the model answers nothing that could be read, so all advantages are 0 and no weight changes.
+    """
 
-    monkeypatch.setattr(RL2RTrainer, "_advantages", advantages)
+    def read(text):
+        return response.Response(float(text.count(letter)), None, None)
+
+    monkeypatch.setattr(response, "read", read)
+    monkeypatch.setitem(rl2r.REWARDS, "fidelity", lambda scores, mos, datasets: scores)
 
 
 def test_training_raises_what_is_rewarded_and_leaves_the_reference(recipe, monkeypatch):
@@ -122,20 +131,28 @@ def test_training_raises_what_is_rewarded_and_leaves_the_reference(recipe, monke
     )
     train(chosen)
     metrics = lines(chosen.output / "metrics.jsonl")
-    assert metrics[-1]["letters"] > 2 * metrics[0]["letters"] + 0.5
+    assert metrics[-1]["reward"] > 2 * metrics[0]["reward"] + 0.5
     assert metrics[-1]["kl"] > 0.01
 
 
-def test_accumulation_compares_all_its_images(recipe, monkeypatch):
+def compared_groups(monkeypatch) -> list[list[int]]:
+    """For each step from now on the number of the group of each image: images are compared within it."""
     seen = []
-    real = rl2r.reward
-    monkeypatch.setattr(
-        rl2r,
-        "reward",
-        lambda s, m, d, v: seen.append((len(s), d.unique().numel())) or real(s, m, d, v),
-    )
+    real = rl2r.total_reward
+
+    def spied(scores, mos, groups, *rest):
+        assert len(scores) == len(mos) == len(groups)
+        seen.append(groups.tolist())
+        return real(scores, mos, groups, *rest)
+
+    monkeypatch.setattr(rl2r, "total_reward", spied)
+    return seen
+
+
+def test_accumulation_compares_all_its_images(recipe, monkeypatch):
+    groups = compared_groups(monkeypatch)
     train(recipe(optimizer={"steps": 2, "images_per_device": 2, "accumulation": 4}))
-    assert seen == [(8, 1), (8, 1)]
+    assert groups == [[0] * 8] * 2
 
 
 @pytest.mark.parametrize("method", ["sft", "expect"])
@@ -168,13 +185,9 @@ def test_accumulation_sees_every_image_and_takes_the_gradient_of_one_batch(
 
 
 def test_images_can_be_compared_in_groups(recipe, monkeypatch):
-    seen = []
-    real = rl2r.reward
-    monkeypatch.setattr(
-        rl2r, "reward", lambda s, m, d, v: seen.append(d.tolist()) or real(s, m, d, v)
-    )
+    groups = compared_groups(monkeypatch)
     train(recipe(optimizer={"steps": 1, "images_per_device": 8}, rl2r={"compare_within": 4}))
-    assert seen == [[0, 0, 0, 0, 1, 1, 1, 1]]
+    assert groups == [[0, 0, 0, 0, 1, 1, 1, 1]]
 
 
 def test_a_longer_response_loses_its_share_of_the_length_weight(recipe, model_folder):
@@ -182,6 +195,7 @@ def test_a_longer_response_loses_its_share_of_the_length_weight(recipe, model_fo
     chosen = recipe(rl2r={"length_weight": 0.5, "max_new_tokens": 8}, optimizer={"steps": 1})
     train(chosen)
     (sample,) = lines(chosen.output / "samples.jsonl")
+    assert len(sample["texts"]) == 3
     tokenizer = load(str(model_folder("nano")), device="cpu").processor.tokenizer
     for reward, text in zip(sample["rewards"][0], sample["texts"], strict=True):
         at_least = len(tokenizer(text)["input_ids"])
@@ -191,24 +205,31 @@ def test_a_longer_response_loses_its_share_of_the_length_weight(recipe, model_fo
         )  # the text may be written with other tokens
 
 
-def test_probes_are_asked_along_the_way_and_change_nothing(recipe, ranking_set):
+def test_probes_are_asked_along_the_way_and_change_nothing(
+    recipe, ranking_set, model_folder, monkeypatch
+):
+    reward_on_a_letter(monkeypatch)
     plain = train(recipe("plain"))
+    assert changed_weights(model_folder("nano"), plain)
     chosen = recipe("probed", probes={"manifest": str(ranking_set)}, probe_every=2)
     assert_same_weights(plain, train(chosen))
     asked = lines(chosen.output / "probes.jsonl")
     assert [p["step"] for p in asked] == [0] * 16 + [2] * 16
     assert all(len(p["texts"]) == len(p["scores"][0]) == 3 for p in asked)
+    assert all(p["scores"][0] == [text.count("e") for text in p["texts"]] for p in asked)
     shutil.rmtree(chosen.output / "checkpoint-4")
     shutil.rmtree(chosen.output / "final")
     train(chosen, resume=True)
     assert lines(chosen.output / "probes.jsonl") == asked
 
 
-def test_accumulated_batches_give_the_gradient_of_one(recipe, model_folder):
+def test_accumulated_batches_give_the_gradient_of_one(recipe, model_folder, monkeypatch):
+    reward_on_a_letter(monkeypatch)
     whole = train(recipe("whole", optimizer={"steps": 1, "images_per_device": 8}))
     parts = train(
         recipe("parts", optimizer={"steps": 1, "images_per_device": 2, "accumulation": 4})
     )
+    assert changed_weights(model_folder("nano"), whole)
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], value, atol=2e-5, rtol=1e-3, msg=name)
 
@@ -260,7 +281,8 @@ def test_resumed_is_uninterrupted_to_the_bit(
     assert any(name in end and not torch.equal(start[name], end[name]) for name in start)
 
 
-def test_resume_asks_for_the_same_recipe_and_a_checkpoint(recipe):
+def test_resume_asks_for_the_same_recipe_and_a_checkpoint(recipe, model_folder, monkeypatch):
+    reward_on_a_letter(monkeypatch)
     with pytest.raises(UserError, match="nothing to resume"):
         train(recipe("none"), resume=True)
     mine = recipe("mine")
@@ -268,6 +290,7 @@ def test_resume_asks_for_the_same_recipe_and_a_checkpoint(recipe):
     with pytest.raises(UserError, match="seed"):
         train(recipe("mine", seed=3), resume=True)
     first = weights(mine.output / "final")
+    assert changed_weights(model_folder("nano"), mine.output / "final")
     for path in (*mine.output.glob("checkpoint-*"), mine.output / "final"):
         shutil.rmtree(path)  # killed before the first checkpoint: it starts again
     again = weights(train(mine, resume=True))
@@ -328,9 +351,9 @@ def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
         timeout=240,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    for a, b in zip(
-        lines(one.output / "samples.jsonl"), lines(two.output / "samples.jsonl"), strict=True
-    ):
+    samples = [lines(run.output / "samples.jsonl") for run in (one, two)]
+    assert len(samples[0]) == 2
+    for a, b in zip(*samples, strict=True):
         assert a["images"] == b["images"]
         assert a["scores"] == b["scores"]
         assert a["rewards"] == b["rewards"]
@@ -349,6 +372,7 @@ def test_two_epochs_see_every_image_in_another_order(recipe):
     chosen = recipe(optimizer={"steps": 8})
     train(chosen)
     batches = [sample["images"] for sample in lines(chosen.output / "samples.jsonl")]
+    assert len(batches) == 8
     first, second = batches[:4], batches[4:]
     for epoch in (first, second):
         assert len({name for batch in epoch for name in batch}) == 16

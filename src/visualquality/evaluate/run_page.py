@@ -18,8 +18,7 @@ from rich.console import Console
 from ..errors import UserError
 from ..io import read_jsonl
 from ..rl2r import description
-from ..train.examples import read_examples
-from ..train.logs import read_probes
+from ..train.examples import read_examples, read_probes
 from ..train.recipe import Recipe, read_recipe
 from .page import LIGHT, Panel, draw, pick_evenly, write_page
 from .run_images import (
@@ -112,10 +111,7 @@ def _pictures(recipe: Recipe, images: set[RunImage]) -> dict[RunImage, Path]:
     found = {image: Path(image.path) for image in images if image.path}
     if len(found) == len(images):
         return found
-    examples = read_examples(recipe)
-    probes = read_probes(recipe, Path())
-    if probes is not None:
-        examples += probes.examples
+    examples = read_examples(recipe) + read_probes(recipe)
     ambiguous = set()
     for e in examples:
         image = RunImage(e.dataset, e.path.name, round(e.mos, 6))

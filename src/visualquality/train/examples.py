@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from ..data.images import open_image
-from ..data.manifest import Manifest, Row
+from ..data.manifest import Manifest
 from ..data.sampler import OneDatasetBatches
 from ..data.split import split
 from ..errors import UserError
@@ -47,7 +46,7 @@ def read_examples(recipe: Recipe) -> list[Example]:
     """
     examples: list[Example] = []
     for source in recipe.data:
-        examples += read_source(source, on_1_to_5=recipe.on_1_to_5, reference=recipe.reference)
+        examples += _read_source(source, on_1_to_5=recipe.on_1_to_5, reference=recipe.reference)
     # An image that is there twice would be compared with itself.
     counts = Counter(example.path for example in examples)
     if twice := [path for path, count in counts.items() if count > 1]:
@@ -57,10 +56,41 @@ def read_examples(recipe: Recipe) -> list[Example]:
     return examples
 
 
-def read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> list[Example]:
-    """The examples of one manifest, with their reference images if so."""
-    rows = _rows(source, reference)
-    mos = _mos(source, rows, on_1_to_5=on_1_to_5)
+def read_probes(recipe: Recipe) -> list[Example]:
+    """The probe images of a recipe, or none. Raises UserError for a faulty manifest.
+
+    They are scored every few steps and never trained on. The run's page draws from them how the std over K falls on
+    several data sets (Fig. 3 of the paper), and what the model says of one image along the run (Fig. 4).
+    """
+    if recipe.probes is None:
+        return []
+    return _read_source(recipe.probes, on_1_to_5=False, reference=recipe.reference)
+
+
+def _read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> list[Example]:
+    manifest = Manifest.read(
+        source.manifest, columns=source.columns, images=source.images, references=reference
+    )
+    rows = manifest.rows
+    if source.split is not None:
+        if all(row.split is None for row in rows):
+            if source.split_seed is None:
+                raise UserError(
+                    f"{source.manifest} names no splits: add a column split, or give split_seed in the recipe"
+                )
+            manifest = split(manifest, seed=source.split_seed)
+        rows = manifest.subset(source.split).rows
+        if not rows:
+            raise UserError(f"{source.manifest} has no row of split {source.split!r}")
+    mos = [row.mos for row in rows]
+    if source.mos_range is not None:
+        low, high = source.mos_range
+        mos = [1 + 4 * (value - low) / (high - low) for value in mos]
+    if on_1_to_5 and not (min(mos) >= 1 and max(mos) <= 5):
+        raise UserError(
+            f"{source.manifest}: MOS are from {min(mos):g} to {max(mos):g}, and this method learns scores from 1 to 5: "
+            "give mos_range: [lowest, highest] of the scale"
+        )
     examples = []
     for number, (row, value) in enumerate(zip(rows, mos, strict=True)):
         # The same wherever the files are, and different for any two images of a data set.
@@ -70,55 +100,18 @@ def read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> list
     return examples
 
 
-def _rows(source: DataSource, reference: bool) -> tuple[Row, ...]:
-    manifest = Manifest.read(
-        source.manifest, columns=source.columns, images=source.images, references=reference
-    )
-    if source.split is None:
-        return manifest.rows
-    if all(row.split is None for row in manifest.rows):
-        if source.split_seed is None:
-            raise UserError(
-                f"{source.manifest} names no splits: add a column split, or give split_seed in the recipe"
-            )
-        manifest = split(manifest, seed=source.split_seed)
-    part = manifest.subset(source.split).rows
-    if not part:
-        raise UserError(f"{source.manifest} has no row of split {source.split!r}")
-    return part
-
-
-def _mos(source: DataSource, rows: Sequence[Row], *, on_1_to_5: bool) -> list[float]:
-    """MOS as they are, or taken to [1, 5] by `mos_range`."""
-    mos = [row.mos for row in rows]
-    if source.mos_range is not None:
-        low, high = source.mos_range
-        mos = [1 + 4 * (value - low) / (high - low) for value in mos]
-    if on_1_to_5 and not (min(mos) >= 1 and max(mos) <= 5):
-        raise UserError(
-            f"{source.manifest}: MOS run from {min(mos):g} to {max(mos):g}, and this method learns scores from 1 to 5: "
-            "give mos_range: [lowest, highest] of the scale"
-        )
-    return mos
-
-
-def dataset_numbers(examples: Sequence[Example]) -> Int[Tensor, " n"]:
-    """A number for each example's data set, in the order in which the data sets first come."""
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(e.dataset for e in examples))}
-    return torch.tensor([numbers[e.dataset] for e in examples])
-
-
-def run_order(
-    examples: Sequence[Example], *, compares: bool, batch: int, repeat: int, steps: int, seed: int
-) -> list[tuple[int, int]]:
-    """(example, visit) in the order of the whole run, `steps` batches long, each `repeat` times in a row.
+def run_order(recipe: Recipe, examples: Sequence[Example], steps: int) -> list[tuple[int, int]]:
+    """(example, visit) in the order of the whole run of so many steps.
 
     Laid out beforehand, so that a run that resumes, on one process or several, sees what it would have seen.
-    Where images are compared (`compares`) a batch is of one data set.
+    Where images are compared, a batch is of one data set.
     """
+    batch = recipe.global_batch
+    # TRL's GRPO takes a batch once for each part of the accumulation.
+    repeat = recipe.optimizer.accumulation if recipe.method == "rl2r" else 1
     # Methods that compare nothing may mix data sets, and shuffle better for it.
-    groups = [e.dataset for e in examples] if compares else ["all"] * len(examples)
-    sampler = OneDatasetBatches(groups, batch, seed=seed, repeat=repeat)
+    groups = [e.dataset for e in examples] if recipe.compares else ["all"] * len(examples)
+    sampler = OneDatasetBatches(groups, batch, seed=recipe.seed, repeat=repeat)
     order: list[tuple[int, int]] = []
     while len(order) < steps * batch * repeat:
         order += [(row, sampler.epoch) for row in sampler]
@@ -128,7 +121,7 @@ def run_order(
 
 @dataclass
 class FeatureCache:
-    """What a frozen vision tower gives for images, and the rest of their prompts, kept while there is room.
+    """Encoded prompts with what a frozen vision tower gives for their images, kept while there is room.
 
     Runs in one process that share a cache share what it holds; another tower empties it. About 80 kB an image for
     nano. What no longer fits into `max_bytes` is computed anew each time.
@@ -137,21 +130,9 @@ class FeatureCache:
     max_bytes: int = 4 * 2**30
     tower: str = ""
     size: int = 0
+    # Apart from the prompts, because questions about the same images share them.
     features: dict[Images, Tensor] = field(default_factory=dict)
     prompts: dict[tuple[Images, str], Prompt] = field(default_factory=dict)
-
-    def for_tower(self, tower: str) -> None:
-        if tower != self.tower:
-            self.tower, self.size = tower, 0
-            self.features.clear()
-            self.prompts.clear()
-
-    def add(self, images: Images, question: str, features: Tensor, prompt: Prompt) -> None:
-        if self.size < self.max_bytes:
-            tensors = [features, *prompt.tokens.values(), *prompt.images.values()]
-            self.size += sum(tensor.nbytes for tensor in tensors)
-            self.features[images] = features
-            self.prompts[images, question] = prompt
 
 
 class PromptEncoder:
@@ -166,23 +147,26 @@ class PromptEncoder:
         self.cache = cache if hasattr(vlm.model, "frozen_vision_features") else None
         if self.cache is not None:
             state = vlm.model.state_dict()
-            tower = weights_digest({k: v for k, v in state.items() if ".tower." in k})
+            digest = weights_digest({k: v for k, v in state.items() if ".tower." in k})
             # The image processor, too, decides what the tower sees.
-            self.cache.for_tower(f"{tower} {vlm.processor.image_processor}")
+            tower = f"{digest} {vlm.processor.image_processor}"
+            if tower != self.cache.tower:
+                self.cache.tower, self.cache.size = tower, 0
+                self.cache.features.clear()
+                self.cache.prompts.clear()
 
     def __call__(self, wanted: Sequence[tuple[Images, str]]) -> list[Prompt]:
         """The prompts of (images, question), in order; files are read in threads.
 
         Raises UserError for an image that cannot be opened, or that the model's processor refuses.
         """
-        unique = list(dict.fromkeys(wanted))
-        if self.cache is None:
-            encoded = dict(zip(unique, map_ahead(self._encode, unique), strict=True))
-            return [encoded[pair] for pair in wanted]
-        found = {pair: self._remembered(pair) for pair in unique if pair in self.cache.prompts}
-        missing = [pair for pair in unique if pair not in found]
+        known = {} if self.cache is None else self.cache.prompts
+        # Taken out of the cache first: another pair may come more than once, and is then encoded once.
+        found = {pair: known[pair] for pair in wanted if pair in known}
+        missing = [pair for pair in dict.fromkeys(wanted) if pair not in found]
         for pair, prompt in zip(missing, map_ahead(self._encode, missing), strict=True):
-            found[pair] = self._remember(pair, prompt)
+            # Not in the threads: the tower has threads of its own.
+            found[pair] = prompt if self.cache is None else self._with_features(pair, prompt)
         return [found[pair] for pair in wanted]
 
     def _encode(self, wanted: tuple[Images, str]) -> Prompt:
@@ -194,23 +178,19 @@ class PromptEncoder:
             named = " and ".join(map(str, paths))
             raise UserError(f"{named}: the model cannot take it ({error}); leave it out") from error
 
-    def _remembered(self, wanted: tuple[Images, str]) -> Prompt:
-        assert self.cache is not None
-        prompt, features = self.cache.prompts[wanted], self.cache.features[wanted[0]]
-        return Prompt(prompt.tokens, prompt.images | {"vision_features": features})
-
-    def _remember(self, wanted: tuple[Images, str], prompt: Prompt) -> Prompt:
-        assert self.cache is not None
-        images, question = wanted
-        features = self.cache.features.get(images)
-        if features is None:  # another question about the same images may have come before
-            features = self._features(prompt)
-        bare = {k: v for k, v in prompt.images.items() if k != "pixel_values"}
-        self.cache.add(images, question, features, Prompt(prompt.tokens, bare))
-        return Prompt(prompt.tokens, bare | {"vision_features": features})
-
-    def _features(self, prompt: Prompt) -> Tensor:
-        device = next(self.vlm.model.parameters()).device
-        encode: Any = self.vlm.model.frozen_vision_features
-        pixels, grid = prompt.images["pixel_values"], prompt.images["image_grid_thw"]
-        return torch.cat(encode(pixels.to(device), grid)).cpu()
+    def _with_features(self, wanted: tuple[Images, str], prompt: Prompt) -> Prompt:
+        """The prompt with features in place of pixels, which is kept if there is room."""
+        cache: Any = self.cache
+        pixels = prompt.images.pop("pixel_values")
+        features = cache.features.get(wanted[0])
+        if features is None:
+            model: Any = self.vlm.model
+            grid = prompt.images["image_grid_thw"]
+            features = torch.cat(model.frozen_vision_features(pixels.to(model.device), grid)).cpu()
+        prompt.images["vision_features"] = features
+        if cache.size < cache.max_bytes:
+            tensors = [*prompt.tokens.values(), *prompt.images.values()]
+            cache.size += sum(tensor.nbytes for tensor in tensors)
+            cache.features[wanted[0]] = features
+            cache.prompts[wanted] = prompt
+        return prompt

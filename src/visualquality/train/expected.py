@@ -15,27 +15,24 @@ Only the answer without words is trained, and a small model forgets how to reaso
 decoder left no readable reasoning. With `rehearsal` the manifests' own reasonings are trained beside it.
 """
 
-import math
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from trl import SFTTrainer
 
 from .. import response
 from ..errors import UserError
 from ..models.digits import DigitTree, ScoreDistribution, score_distribution_with_gradient
 from ..models.generate import eos_token_ids
-from ..models.load import VisionLanguageModel
 from ..models.prompt import collate
 from ..rl2r import fidelity, thurstone, true_preference
 from ..seeds import uniform_streams
-from .examples import Example, FeatureCache, PromptEncoder, dataset_numbers
+from .examples import Example, PromptEncoder
 from .recipe import Objective, Recipe
-from .resume import ExactResume
-from .supervised import TargetCollator, order_dataset
+from .supervised import SupervisedTrainer
 
 
 def fidelity_loss(
@@ -50,17 +47,13 @@ def fidelity_loss(
     """
     # In float64: in float32 a preference rounds to 0, and so loses its gradient, at 14 standard deviations,
     # but its root, of which the loss is made, only at 20.
-    exact_mean, exact_variance = mean.double(), variance.double()
-    better = thurstone(
-        exact_mean[:, None], exact_variance[:, None], exact_mean[None], exact_variance[None]
-    )
+    m, v = mean.double(), variance.double()
+    better = thurstone(m[:, None], v[:, None], m, v)
     # The transpose swaps the images of each pair, which is 1 − better without rounding.
-    agreement = fidelity(better, better.T, true_preference(mos).to(better.dtype))
-    pairs = (datasets[:, None] == datasets[None]) & ~torch.eye(
-        len(mos), dtype=torch.bool, device=mos.device
-    )
+    agreement = fidelity(better, better.T, true_preference(mos))
+    pairs = (datasets[:, None] == datasets).fill_diagonal_(False)
     if not pairs.any():
-        return (mean * 0).sum()
+        return (mean * 0).sum()  # with a gradient, so that the step goes on as any other
     return (1 - agreement[pairs].mean()).to(mean.dtype)
 
 
@@ -86,36 +79,57 @@ def objective_loss(
             return fidelity_loss(found.mean(), found.variance(), mos, datasets)
         case "regression":
             mean = found.mean()
-            return F.mse_loss(mean, mos.to(mean.dtype))
+            return F.mse_loss(mean, mos.to(mean.dtype))  # one of two types would be refused
         case "levels" | "soft_levels":
             levels = found.levels()
             shares = level_shares(mos.to(levels.dtype), soft=objective == "soft_levels")
             return -(shares * levels).sum(1).mean()
 
 
-class ExpectedScoreTrainer(ExactResume, SFTTrainer):
-    """Trains the expected score of `examples`, in the `order` of `run_order`."""
+class ExpectedScoreTrainer(SupervisedTrainer):
+    """Trains the expected score of images, and with `rehearsal` their reasonings as a `SupervisedTrainer` does."""
 
     def __init__(
         self,
-        vlm: VisionLanguageModel,
-        examples: list[Example],
         recipe: Recipe,
+        examples: list[Example],
         order: list[tuple[int, int]],
-        cache: FeatureCache | None,
+        encode: PromptEncoder,
         **kwargs: Any,
     ):
-        self.recipe = recipe
         self.mos = torch.tensor([e.mos for e in examples], dtype=torch.float64)
-        self.datasets = dataset_numbers(examples)
-        self.tree = DigitTree(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
-        super().__init__(
-            model=vlm.model,
-            data_collator=OpenedAnswerCollator(vlm, examples, recipe, self.tree.opening, cache),
-            train_dataset=order_dataset(order),
-            processing_class=vlm.processor,
-            **kwargs,
+        self.datasets = torch.tensor(
+            np.unique([e.dataset for e in examples], return_inverse=True)[1]
         )
+        self.question = response.prompt_text(
+            recipe.prompt, reasoning=False, reference=recipe.reference
+        )
+        vlm = encode.vlm
+        self.tree = DigitTree(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
+        # Only some of the images may have a reasoning: they are rehearsed with whatever image is trained on.
+        self.reasoned = [row for row, example in enumerate(examples) if example.reasoning]
+        if recipe.expect.rehearsal:
+            _check_rehearsal([examples[row] for row in self.reasoned])
+        super().__init__(recipe, examples, order, encode, **kwargs)
+
+    def make_batch(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """Prompts that end in `<answer>`, with the numbers of their rows; and as many responses to rehearse."""
+        wanted = [(self.examples[row["row"]].images, self.question) for row in rows]
+        prompts = [prompt.followed_by(self.tree.opening) for prompt in self.encode(wanted)]
+        batch: dict[str, Any] = {
+            "prompts": collate(prompts, self.vlm.processor.tokenizer.pad_token_id),
+            # Not their MOS: DeepSpeed would round these to bfloat16, and make ties of near ones.
+            "rows": torch.tensor([row["row"] for row in rows]),
+        }
+        if self.recipe.expect.rehearsal:
+            batch["rehearsed"] = super().make_batch([self._to_rehearse(row) for row in rows])
+        return batch
+
+    def _to_rehearse(self, row: dict[str, int]) -> dict[str, int]:
+        """Any reasoned image, decided by seed, visit and row alone, so that a resumed run rehearses the same."""
+        name = f"rehearsal/{row['visit']}/{row['row']}"
+        share = uniform_streams(self.recipe.seed, [name], 1, 1)[0, 0, 0]
+        return {"row": self.reasoned[int(share * len(self.reasoned))], "visit": row["visit"]}
 
     def compute_loss(
         self,
@@ -124,77 +138,34 @@ class ExpectedScoreTrainer(ExactResume, SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        # MOS do not travel with the batch: DeepSpeed would round them to bfloat16, and make ties of near ones.
         rows, device = inputs["rows"].cpu(), self.accelerator.device
-        mos, datasets = self.mos[rows].to(device), self.datasets[rows].to(device)
+        core = self.accelerator.unwrap_model(self.model)
         found = score_distribution_with_gradient(
-            model,
-            self.accelerator.unwrap_model(self.model),
-            inputs["prompts"].to(device),
-            self.tree,
+            model, core, inputs["prompts"].to(device), self.tree
         )
+        mos, datasets = self.mos[rows].to(device), self.datasets[rows].to(device)
         loss = objective_loss(self.recipe.expect.objective, found, mos, datasets)
-        # The words are learnt beside the score, in a forward of their own.
         if "rehearsed" in inputs:
+            # In a forward of its own: behind these prompts stands a response, not the digit tree.
             rehearsal = model(**inputs["rehearsed"]).loss
-            self._metrics["train"]["rehearsal_loss"].append(rehearsal.item())
+            self.log_metrics({"rehearsal_loss": rehearsal})
             loss = loss + self.recipe.expect.rehearsal * rehearsal
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step}")
-        self._metrics["train"]["score_mean"].append(found.mean().mean().item())
-        self._metrics["train"]["score_std"].append(found.variance().sqrt().mean().item())
+        self.check_loss(loss)
+        self.log_metrics(
+            {"score_mean": found.mean().mean(), "score_std": found.variance().sqrt().mean()}
+        )
         return loss  # Trainer divides by the accumulation
 
 
-class OpenedAnswerCollator:
-    """Rows -> prompts that end in `<answer>`, with the rows' numbers; and as many targets to rehearse."""
-
-    def __init__(
-        self,
-        vlm: VisionLanguageModel,
-        examples: list[Example],
-        recipe: Recipe,
-        opening: list[int],
-        cache: FeatureCache | None,
-    ):
-        self.examples, self.opening, self.seed = examples, opening, recipe.seed
-        self.question = response.prompt_text(
-            recipe.prompt, reasoning=False, reference=recipe.reference
+def _check_rehearsal(reasoned: list[Example]) -> None:
+    """Raises UserError where there is nothing to rehearse, or a MOS could not be written as an answer."""
+    if not reasoned:
+        raise UserError(
+            "expect.rehearsal trains on reasonings, and no manifest has any: add a column reasoning"
         )
-        self.pad_token_id = vlm.processor.tokenizer.pad_token_id
-        self.encode = PromptEncoder(vlm, cache)
-        # Only some of the images may have a reasoning: they are rehearsed with whatever image is trained on.
-        self.reasoned = [index for index, example in enumerate(examples) if example.reasoning]
-        self.targets = None
-        if recipe.expect.rehearsal:
-            self._check_rehearsal()
-            self.targets = TargetCollator(vlm, examples, recipe, cache)
-
-    def _check_rehearsal(self) -> None:
-        if not self.reasoned:
+    for example in reasoned:
+        if not response.LOWEST <= example.mos <= response.HIGHEST:
             raise UserError(
-                "expect.rehearsal learns reasonings, and no manifest has any: add a column reasoning"
+                f"expect.rehearsal trains on the answer with the reasoning, and {example.path} has the MOS "
+                f"{example.mos:g}: give mos_range: [lowest, highest] of its scale, or leave its reasonings out"
             )
-        for example in (self.examples[index] for index in self.reasoned):
-            if not response.LOWEST <= example.mos <= response.HIGHEST:
-                raise UserError(
-                    f"expect.rehearsal learns the answer with the reasoning, and {example.path} has the MOS "
-                    f"{example.mos:g}: give mos_range: [lowest, highest] of its scale, or leave its reasonings out"
-                )
-
-    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
-        wanted = [(self.examples[row["row"]].images, self.question) for row in rows]
-        prompts = [prompt.followed_by(self.opening) for prompt in self.encode(wanted)]
-        batch: dict[str, Any] = {
-            "prompts": collate(prompts, self.pad_token_id),
-            "rows": torch.tensor([row["row"] for row in rows]),
-        }
-        if self.targets:
-            batch["rehearsed"] = self.targets([self._to_rehearse(row) for row in rows])
-        return batch
-
-    def _to_rehearse(self, row: dict[str, int]) -> dict[str, int]:
-        """Any reasoned image, decided by seed, visit and row alone, so that a resumed run rehearses the same."""
-        name = f"rehearsal/{row['visit']}/{row['row']}"
-        share = uniform_streams(self.seed, [name], 1, 1)[0, 0, 0]
-        return {"row": self.reasoned[int(share * len(self.reasoned))], "visit": row["visit"]}

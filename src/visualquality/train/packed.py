@@ -13,7 +13,7 @@ forwards then may differ from process to process, which DeepSpeed's ZeRO-3 canno
 """
 
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -63,19 +63,19 @@ def packed_log_probabilities(
     batch, _, length = completion_ids.shape
     dtype = _attention_dtype(core, completion_ids.device.type)
     entries = mask_bytes // dtype.itemsize
-    images = entries // (prompts.length + length) ** 2
-    if images >= batch:
-        return _pack(model, core, prompts, completion_ids, temperature, dtype)
-    # Too large for one mask: as many images at a time as fit, each without the padding of longer ones.
+    # As many images at a time as their masks fit, but at least one.
+    images = max(1, entries // (prompts.length + length) ** 2)
     parts = []
-    for first in range(0, batch, max(images, 1)):
-        rows = slice(first, first + max(images, 1))
-        part = prompts.rows(rows, core)
-        if (part.length + length) ** 2 <= entries:
-            parts.append(_pack(model, core, part, completion_ids[rows], temperature, dtype))
-        else:
-            ids = completion_ids[rows]
+    for first in range(0, batch, images):
+        rows = slice(first, first + images)
+        # Taken out of the batch, a prompt loses the padding of longer ones, so that even a single one may fit now.
+        part = prompts if images >= batch else prompts.rows(rows, core)
+        ids = completion_ids[rows]
+        if (part.length + length) ** 2 > entries:
             parts.append(repeated_log_probabilities(model, part, ids, temperature))
+        else:
+            mask = row_mask(part.mask, length, dtype)
+            parts.append(_pack(model, core, part, ids, temperature, mask))
     return torch.cat(parts)
 
 
@@ -86,7 +86,8 @@ def why_not_packed(core: PreTrainedModel) -> str | None:
         return f"the positions and masks of {core.config.model_type} are not known here"
     if text._attn_implementation != PACKED:
         return f"its attention is {text._attn_implementation} and not {PACKED} (allow_packing)"
-    if {*(getattr(text, "layer_types", None) or ())} - {"full_attention"}:
+    # `row_mask` knows no sliding windows.
+    if set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
         return "not all of its layers see the whole sequence"
     return None
 
@@ -100,13 +101,13 @@ def row_mask(
     pass. Padding is seen by itself alone (a row that sees nothing has no softmax).
     """
     batch, prompt = prompt_mask.shape
-    side = prompt + length
-    response = prompt_mask.new_ones(batch, length).bool()
-    real = torch.cat([prompt_mask.bool(), response], 1)[:, None, None]
-    causal = torch.ones(side, side, dtype=torch.bool, device=prompt_mask.device).tril()
-    itself = torch.eye(side, dtype=torch.bool, device=prompt_mask.device)
-    allowed = (real & causal) | itself
-    zeros = torch.zeros(allowed.shape, dtype=dtype, device=prompt_mask.device)
+    side, device = prompt + length, prompt_mask.device
+    real = torch.cat([prompt_mask.bool(), prompt_mask.new_ones(batch, length).bool()], 1)
+    causal = torch.ones(side, side, dtype=torch.bool, device=device).tril()
+    itself = torch.eye(side, dtype=torch.bool, device=device)
+    # The one axis before the tokens is for all heads.
+    allowed = (real[:, None, None] & causal) | itself
+    zeros = torch.zeros(allowed.shape, dtype=dtype, device=device)
     return zeros.masked_fill_(~allowed, -torch.inf)
 
 
@@ -116,12 +117,13 @@ def _pack(
     prompts: PromptBatch,
     completion_ids: Int[Tensor, "b k c"],
     temperature: float,
-    dtype: torch.dtype,
+    mask: Float[Tensor, "b 1 s s"],
 ) -> Float[Tensor, "b k c"]:
     """One forward of rows [prompt, o_1 ... o_K]."""
     batch, responses, length = completion_ids.shape
     device = completion_ids.device
     positions = prompt_positions(core, prompts)
+    # Each response is counted from the prompt's end, as if it stood there alone.
     each = positions.after(torch.arange(length, device=device))
     # The prompt's last token predicts the first of every response; a response's last token predicts nothing.
     starts = prompts.length + length * torch.arange(responses, device=device)
@@ -129,13 +131,16 @@ def _pack(
     last = torch.tensor([prompts.length - 1], device=device)
     logits = model(
         **prompts.followed_by(completion_ids.flatten(1)),
-        attention_mask=row_mask(prompts.mask, length, dtype),
+        attention_mask=mask,
         position_ids=torch.cat([positions.prompt, *[each] * responses], -1),
         use_cache=False,
+        # Logits of the prompt's other tokens are never made: a vocabulary has up to 152,000 entries.
         logits_to_keep=torch.cat([last, predicts]),
         packed_responses=responses,
-    ).logits.float()
-    logits = logits / temperature
+    ).logits
+    # In float32, whatever the model computes in: the sum over the vocabulary has many small terms.
+    logits = logits.float() / temperature
+    # Not log_softmax, which would make another tensor of that size.
     normaliser = logits.logsumexp(-1)
     first = logits[:, 0].gather(1, completion_ids[:, :, 0]) - normaliser[:, :1]
     later = completion_ids[:, :, 1:].flatten(1)[..., None]
@@ -154,6 +159,7 @@ def repeated_log_probabilities(
     Positions and masks are the model's own.
     """
     batch, responses, length = completion_ids.shape
+    # The whole batch over and over, so that nobody needs to know which patches belong to which image.
     repeated = prompts.repeated(responses)
     ids = completion_ids.transpose(0, 1).flatten(0, 1)  # in the order of the repeated batch
     inputs = repeated.followed_by(ids)
@@ -180,14 +186,16 @@ def shared_prefix_attention(
     The prompt attends to itself; then the K responses, as though they were heads, each to the prompt and itself.
     `attention_mask`, added to the scores, is that of the prompt with one response: s = P + C where l = P + K C.
     """
-    if (
-        packed_responses == 1 or attention_mask is None
-    ):  # the vision tower gets the keyword too, but no mask
+    # The vision tower gets the keyword too, but no mask.
+    if packed_responses == 1 or attention_mask is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
+    # l = P + K C and s = P + C: two equations for P and C.
     length = (query.shape[2] - attention_mask.shape[-1]) // (packed_responses - 1)
     prompt = attention_mask.shape[-1] - length
+    attend = partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    # A key for each query head, as transformers has it, too, where there is a mask.
     key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
 
     def responses(x: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h k c d"]:
@@ -197,32 +205,30 @@ def shared_prefix_attention(
         shared = x[:, :, None, :prompt].expand(-1, -1, packed_responses, -1, -1)
         return torch.cat([shared, responses(x)], 3).flatten(1, 2)
 
-    of_prompt = scaled_dot_product_attention(
+    of_prompt = attend(
         query[:, :, :prompt],
         key[:, :, :prompt],
         value[:, :, :prompt],
         attn_mask=attention_mask[:, :, :prompt, :prompt],
-        dropout_p=dropout,
-        scale=scaling,
     )
-    of_responses = scaled_dot_product_attention(
+    of_responses = attend(
         responses(query).flatten(1, 2),
         prompt_and_response(key),
         prompt_and_response(value),
+        # All responses have the same mask, because none sees another.
         attn_mask=attention_mask[:, :, prompt:],
-        dropout_p=dropout,
-        scale=scaling,
     )
     of_responses = of_responses.unflatten(1, (-1, packed_responses)).flatten(2, 3)
     return torch.cat([of_prompt, of_responses], 2).transpose(1, 2).contiguous(), None
 
 
+# Under a name of our own, so that "sdpa" stays what it is for all other models of the process.
 AttentionInterface.register(PACKED, shared_prefix_attention)
 AttentionMaskInterface.register(PACKED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 def _attention_dtype(core: PreTrainedModel, device: str) -> torch.dtype:
-    """What attention computes in, and so what its mask must be in."""
+    """What attention computes in, and so what its mask must be in: of another type, each layer would copy it."""
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     embedding: Any = core.get_input_embeddings()

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..errors import UserError
 from ..models.load import EMBEDDED_NAMES, load
@@ -17,16 +18,25 @@ from .recipe import Recipe
 
 
 @dataclass(frozen=True)
+class ModelSize:
+    """Numbers of a model; `source` says in words where they are from."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    source: str = "counted"
+
+
+@dataclass(frozen=True)
 class Plan:
     """Steps, comparisons and memory of a run. Memory is an estimate, in bytes a device, without sharding."""
 
-    images: dict[str, int]
-    batch: int
+    images: dict[str, int]  # of each data set
     steps: int
     responses_a_step: int
     comparisons_a_step: int
-    parameters: int
-    parameters_from: str
+    model: ModelSize
     weights: int
     ref_model: int
     optimizer: int
@@ -37,18 +47,15 @@ class Plan:
         return self.weights + self.ref_model + self.optimizer + self.activations
 
 
-def count_steps(recipe: Recipe, counts: dict[str, int]) -> int:
+def count_steps(recipe: Recipe, examples: Sequence[Example]) -> int:
     """Updates in the whole run: each data set's batches, the last one filled up. SFT mixes the data sets."""
     if recipe.optimizer.steps is not None:
         return recipe.optimizer.steps
-    batch = recipe.global_batch
-    sizes = counts.values() if recipe.compares else [sum(counts.values())]
-    return math.ceil((recipe.optimizer.epochs or 1) * sum(-(-n // batch) for n in sizes))
-
-
-def count_images(examples: Sequence[Example]) -> dict[str, int]:
-    """Images of each data set."""
-    return dict(Counter(example.dataset for example in examples))
+    sizes = [len(examples)]
+    if recipe.compares:
+        sizes = list(Counter(e.dataset for e in examples).values())
+    batches = sum(math.ceil(size / recipe.global_batch) for size in sizes)
+    return math.ceil((recipe.optimizer.epochs or 1) * batches)
 
 
 def plan(recipe: Recipe, examples: list[Example]) -> Plan:
@@ -56,7 +63,7 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
 
     Raises UserError where a data set is smaller than a batch.
     """
-    counts = count_images(examples)
+    counts = dict(Counter(e.dataset for e in examples))
     batch = recipe.global_batch
     for name, count in (counts if recipe.compares else {"all": len(examples)}).items():
         if count < batch:
@@ -66,63 +73,47 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
             )
     rl2r = recipe.method == "rl2r"
     # RL2R draws K responses for each image and compares each of them; the other methods have one answer an image.
-    responses = batch * recipe.rl2r.responses if rl2r else batch
-    comparisons = compared_pairs(recipe) * (recipe.rl2r.responses if rl2r else 1)
+    responses = recipe.rl2r.responses if rl2r else 1
     size = model_size(recipe.model)
     # Bytes a weight: LoRA trains on a frozen bfloat16 base, all else on float32 weights.
-    width = 2 if recipe.lora else 4
-    trained = size.lora(recipe.lora.rank) if recipe.lora else size.parameters
+    weights = size.parameters * (2 if recipe.lora else 4)
+    trained = size.parameters
+    if recipe.lora:
+        # Two factors on each of a layer's seven projections, taking each as hidden x 2 hidden on average.
+        trained = size.layers * 7 * 3 * size.hidden * recipe.lora.rank
     # Under LoRA the frozen policy is the model without its adapter, so it costs nothing.
     has_ref_model = rl2r and recipe.rl2r.kl_weight > 0 and not recipe.lora
+    # 128 for the text, and one token for each 28 x 28 pixels (Qwen-VL; less for nano).
+    image_tokens = (recipe.max_pixels or 1280 * 28 * 28) // (28 * 28)
+    prompt = 128 + (1 + recipe.reference) * image_tokens
     # The prompt stands in a row once, with all responses behind it (`packed.py`).
-    tokens = recipe.optimizer.images_per_device * (
-        size.prompt_tokens(recipe.max_pixels, 1 + recipe.reference)
-        + (recipe.rl2r.responses if rl2r else 1) * recipe.rl2r.max_new_tokens
-    )
+    row = prompt + responses * recipe.rl2r.max_new_tokens
     # Hidden-sized vectors that are kept for the backward pass, a layer and token (Korthikanti et al. 2022).
     kept = 2 if recipe.gradient_checkpointing else 34
     # Two bytes an activation; logits and their logarithm are float32 (8 bytes an entry of the vocabulary).
-    activations = tokens * (size.layers * size.hidden * kept * 2 + size.vocabulary * 8)
+    token = size.layers * size.hidden * kept * 2 + size.vocabulary * 8
     return Plan(
         images=counts,
-        batch=batch,
-        steps=count_steps(recipe, counts),
-        responses_a_step=responses,
-        comparisons_a_step=comparisons,
-        parameters=size.parameters,
-        parameters_from=size.source,
-        weights=size.parameters * width,
-        ref_model=size.parameters * width if has_ref_model else 0,
-        # Gradient and AdamW's two moments, float32.
-        optimizer=trained * 12,
-        activations=activations,
+        steps=count_steps(recipe, examples),
+        responses_a_step=batch * responses,
+        comparisons_a_step=_compared_pairs(recipe) * responses,
+        model=size,
+        weights=weights,
+        ref_model=weights if has_ref_model else 0,
+        optimizer=trained * 12,  # gradient and AdamW's two moments, float32
+        activations=recipe.optimizer.images_per_device * row * token,
     )
 
 
-def compared_pairs(recipe: Recipe) -> int:
+def _compared_pairs(recipe: Recipe) -> int:
     """Ordered pairs of images that an update compares."""
-    if not recipe.compares or (recipe.method == "rl2r" and recipe.rl2r.reward in ON_1_TO_5):
+    rl2r = recipe.method == "rl2r"
+    if not recipe.compares or (rl2r and recipe.rl2r.reward in ON_1_TO_5):
         return 0
-    size = (recipe.method == "rl2r" and recipe.rl2r.compare_within) or recipe.compared
-    whole, rest = divmod(recipe.global_batch, size)
-    return whole * size * (size - 1) + rest * (rest - 1)
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-    source: str
-
-    def lora(self, rank: int) -> int:
-        """Weights of adapters on the seven projections of every layer, taking each as hidden x 2 hidden on average."""
-        return self.layers * 7 * 3 * self.hidden * rank
-
-    def prompt_tokens(self, max_pixels: int | None, images: int) -> int:
-        """Text, and one token for each 28 x 28 pixels (Qwen-VL; less for nano)."""
-        return 128 + images * ((max_pixels or 1280 * 28 * 28) // (28 * 28))
+    size = (rl2r and recipe.rl2r.compare_within) or recipe.compared
+    # The last group may be smaller.
+    groups, rest = divmod(recipe.global_batch, size)
+    return groups * size * (size - 1) + rest * (rest - 1)
 
 
 def model_size(name: str) -> ModelSize:
@@ -130,73 +121,57 @@ def model_size(name: str) -> ModelSize:
 
     Raises UserError where neither tells.
     """
-    import torch
-
-    if name in EMBEDDED_NAMES:
-        model = load(name, device="cpu").model
-        return _measured(model, "counted")
     try:
-        config = AutoConfig.from_pretrained(name)
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
-        return _measured(model, "counted")
+        if name in EMBEDDED_NAMES:
+            model = load(name, device="cpu").model
+        else:
+            config = AutoConfig.from_pretrained(name)
+            # On the device "meta" a model has shapes, but takes no memory.
+            with torch.device("meta"):
+                model = AutoModelForImageTextToText.from_config(config)
+    except UserError:  # of `load`
+        raise
     except (OSError, ValueError) as error:
         billions = re.search(r"(\d+(?:\.\d+)?)B\b", name)
         if billions is None:
             raise UserError(
                 f"the size of {name!r} is unknown: its configuration cannot be read here"
             ) from error
-        number = float(billions[1])
-        # Typical of dense models of this size: 12 layers' width squared makes a layer.
-        hidden = 3584 if number > 5 else 2048
-        return ModelSize(
-            int(number * 1e9),
-            28 if number > 5 else 36,
-            hidden,
-            152_064,
-            f"the {billions[0]} in its name",
-        )
-
-
-def _measured(model: PreTrainedModel, source: str) -> ModelSize:
+        number, source = float(billions[1]), f"the {billions[0]} in its name"
+        # Layers and width of Qwen2.5-VL 7B, and of its 3B for anything smaller.
+        layers, hidden = (28, 3584) if number > 5 else (36, 2048)
+        return ModelSize(int(number * 1e9), layers, hidden, 152_064, source)
     text = model.config.get_text_config()
-    count = sum(p.numel() for p in model.parameters())
-    return ModelSize(count, text.num_hidden_layers, text.hidden_size, text.vocab_size, source)
+    parameters = sum(p.numel() for p in model.parameters())
+    return ModelSize(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size)
 
 
 def plan_table(recipe: Recipe, cost: Plan) -> Table:
     """The plan for people."""
-    giga = 2**30
-    devices = recipe.devices
+
+    def gib(*parts: float) -> str:
+        return " + ".join(f"{part / 2**30:.1f}" for part in parts) + " GiB"
+
+    devices = f"{recipe.devices} device{'s' * (recipe.devices > 1)}"
+    lora = f", LoRA rank {recipe.lora.rank}" if recipe.lora else ""
     rows = [
-        (
-            "method",
-            f"{recipe.method}, {recipe.model}"
-            + (f", LoRA rank {recipe.lora.rank}" if recipe.lora else ""),
-        ),
+        ("method", f"{recipe.method}, {recipe.model}{lora}"),
         ("images", ", ".join(f"{name} {count}" for name, count in cost.images.items())),
-        ("batch", f"{cost.batch} images on {devices} device{'s' * (devices > 1)}"),
+        ("batch", f"{recipe.global_batch} images on {devices}"),
         ("steps", str(cost.steps)),
         ("responses a step", str(cost.responses_a_step)),
         ("comparisons a step", f"{cost.comparisons_a_step:,}"),
-        ("parameters", f"{cost.parameters / 1e6:,.1f} M ({cost.parameters_from})"),
-        ("memory a device (estimate)", f"{cost.memory / giga:.1f} GiB"),
-        (
-            "  weights, reference policy",
-            f"{cost.weights / giga:.1f} + {cost.ref_model / giga:.1f} GiB",
-        ),
-        ("  gradients and AdamW", f"{cost.optimizer / giga:.1f} GiB"),
-        ("  activations", f"{cost.activations / giga:.1f} GiB"),
+        ("parameters", f"{cost.model.parameters / 1e6:,.1f} M ({cost.model.source})"),
+        ("memory a device (estimate)", gib(cost.memory)),
+        ("  weights, reference policy", gib(cost.weights, cost.ref_model)),
+        ("  gradients and AdamW", gib(cost.optimizer)),
+        ("  activations", gib(cost.activations)),
     ]
-    if devices > 1:
-        states = cost.weights + cost.ref_model + cost.optimizer
-        rows.append(
-            (
-                "memory, ZeRO-3 sharded",
-                f"{(states / devices + cost.activations) / giga:.1f} GiB a device",
-            )
-        )
+    if recipe.devices > 1:
+        # ZeRO-3 shards all states, but each device has the activations of its own images.
+        sharded = (cost.memory - cost.activations) / recipe.devices + cost.activations
+        rows.append(("memory, ZeRO-3 sharded", f"{gib(sharded)} a device"))
     table = Table(show_header=False, title="plan")
-    for name, value in rows:
-        table.add_row(name, value)
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import UserError
 from ..io import Settings, read_yaml, validated
@@ -29,37 +36,34 @@ class DataSource(Settings):
     images: Path | None = None
     mos_range: tuple[float, float] | None = None
 
-    @model_validator(mode="after")
-    def _ends_in_order(self) -> "DataSource":
-        if self.mos_range is not None and self.mos_range[0] >= self.mos_range[1]:
-            raise ValueError("mos_range is the lower end and then the higher one")
-        return self
+    @field_validator("mos_range")
+    @classmethod
+    def _ends_in_order(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and ends[0] >= ends[1]:
+            raise ValueError("give the lower end first and then the higher one")
+        return ends
 
 
 class RL2R(Settings):
-    """Settings of Eq. 1-6 (see rl2r.py); the defaults are the paper's."""
+    """Settings of Eq. 1-6 (see rl2r); the defaults are the paper's."""
 
-    responses: int = Field(6, ge=2, description="K")
-    reward: str = Field("fidelity", description="ranking reward, a key of rl2r.REWARDS")
-    format_weight: float = Field(
-        1.0, ge=0, description="weight of the format reward, added to the ranking reward"
-    )
-    length_weight: float = Field(
-        0.0,
-        ge=0,
-        description="penalty of a response of max_new_tokens; of a shorter one in proportion",
-    )
-    compare_within: int | None = Field(
-        None, ge=2, description="compare images only within groups of this size"
-    )
-    kl_weight: float = Field(0.04, ge=0, description="beta of Eq. 5 (rl2r.policy_objective)")
-    clip: float = Field(0.2, gt=0, description="epsilon of Eq. 5 (rl2r.policy_objective)")
-    temperature: float = Field(1.0, gt=0)
+    responses: int = Field(
+        6, ge=2
+    )  # K; at least 2, because Eq. 4 compares the responses of an image
+    reward: str = "fidelity"  # ranking reward, a key of rl2r.REWARDS
+    format_weight: NonNegativeFloat = 1.0  # of the format reward, added to the ranking reward
+    # Penalty of a response of max_new_tokens; of a shorter one in proportion.
+    length_weight: NonNegativeFloat = 0.0
+    compare_within: int | None = Field(None, ge=2)  # compare images only in groups of this size
+    kl_weight: NonNegativeFloat = 0.04  # beta of Eq. 5 (rl2r.policy_objective)
+    clip: PositiveFloat = 0.2  # epsilon of Eq. 5
+    temperature: PositiveFloat = 1.0
     max_new_tokens: int = Field(256, ge=8)
 
     @field_validator("reward")
     @classmethod
     def _known_reward(cls, name: str) -> str:
+        # Not a Literal: a user may add a reward of their own before the recipe is read.
         if name not in REWARDS:
             raise ValueError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
         return name
@@ -68,41 +72,31 @@ class RL2R(Settings):
 class SFT(Settings):
     """Supervised warm-up: the model learns to write the manifest's `reasoning`, where it has one, and the MOS."""
 
-    score_noise: float = Field(
-        0.0, ge=0, description="standard deviation of noise on the MOS, drawn anew at each visit"
-    )
-    every_prompt: bool = Field(
-        False,
-        description="train on both prompts in both forms: the name of an image decides which it gets",
-    )
+    score_noise: NonNegativeFloat = 0.0  # standard deviation on the MOS, drawn anew at each visit
+    # Train on both prompts, with and without reasoning: the key of an image decides which it gets.
+    every_prompt: bool = False
 
 
 class Expect(Settings):
-    """Training of the expected score; nothing is drawn. `train/expected.py` has the objectives."""
+    """Training of the expected score, without sampling. `train/expected.py` has the objectives."""
 
     objective: Objective = "fidelity"
-    rehearsal: float = Field(
-        0.0,
-        ge=0,
-        description="weight of the manifests' reasonings, trained beside the score as in sft",
-    )
+    # Weight of the manifests' reasonings, trained beside the score as in sft.
+    rehearsal: NonNegativeFloat = 0.0
 
 
 class Optimizer(Settings):
     """AdamW, linear to 0. Exactly one of `epochs` and `steps`."""
 
-    learning_rate: float = Field(1e-6, gt=0)
-    epochs: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
-    images_per_device: int = Field(8, ge=1)
-    accumulation: int = Field(
-        1,
-        ge=1,
-        description="batches of `images_per_device` in an update; RL2R compares all their images",
-    )
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    learning_rate: PositiveFloat = 1e-6
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = None
+    images_per_device: PositiveInt = 8
+    # Batches of images_per_device in an update; RL2R compares all their images.
+    accumulation: PositiveInt = 1
+    warmup: float = Field(0.0, ge=0, lt=1)  # share of the steps
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
 
     @model_validator(mode="after")
     def _one_length(self) -> "Optimizer":
@@ -112,12 +106,10 @@ class Optimizer(Settings):
 
 
 class LoRA(Settings):
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    targets: str = Field(
-        r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
-        description="regular expression of module names",
-    )
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    # Regular expression of module names. The vision tower's layers have other names.
+    targets: str = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
 class Recipe(Settings):
@@ -129,9 +121,7 @@ class Recipe(Settings):
     output: Path
     prompt: PromptName = "paper"
     reasoning: bool = True
-    reference: bool = Field(
-        False, description="rate each image against its reference image, a second one in the prompt"
-    )
+    reference: bool = False  # rate each image against its reference image, the first in the prompt
     seed: int = 0
     rl2r: RL2R = RL2R()
     sft: SFT = SFT()
@@ -139,30 +129,23 @@ class Recipe(Settings):
     optimizer: Optimizer
     lora: LoRA | None = None
     freeze_vision: bool = False
-    max_pixels: int | None = Field(None, ge=28 * 28)
+    max_pixels: int | None = Field(None, ge=28 * 28)  # 28 x 28 pixels are one token of a Qwen-VL
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
-    devices: int = Field(
-        1, ge=1, description="processes that the run is meant for; --dry-run plans with it"
-    )
-    checkpoint_every: int = Field(50, ge=1, description="steps")
-    keep_checkpoints: int = Field(2, ge=1)
+    devices: PositiveInt = 1  # processes that the run is meant for; --dry-run plans with it
+    checkpoint_every: PositiveInt = 50  # steps
+    keep_checkpoints: PositiveInt = 2
     tensorboard: bool = False
-    probes: DataSource | None = Field(
-        None, description="probe images: scored every `probe_every` steps, never trained on (RL2R)"
-    )
-    probe_every: int = Field(10, ge=1, description="steps")
+    # Probe images are scored every `probe_every` steps and never trained on (RL2R only).
+    probes: DataSource | None = None
+    probe_every: PositiveInt = 10
 
     @model_validator(mode="after")
-    def _own_prompt(self) -> "Recipe":
+    def _fields_fit_together(self) -> "Recipe":
         if self.prompt == "q-insight":
             raise ValueError(
                 "the prompt q-insight is for the weights of its authors: train with another"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _something_to_compare(self) -> "Recipe":
         if self.compares and self.compared < 2:
             raise ValueError(
                 "images are compared with one another: raise optimizer.images_per_device to 2 or more"
@@ -187,9 +170,8 @@ class Recipe(Settings):
     @property
     def compares(self) -> bool:
         """Whether images are compared within a data set, so that a batch is of one and scales do not matter."""
-        return self.method == "rl2r" or (
-            self.method == "expect" and self.expect.objective == "fidelity"
-        )
+        fidelity = self.method == "expect" and self.expect.objective == "fidelity"
+        return self.method == "rl2r" or fidelity
 
     @property
     def on_1_to_5(self) -> bool:
@@ -214,17 +196,19 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     base = path.resolve().parent
 
     def placed(source: DataSource) -> DataSource:
-        images = None if source.images is None else base / source.images.expanduser()
+        paths = {"manifest": source.manifest, "images": source.images}
+        # An absolute path stays as it is: `/` takes the right one.
         return source.model_copy(
-            update={"manifest": base / source.manifest.expanduser(), "images": images}
+            update={name: base / p.expanduser() for name, p in paths.items() if p is not None}
         )
 
-    places = {
-        "data": tuple(map(placed, recipe.data)),
-        "probes": recipe.probes and placed(recipe.probes),
-    }
-    model = str(base / recipe.model) if (base / recipe.model).is_dir() else recipe.model
-    return recipe.model_copy(update={**places, "model": model})
+    changes: dict[str, Any] = {"data": tuple(map(placed, recipe.data))}
+    if recipe.probes is not None:
+        changes["probes"] = placed(recipe.probes)
+    # Any other model is a name: an embedded model's, or one of the hub.
+    if (base / recipe.model).is_dir():
+        changes["model"] = str(base / recipe.model)
+    return recipe.model_copy(update=changes)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -238,6 +222,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     try:
         parsed = yaml.safe_load(value)
         for parent in parents:
+            # A section that the recipe leaves out, or sets to null, has its defaults beside the new value.
             if isinstance(node, dict) and node.get(parent) is None:
                 node[parent] = {}
             node = node[int(parent)] if isinstance(node, list) else node[parent]
@@ -246,7 +231,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise UserError(
             f"--set {override}: there is no such field, or the value is not YAML"
         ) from error
-    if leaf in ("epochs", "steps") and parents == [
-        "optimizer"
-    ]:  # they exclude each other: the override wins
-        node.pop({"epochs": "steps", "steps": "epochs"}[leaf], None)
+    # The two exclude each other, and the override wins.
+    other = {"epochs": "steps", "steps": "epochs"}.get(leaf)
+    if other and parents == ["optimizer"]:
+        node.pop(other, None)

@@ -13,21 +13,26 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
-from ..io import write_text
+from ..io import progress_bar, write_text
 from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..process import keep_freed_memory
-from .examples import FeatureCache, read_examples, run_order
+from .base import RunTrainer
+from .examples import Example, FeatureCache, PromptEncoder, read_examples, run_order
 from .expected import ExpectedScoreTrainer
-from .logs import LiveProgress, MetricsFile, cut_back, read_probes
+from .logs import StepLog, cut_back
 from .packed import allow_packing
-from .plan import count_images, count_steps
+from .plan import count_steps
 from .recipe import Recipe
-from .resume import checkpoint_step, last_checkpoint
 from .supervised import SupervisedTrainer
 from .trainer import RL2RTrainer
 
 FINAL = "final"
+TRAINERS: dict[str, type[RunTrainer]] = {
+    "rl2r": RL2RTrainer,
+    "sft": SupervisedTrainer,
+    "expect": ExpectedScoreTrainer,
+}
 
 
 def train(
@@ -45,79 +50,52 @@ def train(
     `cache`: what a frozen vision tower gives for images, shared by several runs of one process.
     Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.
     """
-    output, world = recipe.output, int(os.environ.get("WORLD_SIZE", "1"))
+    _check_launch(recipe)
+    checkpoint = _claim(recipe, resume)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    # Faults of the data are found before the model is loaded, which may take minutes.
+    examples = read_examples(recipe)
+    vlm = _load_policy(recipe)
+    trained_with: dict[str, Any] = {"prompt": recipe.prompt, "reference": recipe.reference}
+    # The embedded models change with the package, so an adapter of one says which weights it is for.
+    adapts_embedded = recipe.lora and recipe.model in EMBEDDED_NAMES
+    trained_with["base"] = vlm.digest if adapts_embedded else None
+    # A tower that is trained gives something else at every step.
+    encode = PromptEncoder(vlm, (cache or FeatureCache()) if recipe.freeze_vision else None)
+    bar = progress_bar(console or Console(stderr=True), transient=False)
+    trainer = _make_trainer(recipe, examples, encode, StepLog(recipe.output / "metrics.jsonl", bar))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    finally:
+        bar.stop()  # an interrupt must not leave the terminal without its cursor
+    final = recipe.output / FINAL
+    trainer.save_model(str(final))
+    if _is_main():
+        write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
+    return final
+
+
+def _is_main() -> bool:
+    """Whether this is the only process of the run, or the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _check_launch(recipe: Recipe) -> None:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.devices != world:
         raise UserError(
             f"the recipe is for {recipe.devices} processes and this is {world}: launch it with "
             f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
         )
+    # The rollout calls parts of the model by themselves, which nobody has run on FSDP's flat parameters.
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise UserError(
             "FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun"
         )
-    checkpoint = _claim(recipe, output, resume)
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-    examples = read_examples(recipe)
-    steps = count_steps(recipe, count_images(examples))
-    order = run_order(
-        examples,
-        compares=recipe.compares,
-        batch=recipe.global_batch,
-        # TRL's GRPO takes a batch once for each part of the accumulation.
-        repeat=recipe.optimizer.accumulation if recipe.method == "rl2r" else 1,
-        steps=steps,
-        seed=recipe.seed,
-    )
-    vlm = load_policy(recipe)
-    # The embedded models change with the package, so an adapter of one says which weights it is for.
-    adapts_embedded = recipe.lora and recipe.model in EMBEDDED_NAMES
-    base = vlm.digest if adapts_embedded else None
-    metrics, samples = output / "metrics.jsonl", output / "samples.jsonl"
-    probes = read_probes(recipe, output / "probes.jsonl")
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    if is_main:
-        # What a resumed run will write again goes. Probes are scored before a step, under the number of steps done.
-        done = checkpoint_step(checkpoint) if checkpoint else 0
-        cut_back(metrics, done)
-        cut_back(samples, done)
-        cut_back(output / "probes.jsonl", done - 1)
-    if recipe.freeze_vision:
-        cache = cache or FeatureCache()
-    else:
-        cache = None  # a tower that is trained gives something else at every step
-    live = LiveProgress(console or Console(stderr=True))
-    kwargs: dict[str, Any] = {
-        "callbacks": [MetricsFile(metrics), live],
-        "peft_config": _lora(recipe),
-    }
-    common = _arguments(recipe, steps)
-    trainer: RL2RTrainer | SupervisedTrainer | ExpectedScoreTrainer
-    if recipe.method == "rl2r":
-        args = _grpo_config(recipe, common)
-        trainer = RL2RTrainer(vlm, examples, recipe, order, args, samples, probes, cache, **kwargs)
-    else:
-        sft = SFTConfig(
-            **common,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            packing=False,
-        )
-        kind = SupervisedTrainer if recipe.method == "sft" else ExpectedScoreTrainer
-        trainer = kind(vlm, examples, recipe, order, cache, args=sft, **kwargs)
-    trainer.remove_callback(PrinterCallback)
-    try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    finally:
-        live.bar.stop()  # an interrupt must not leave the terminal without its cursor
-    trainer.save_model(str(output / FINAL))
-    if is_main:
-        record = {"prompt": recipe.prompt, "reference": recipe.reference, "base": base}
-        write_text(output / FINAL / TRAINED_WITH, json.dumps(record) + "\n")
-    return output / FINAL
 
 
-def load_policy(recipe: Recipe) -> VisionLanguageModel:
+def _load_policy(recipe: Recipe) -> VisionLanguageModel:
     """The model to train. On CUDA full training keeps float32 weights under bfloat16 autocast: at a learning rate of
     1e-6 an update would be lost in a bfloat16 weight. LoRA and DeepSpeed (which keeps its own copy) start in bfloat16.
     """
@@ -130,27 +108,36 @@ def load_policy(recipe: Recipe) -> VisionLanguageModel:
     name = str(Path(recipe.model).resolve()) if Path(recipe.model).is_dir() else recipe.model
     vlm.model.config._name_or_path = vlm.model.name_or_path = name
     if recipe.freeze_vision:
-        freeze_vision(vlm)
+        # nano's EfficientNet, or the whole vision transformer of a Qwen-VL.
+        tower = family_of(vlm.model.config).vision_tower(vlm.model)
+        if tower is None:
+            raise UserError(
+                f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false"
+            )
+        tower.requires_grad_(False)
     allow_packing(vlm.model)
     vlm.model.train()
     return vlm
 
 
-def freeze_vision(vlm: VisionLanguageModel) -> None:
-    """No gradient for the vision tower: nano's EfficientNet, or the whole vision transformer of a Qwen-VL.
+def checkpoint_step(checkpoint: Path) -> int:
+    """The number of steps that were done when a checkpoint was written."""
+    return int(checkpoint.name.split("-")[1])
 
-    Raises UserError where the tower of the model's family is not known.
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    # The trainer's state is written last, so a checkpoint without it was interrupted.
+    found = [path.parent for path in output.glob("checkpoint-*/trainer_state.json")]
+    return max(found, key=checkpoint_step, default=None)
+
+
+def _claim(recipe: Recipe, resume: bool) -> Path | None:
+    """Make `output` this run's: its recipe is written there, or the lines after its last checkpoint are dropped.
+
+    Returns that checkpoint, if there is one. Raises UserError where `output` is another run's.
     """
-    tower = family_of(vlm.model.config).vision_tower(vlm.model)
-    if tower is None:
-        raise UserError(
-            f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false"
-        )
-    tower.requires_grad_(False)
-
-
-def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
-    """The checkpoint to continue from; makes sure that `output` is this run's."""
+    output = recipe.output
     # What does not change the weights may differ between a run and its resumption.
     resolved = recipe.model_dump(
         mode="json", exclude={"output", "checkpoint_every", "keep_checkpoints", "tensorboard"}
@@ -166,30 +153,51 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> Path | None:
             raise UserError(
                 f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"
             )
-        return last_checkpoint(output)
+        checkpoint = last_checkpoint(output)
+        done = checkpoint_step(checkpoint) if checkpoint else 0
+        # Probes are scored before a step, under the number of steps done; the other files are written after it.
+        for name, last in (("metrics", done), ("samples", done), ("probes", done - 1)):
+            if _is_main():
+                cut_back(output / f"{name}.jsonl", last)
+        return checkpoint
     if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
         raise UserError(
             f"{output} already holds a run: continue it with --resume, or give another --output"
         )
-    output.mkdir(parents=True, exist_ok=True)
     write_text(record, yaml.safe_dump(resolved, sort_keys=False))
     return None
 
 
-def _lora(recipe: Recipe) -> LoraConfig | None:
-    if recipe.lora is None:
-        return None
-    lora = recipe.lora
-    return LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
+def _make_trainer(
+    recipe: Recipe, examples: list[Example], encode: PromptEncoder, steps_log: StepLog
+) -> Any:
+    steps = count_steps(recipe, examples)
+    peft_config = None
+    if lora := recipe.lora:
+        peft_config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=lora.targets,
+            task_type="CAUSAL_LM",
+        )
+    trainer: Any = TRAINERS[recipe.method](
+        recipe,
+        examples,
+        run_order(recipe, examples, steps),
+        encode,
+        args=_arguments(recipe, steps),
+        callbacks=[steps_log],
+        peft_config=peft_config,
     )
+    trainer.remove_callback(PrinterCallback)  # it would print each step a second time
+    return trainer
 
 
-def _arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """What all trainers are given."""
+def _arguments(recipe: Recipe, steps: int) -> GRPOConfig | SFTConfig:
+    """The settings of TRL's trainer."""
     optimizer = recipe.optimizer
     cuda = torch.cuda.is_available()
-    return {
+    common: dict[str, Any] = {
         "output_dir": str(recipe.output),
         "seed": recipe.seed,
         "learning_rate": optimizer.learning_rate,
@@ -219,13 +227,15 @@ def _arguments(recipe: Recipe, steps: int) -> dict[str, Any]:
         # A loss that is not finite must be seen, not replaced by the average.
         "logging_nan_inf_filter": False,
     }
-
-
-def _grpo_config(recipe: Recipe, common: dict[str, Any]) -> GRPOConfig:
-    """TRL counts responses where we count images, so that its own checks of divisibility hold."""
+    if recipe.method != "rl2r":
+        # Our rows are numbers, of which `make_batch` makes prompts: there is nothing for TRL to prepare or to cut.
+        dataset = {"skip_prepare_dataset": True}
+        return SFTConfig(**common, max_length=None, dataset_kwargs=dataset, packing=False)
     k = recipe.rl2r.responses
+    # TRL counts responses where we count images; otherwise its own checks of divisibility would fail.
+    common["per_device_train_batch_size"] *= k
     return GRPOConfig(
-        **(common | {"per_device_train_batch_size": recipe.optimizer.images_per_device * k}),
+        **common,
         num_generations=k,
         max_completion_length=recipe.rl2r.max_new_tokens,
         temperature=recipe.rl2r.temperature,
