@@ -47,7 +47,7 @@ class ScoreSettings(Settings):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="Of drawing; by default 1, for nano 0.4. 0 takes the likeliest.",
+        description="Sampling temperature; by default 1, or 0.4 for nano. 0 takes the most likely token.",
     )
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest answer; by default 512 tokens with words, 24 without."
