@@ -22,8 +22,9 @@ from ..data.manifest import Manifest
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from .fitted import FittedMetric
-from .nss import FEATURES, Array, luma, scene_features
+from .nss import Array, Fits, fit_sizes, luma
 
+FEATURES = 36  # numbers of an image: 18 at each of two sizes
 FOLDS = 5
 COSTS = (1, 4, 16, 64)  # in standard deviations of the MOS
 GAMMAS = (0.025, 0.05, 0.1, 0.2)  # the authors' is 0.05
@@ -84,9 +85,16 @@ class Brisque(FittedMetric):
 def image_features(image: Image.Image) -> Array:
     """Features (36,) of an RGB image of any size, always finite."""
     values = luma(image)
-    # The whole image is the only patch.
-    features, _ = scene_features(values, values.shape, variances=True)
-    return features[0]
+    full, half = fit_sizes(values, values.shape)
+    return np.concatenate([_features(full), _features(half)])
+
+
+def _features(fits: Fits) -> Array:
+    """(18,): α and σ² of the coefficients, then shape, mean, σ_l² and σ_r² of each direction."""
+    # The whole image is the only patch: each array of `fits` has one row.
+    directions = [fits.shapes, fits.mean, fits.left**2, fits.right**2]
+    pairs = np.stack(directions, axis=2)
+    return np.concatenate([fits.shape, fits.sigma**2, pairs.ravel()])
 
 
 def scale(features: Array, low: Array, high: Array) -> Array:

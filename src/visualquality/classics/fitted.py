@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..io import write_whole
@@ -62,16 +63,11 @@ class FittedMetric:
                 f"{path} holds no fitted parameters of {cls.name} ({error}): {again}"
             ) from error
         for name, shape in cls.shapes.items():
-            array = arrays[name]
-            # An empty array would pass for any size.
-            fits = array.ndim == len(shape) and array.size > 0
-            for size, wanted in zip(array.shape, shape, strict=False):
-                fits = fits and wanted in (None, size)
-            if not (fits and np.isfinite(array).all()):
+            if not _matches(arrays[name], shape):
                 sizes = " × ".join("any" if size is None else str(size) for size in shape)
                 raise UserError(
                     f"{path}: {name} of {cls.name} must be {sizes or 'one'} finite numbers, "
-                    f"not of shape {array.shape}: {again}"
+                    f"not of shape {arrays[name].shape}: {again}"
                 )
         return cls(**arrays)
 
@@ -82,16 +78,17 @@ class FittedMetric:
         return classic_settings(self.name, arrays_digest(arrays))
 
 
+def _matches(array: NDArray, shape: Shape) -> bool:
+    if array.ndim != len(shape) or array.size == 0:
+        return False
+    sizes_match = all(size in (None, n) for size, n in zip(shape, array.shape, strict=True))
+    return sizes_match and bool(np.isfinite(array).all())
+
+
 def classic_settings(name: str, weights: str, **more: Any) -> dict[str, Any]:
     """The settings of a classic, in the order of the header of a results file.
 
     weights: identity of the fitted numbers. `mode` and `seed` never vary: nothing is drawn at random.
     """
-    return {
-        "model": name,
-        "weights": weights,
-        "mode": "direct",
-        "seed": 0,
-        **more,
-        "version": version("visualquality"),
-    }
+    settings = {"model": name, "weights": weights, "mode": "direct", "seed": 0}
+    return {**settings, **more, "version": version("visualquality")}

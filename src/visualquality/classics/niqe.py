@@ -17,9 +17,10 @@ from ..data.images import open_image
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from .fitted import FittedMetric
-from .nss import FEATURES, Array, luma, scene_features
+from .nss import Array, Fits, fit_sizes, luma
 
 PATCH = 96  # pixels
+FEATURES = 36  # numbers of a patch: 18 at each of two sizes
 # A patch of a pristine photo counts if it has more than this part of the sharpness of the photo's sharpest patch: the
 # others are mostly out of focus.
 SHARP = 0.75
@@ -36,10 +37,7 @@ class Niqe(FittedMetric):
     covariance: Array
 
     name: ClassVar = "niqe"
-    shapes: ClassVar = {
-        "mean": (FEATURES,),
-        "covariance": (FEATURES, FEATURES),
-    }
+    shapes: ClassVar = {"mean": (FEATURES,), "covariance": (FEATURES, FEATURES)}
 
     def __call__(self, image: Image.Image) -> float:
         """Minus the distance of an RGB image from the pristine ones (Eq. 10), always finite.
@@ -69,7 +67,18 @@ def patch_features(image: Image.Image) -> tuple[Array, Array]:
     missing = [max(0, PATCH - size) for size in values.shape]
     if any(missing):
         values = np.pad(values, [(0, n) for n in missing], mode="symmetric")
-    return scene_features(values, (PATCH, PATCH), variances=False)
+    full, half = fit_sizes(values, (PATCH, PATCH))
+    features = np.concatenate([_features(full), _features(half)], axis=1)
+    return features, full.sharpness
+
+
+def _features(fits: Fits) -> Array:
+    """(P, 18): α and β of the coefficients, then shape, mean, β_l and β_r of each direction."""
+    coefficients = np.stack([fits.shape, fits.scale], axis=1)
+    # (P, 4 directions, 4 numbers) -> (P, 16), all numbers of a direction together
+    pairs = np.stack([fits.shapes, fits.mean, *fits.scales], axis=2)
+    pairs = pairs.reshape(len(pairs), -1)
+    return np.concatenate([coefficients, pairs], axis=1)
 
 
 def fit_niqe(

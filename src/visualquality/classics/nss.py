@@ -11,7 +11,7 @@ Products are of true neighbours inside a patch, as in the papers' equations (the
 edge). Every number here is finite for every image: samples that are all zero have shape `SHAPES[0]` and width 0.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,17 @@ from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 
-FEATURES = 36  # numbers of a patch: 18 at each of two sizes
-
 # Shape parameters that a fit can give: 0.2 to 10 in steps of 0.001. 2 is a Gaussian, 1 a Laplacian.
 SHAPES: Array = np.arange(200, 10001) / 1000
 
 
-def _log_gamma_ratio(above: int, below: int, shape: Array) -> Array:
-    """ln(Γ(above/ν) / Γ(below/ν)) of the shape ν."""
-    return gammaln(above / shape) - gammaln(below / shape)
+def _moment_ratio(shape: Array) -> Array:
+    """E[|x|]² / E[x²] of a generalised Gaussian, which grows with its shape parameter."""
+    logarithm = 2 * gammaln(2 / shape) - gammaln(1 / shape) - gammaln(3 / shape)
+    return np.exp(logarithm)
 
 
-# E[|x|]² / E[x²] of a generalised Gaussian with each of these shapes, Γ(2/ν)² / (Γ(1/ν) Γ(3/ν)). It grows with ν.
-_RATIOS = np.exp(_log_gamma_ratio(2, 1, SHAPES) + _log_gamma_ratio(2, 3, SHAPES))
+_RATIOS = _moment_ratio(SHAPES)
 
 
 def _window() -> Array:
@@ -45,9 +43,7 @@ def _window() -> Array:
     grid = 2.0**18
     distance = np.arange(-3, 4) / (7 / 6)
     weights = np.exp(-(distance**2) / 2)
-    weights /= weights.sum()
-    weights = np.rint(weights * grid) / grid
-    # What the rounding left over goes to the middle.
+    weights = np.rint(weights / weights.sum() * grid) / grid
     weights[3] += 1 - weights.sum()
     return weights
 
@@ -95,7 +91,8 @@ def half_size(values: Array) -> Array:
     return values
 
 
-class Fits(NamedTuple):
+@dataclass(frozen=True)
+class Fits:
     """Distributions fitted to P patches at one size.
 
     shape, sigma: (P,) of the generalised Gaussian (GGD) of the MSCN coefficients.
@@ -111,40 +108,28 @@ class Fits(NamedTuple):
     right: Array
     sharpness: Array
 
+    @property
+    def scale(self) -> Array:
+        """β (P,) of the GGD of the coefficients."""
+        return self.sigma * width(self.shape)
 
-def scene_features(
-    values: Array, patch: tuple[int, int], *, variances: bool
-) -> tuple[Array, Array]:
-    """Features (P, 36) of the patches of luma (H, W), always finite, and their sharpness (P,) at full size.
+    @property
+    def scales(self) -> tuple[Array, Array]:
+        """β_l and β_r (P, 4) of the AGGDs."""
+        ratio = width(self.shapes)
+        return self.left * ratio, self.right * ratio
 
-    At full size and then at half: shape and width of the coefficients, then shape, mean, left and right width of each
-    direction. Widths are the variances σ² (BRISQUE) or the scales β (NIQE). `patch` is as in `fit_sizes`.
-    """
-    full, half = fit_sizes(values, patch)
-    both = [_features(full, variances), _features(half, variances)]
-    return np.concatenate(both, axis=1), full.sharpness
-
-
-def _features(fits: Fits, variances: bool) -> Array:
-    """(P, 18)"""
-    # The scales β, and the mean of an AGGD: η = (β_r - β_l) Γ(2/ν) / Γ(1/ν).
-    width = fits.sigma * _scale(fits.shape)
-    ratio = _scale(fits.shapes)
-    left = fits.left * ratio
-    right = fits.right * ratio
-    mean = (right - left) * np.exp(_log_gamma_ratio(2, 1, fits.shapes))
-    if variances:
-        width = fits.sigma**2
-        left = fits.left**2
-        right = fits.right**2
-    # (P, 4 directions, 4 numbers) -> (P, 16), all numbers of a direction together
-    pairs = np.stack([fits.shapes, mean, left, right], axis=2)
-    return np.column_stack([fits.shape, width, pairs.reshape(-1, 16)])
+    @property
+    def mean(self) -> Array:
+        """η (P, 4), the mean of the AGGDs: (β_r - β_l) Γ(2/ν) / Γ(1/ν)."""
+        left, right = self.scales
+        ratio = np.exp(gammaln(2 / self.shapes) - gammaln(1 / self.shapes))
+        return (right - left) * ratio
 
 
-def _scale(shape: Array) -> Array:
+def width(shape: Array) -> Array:
     """β / σ of a generalised Gaussian: √(Γ(1/ν) / Γ(3/ν))."""
-    return np.exp(_log_gamma_ratio(1, 3, shape) / 2)
+    return np.exp((gammaln(1 / shape) - gammaln(3 / shape)) / 2)
 
 
 # Rows above and below a patch that its numbers depend on: at half size 3 of the window, which are 6 at full size, and
@@ -175,26 +160,30 @@ def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
 
 
 def _joined(rows: list[Fits]) -> Fits:
-    return Fits(*(np.concatenate(arrays) for arrays in zip(*rows, strict=True)))
+    arrays = {}
+    for field in fields(Fits):
+        arrays[field.name] = np.concatenate([getattr(row, field.name) for row in rows])
+    return Fits(**arrays)
 
 
 def _fit_row(values: Array, top: int, height: int, columns: int) -> Fits:
     """Fits of the row of patches that begins at row `top` of `values` and is `height` high."""
     coefficients, deviation = mscn(values)
-    rows = slice(top, top + height)
-    patches = _split(coefficients[rows], columns)
-    sharpness = _split(deviation[rows], columns).mean((1, 2))
-    shape, sigma = fit_ggd(patches.reshape(columns, -1))
+    patches = _split(coefficients[top : top + height], columns)
+    sharpness = _split(deviation[top : top + height], columns).mean((1, 2))
+    shape, sigma = fit_ggd(patches.reshape(len(patches), -1))
 
-    upper = patches[:, :-1]
-    lower = patches[:, 1:]
-    products = (
-        patches[..., :-1] * patches[..., 1:],  # horizontal
-        upper * lower,  # vertical
-        upper[..., :-1] * lower[..., 1:],  # main diagonal
-        upper[..., 1:] * lower[..., :-1],  # secondary diagonal
+    upper, lower = patches[:, :-1], patches[:, 1:]
+    neighbours = (
+        (patches[:, :, :-1], patches[:, :, 1:]),  # horizontal
+        (upper, lower),  # vertical
+        (upper[:, :, :-1], lower[:, :, 1:]),  # main diagonal
+        (upper[:, :, 1:], lower[:, :, :-1]),  # secondary diagonal
     )
-    asymmetric = [fit_aggd(product.reshape(columns, -1)) for product in products]
+    asymmetric = []
+    for one, other in neighbours:
+        products = (one * other).reshape(len(patches), -1)
+        asymmetric.append(fit_aggd(products))
     # 4 directions of 3 numbers of P patches -> 3 arrays (P, 4)
     shapes, left, right = np.array(asymmetric).transpose(1, 2, 0)
     return Fits(shape, sigma, shapes, left, right, sharpness)
@@ -209,8 +198,10 @@ def _split(values: Array, columns: int) -> Array:
 
 def fit_ggd(samples: Array) -> tuple[Array, Array]:
     """Shape in [0.2, 10] and standard deviation, (P,) each, of the zero-mean GGD of P samples (P, n), by moments."""
-    square, size = _moments(samples)
-    return _shape(size**2, square), np.sqrt(square)
+    n = samples.shape[1]
+    square = _mean(_squares(samples), n)
+    size = _mean(np.abs(samples).sum(1), n)
+    return _shape(_ratio(size * size, square)), np.sqrt(square)
 
 
 def fit_aggd(samples: Array) -> tuple[Array, Array, Array]:
@@ -218,26 +209,27 @@ def fit_aggd(samples: Array) -> tuple[Array, Array, Array]:
 
     The widths are the root mean squares of the samples below and above zero, 0 where there are none.
     """
-    left = _one_sided_width(np.minimum(samples, 0))
-    right = _one_sided_width(np.maximum(samples, 0))
+    n = samples.shape[1]
+    below = np.minimum(samples, 0)
+    above = np.maximum(samples, 0)
+    squares_below = _squares(below)
+    squares_above = _squares(above)
+    count_below = np.count_nonzero(samples < 0, axis=1)
+    count_above = np.count_nonzero(samples > 0, axis=1)
+    left = np.sqrt(_ratio(squares_below, count_below))
+    right = np.sqrt(_ratio(squares_above, count_above))
+    size = _mean(above.sum(1) - below.sum(1), n)
+    square = _mean(squares_below + squares_above, n)
     # The correction for asymmetry is the same for g and 1/g: the smaller of the two never divides by zero.
-    narrow = np.minimum(left, right)
-    wide = np.maximum(left, right)
-    g = _ratio(narrow, wide)
+    g = _ratio(np.minimum(left, right), np.maximum(left, right))
     asymmetry = (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
-    square, size = _moments(samples)
-    return _shape(size**2 * asymmetry, square), left, right
+    shape = _shape(_ratio(size * size, square) * asymmetry)
+    return shape, left, right
 
 
-def _one_sided_width(samples: Array) -> Array:
-    """Root mean square (P,) of the samples that are not 0."""
-    return np.sqrt(_ratio(_squares(samples), np.count_nonzero(samples, axis=1)))
-
-
-def _moments(samples: Array) -> tuple[Array, Array]:
-    """E[x²] and E[|x|], (P,) each."""
-    n = max(samples.shape[1], 1)  # a patch of one pixel has no neighbours
-    return _squares(samples) / n, np.abs(samples).sum(1) / n
+def _shape(ratio: Array) -> Array:
+    """The shape parameter of a moment ratio, interpolated in the table; beyond the table, its nearest end."""
+    return np.interp(ratio, _RATIOS, SHAPES)
 
 
 def _squares(samples: Array) -> Array:
@@ -245,9 +237,8 @@ def _squares(samples: Array) -> Array:
     return np.einsum("pn,pn->p", samples, samples)
 
 
-def _shape(size_squared: Array, square: Array) -> Array:
-    """The shape parameter of the ratio of two moments, interpolated in the table; beyond it, its nearest end."""
-    return np.interp(_ratio(size_squared, square), _RATIOS, SHAPES)
+def _mean(total: Array, n: int) -> Array:
+    return total / max(n, 1)  # a patch of one pixel has no neighbours
 
 
 def _ratio(a: Array, b: Array | NDArray[np.intp]) -> Array:
