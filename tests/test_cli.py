@@ -173,6 +173,11 @@ def test_evaluate_a_model_and_a_file_of_scores(ranking_set, tmp_path):
     )
     assert again.exit_code == 0, again.output
     assert json.loads(same.read_text())["datasets"] == found["datasets"]
+    # A model beside scores would be left out without a word.
+    both = ["evaluate", "--data", str(ranking_set), "--scores", str(kept), "--model", "niqe"]
+    refused = run.invoke(app, both)
+    assert refused.exit_code == 2
+    assert "leave --model out" in refused.output
 
 
 def test_two_manifests_after_one_option(ranking_set, tmp_path):

@@ -21,7 +21,7 @@ __all__ = [
     "create_metric",
 ]
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told who trains or scores what
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing about its use leaves the machine
 
 _HOMES = {
     "Rating": "score.rating",

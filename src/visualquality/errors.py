@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read."""
+"""The one error that a user is meant to read, and the errors of other libraries in one line."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what another library says is wrong, or the kind of error where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

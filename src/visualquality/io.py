@@ -2,7 +2,7 @@
 
 write_whole    a file that is there whole or not at all
 read_jsonl     the objects of a JSON Lines file, with one rule for a line that a kill tore
-read_settings  a YAML file as a pydantic model that refuses what it does not know
+read_yaml      the mapping in a YAML file, and `validated` to make typed settings of it
 progress_bar   one bar for all commands, and `tracked` to move it
 map_ahead      `map` in threads, in order, a bounded number of items ahead
 """
@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,7 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -55,10 +55,12 @@ def write_whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): give another name or make room"
+            f"{path} cannot be written ({error.strerror or error}): give another name or make room"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        # Where the name cannot be written, it often cannot be removed either; the first error is the one to see.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,9 +87,8 @@ class JsonLine(NamedTuple):
 def read_jsonl(path: Path) -> Iterator[JsonLine]:
     """The objects of a JSON Lines file in order; blank lines are skipped.
 
-    A kill may tear the last line. Without its newline, and not a whole JSON object, it is left out: no beginning
-    of an object is an object. Raises UserError, with file and line, for any other line that is not an object,
-    and where the file cannot be read.
+    A last line without its newline that is not a JSON object was torn by a kill, and is left out. Raises UserError,
+    with file and line, for any other line that is not an object, and where the file cannot be read.
     """
     end = 0
     try:
@@ -103,7 +104,7 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
                     raise UserError(f"{path}, line {number}: not a JSON object; remove that line")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): give a JSON Lines file that exists"
+            f"{path} cannot be read ({error.strerror or error}): give a JSON Lines file that exists"
         ) from error
 
 
@@ -116,9 +117,10 @@ def _json_object(line: bytes) -> dict[str, Any] | None:
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
-    """Append one object as one line of UTF-8. For logs: a journal of results, which is locked, writes its own."""
+    """Append one object as one line. For logs: a journal of results, which is locked, writes its own."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        # ASCII only: a file name may hold bytes that are no UTF-8, and would stop the run.
+        file.write(json.dumps(record) + "\n")
 
 
 def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
@@ -145,7 +147,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"no {what} {path}: give a YAML file that exists") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not a YAML file: {first_line(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(
             f"{path} is empty or not a mapping: a {what} has lines of the form `key: value`"
@@ -158,7 +160,12 @@ def validated(model: type[Model], tree: dict[str, Any], path: Path, what: str) -
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']}" for e in error.errors()]
+        # Of pydantic's own words, these two puzzle whoever has not met it.
+        plain = {"extra_forbidden": "there is no such field", "missing": "this field is missing"}
+        faults = []
+        for e in error.errors():
+            where = ".".join(map(str, e["loc"])) or what
+            faults.append(f"{where}: {plain.get(e['type'], e['msg'])}")
         raise UserError(f"{path}: {'; '.join(faults)}") from error
 
 

@@ -125,7 +125,9 @@ class _Correlation(Metric):
         self.set_dtype(torch.float64)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add n images. Raises UserError where the two are not of one shape (n,)."""
+        """Add n images. Raises UserError where the two are not tensors of one shape (n,)."""
+        if not (torch.is_tensor(preds) and torch.is_tensor(target)):
+            raise UserError("preds and target must be tensors: give torch.tensor(...) of each")
         if preds.ndim != 1 or preds.shape != target.shape:
             raise UserError(
                 f"preds and target are of shapes {tuple(preds.shape)} and {tuple(target.shape)}; both must be (n,)"

@@ -9,7 +9,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed for the next tensor; False where it cannot be told so (only glibc can).
+    """Let malloc keep what is freed for the next tensor; False where it has no such setting (only glibc does).
 
     By default glibc gives every block above 32 MB back to the kernel at once, and a training step on a CPU frees and
     asks for hundreds of them: the pages are zeroed again each time, a hundred thousand a second, which costs a tenth to

@@ -115,6 +115,7 @@ def test_with_keys_images_of_one_name_and_mos_stay_two(tmp_path: Path) -> None:
         {"mos": [1.0]},
         {"scores": [[1.0], ["x"]]},
         {"texts": []},
+        {"scores": []},
         {"dataset": None},
         {"keys": ["a"]},
     ],
@@ -126,3 +127,12 @@ def test_a_line_that_is_no_step_is_named(tmp_path: Path, change: dict[str, Any])
     path = write(tmp_path / "samples.jsonl", [step(1, ["a1"]), bad])
     with pytest.raises(UserError, match=r"samples\.jsonl, line 2 is not a step"):
         read_answers(path)
+
+
+def test_a_run_that_a_newer_version_continued_has_one_image_not_two(tmp_path: Path) -> None:
+    old = step(1, ["a1", "b2"])
+    new = step(2, ["a1", "b2"]) | {"keys": ["d/0/a1", "d/1/b2"], "paths": ["/x/a1", "/x/b2"]}
+    moved = step(3, ["a1", "b2"]) | {"keys": ["d/0/a1", "d/1/b2"], "paths": ["/y/a1", "/y/b2"]}
+    found = read_answers(write(tmp_path / "samples.jsonl", [old, new, moved]))
+    a, b = RunImage("d", "a1", 1.0, "d/0/a1"), RunImage("d", "b2", 2.0, "d/1/b2")
+    assert [each.image for each in found] == [a, b] * 3

@@ -56,6 +56,8 @@ def test_a_method_takes_every_scoring_option_and_has_the_same_defaults(tmp_path)
     assert method.settings(batch=8, device="cpu") == ScoreSettings(**wanted, batch=2, device="cpu")
     (plain,) = read_suite(write(tmp_path, MINIMAL)).methods
     assert plain.settings() == ScoreSettings()
+    with pytest.raises(UserError, match="batch is 0"):
+        plain.settings(batch=0)
 
 
 @pytest.mark.parametrize(("paper", "count"), [("all", 13), ("[NIQE, Binary Reward, NIQE]", 2)])
@@ -66,7 +68,7 @@ def test_published_rows(tmp_path, paper, count):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("title: T", "title: T\nmethod: x", "method: Extra"),
+        ("title: T", "title: T\nmethod: x", "method: there is no such field"),
         ("model: niqe", "model: niqe, modus: x", r"methods\.0\.modus"),
         ("model: niqe", "group: x", "exactly one of model and scores"),
         ("model: niqe", "model: niqe, scores: s.csv", "exactly one of model and scores"),

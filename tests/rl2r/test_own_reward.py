@@ -11,6 +11,7 @@ from rich.console import Console
 from visualquality import rl2r
 from visualquality.errors import UserError
 from visualquality.evaluate.run_page import report_run
+from visualquality.train.plan import plan
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train
 
@@ -59,13 +60,19 @@ def test_a_function_and_an_entry_train(recipe_file, monkeypatch):
     page = recipe.output / "report.html"
     report_run(recipe.output, page, console=Console(quiet=True))
     assert "mine: How late the response comes." in page.read_text()
+    # Whoever looks at the run need not have the reward.
+    monkeypatch.delitem(rl2r.REWARDS, "mine")
+    report_run(recipe.output, page, console=Console(quiet=True))
 
 
 def test_an_unknown_name_is_answered_with_the_choices(recipe_file):
+    recipe = read_recipe(recipe_file("mine"))
     with pytest.raises(UserError) as raised:
-        read_recipe(recipe_file("mine"))
+        train(recipe)
+    assert not recipe.output.exists()
     message = str(raised.value)
-    assert "recipe.yaml" in message
+    with pytest.raises(UserError, match="'mine'"):
+        plan(recipe, [])
     assert "rl2r.reward" in message
     assert "'mine'" in message
     assert "fidelity, binary, probability_average, fixed_variance, absolute" in message

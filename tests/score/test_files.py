@@ -40,6 +40,7 @@ RATINGS = [
         ("s.csv", 'image,score\na,1\n"b,2\n', "after row 2: not CSV"),
         ("s.csv", 'image,score\na,1\n"b"b,2\n', "after row 2: not CSV"),
         ("s.csv", "image,score\na,1\nb,2,3\n", "row 3: it has more or fewer cells"),
+        ("s.csv", 'score,image,note\n1,a,"x\ny"\n\nbad,b,\n', "row 5: the score 'bad' of b"),
         ("s.jsonl", '{"image": "a", "score": 1}\n{"image": "b"}\n', "row 2 has no score"),
         ("s.jsonl", '{"image": "a", "score": "1"}\n', "row 1: the score '1' of a"),
         ("s.jsonl", '{"image": "a", "score": true}\n', "row 1: the score True of a"),

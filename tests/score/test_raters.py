@@ -68,6 +68,8 @@ def test_any_other_name_is_a_model_with_its_options(model_folder):
     [
         {"prompt": "paper"},
         {"max_pixels": 10_000},
+        {"temperature": 0.5},
+        {"max_new_tokens": 9},
         {"url": "http://localhost:8000/v1"},
         {"reference": True},
         {"engine": "vllm"},
@@ -93,6 +95,8 @@ def test_classic_methods_take_every_option_at_its_default_and_those_that_never_c
         ({"engine": "openai", "url": "http://h/v1", "mode": "auto"}, "engine openai .* mode"),
         ({"engine": "openai", "url": "http://h/v1", "samples": "auto"}, "a number of samples"),
         ({"engine": "openai"}, "engine openai needs --url"),
+        ({"engine": "openai", "url": "http://[::1/v1"}, "must be like http://localhost:8000/v1"),
+        ({"engine": "openai", "url": "http://h/v1", "dtype": "float16"}, "a server chooses it"),
     ],
 )
 def test_engines_refuse_what_they_cannot_do(options, words):

@@ -8,6 +8,7 @@ from conftest import picture
 from visualquality import Scorer, UserError
 from visualquality.data.distort import distort
 from visualquality.data.images import open_image
+from visualquality.score.settings import ScoreSettings
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +155,8 @@ def test_images_of_many_sizes_come_back_in_their_order(scorer, tmp_path):
     for a, b in zip(few, one, strict=True):
         assert (a.score is None) == (b.score is None)
         assert a.score is None or abs(a.score - b.score) < 1e-3
+
+
+def test_options_beside_settings_are_refused():
+    with pytest.raises(UserError, match="both settings and mode are given"):
+        Scorer("nano", ScoreSettings(), mode="expect")

@@ -43,8 +43,15 @@ class LLM:
     made = None
 
     def __init__(
-        self, model, *, max_model_len=None, enable_prefix_caching=None, limit_mm_per_prompt=None
+        self,
+        model,
+        *,
+        dtype,
+        max_model_len=None,
+        enable_prefix_caching=None,
+        limit_mm_per_prompt=None,
     ):
+        self.dtype = dtype
         if model == "absent":
             raise OSError("no such model\nand much more")
         assert (max_model_len, enable_prefix_caching) == (-1, True)
@@ -170,6 +177,12 @@ def test_an_endless_stream_is_read_two_batches_ahead():
 def test_the_batch_is_64_unless_it_is_given():
     assert rater("some/model").batch == 64
     assert rater("some/model", batch=8).batch == 8
+
+
+def test_the_number_format_is_the_engines_unless_it_is_given():
+    plain, chosen = rater("some/model"), rater("some/model", dtype="float16")
+    assert (plain._llm.dtype, chosen._llm.dtype) == ("auto", "float16")
+    assert chosen.settings() == plain.settings() | {"dtype": "float16"}
 
 
 @pytest.mark.parametrize("option", [{"mode": "expect"}, {"mode": "auto"}, {"samples": "auto"}])

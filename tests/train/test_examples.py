@@ -93,6 +93,15 @@ def test_a_cache_encodes_once_and_gives_the_same_prompts(
     )
 
 
+def test_features_that_two_questions_share_count_once(ranking_set, model_folder):
+    vlm = load(str(model_folder("nano")), device="cpu")
+    cache, images = FeatureCache(), (ranking_set.parent / "lab0.png",)
+    first, second = PromptEncoder(vlm, cache)([(images, "Rate."), (images, "Judge.")])
+    held = {id(t): t for p in (first, second) for t in (*p.tokens.values(), *p.images.values())}
+    assert first.images["vision_features"] is second.images["vision_features"]
+    assert cache.size == sum(tensor.nbytes for tensor in held.values())
+
+
 def test_another_tower_empties_the_cache(ranking_set, model_folder):
     vlm = load(str(model_folder("nano")), device="cpu")
     cache = FeatureCache()

@@ -47,7 +47,6 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
         ("modle: x\n", "modle"),
         ("rl2r: {response: 4}\n", "rl2r.response"),
         ("rl2r: {responses: 1}\n", "rl2r.responses"),
-        ("rl2r: {reward: best}\n", "rl2r.reward"),
         ("seed: many\n", "seed"),
         ("prompt: q-insight\n", "q-insight"),
         ("rl2r: {compare_within: 7}\n", "groups of 7 leave one of 8"),

@@ -1,7 +1,7 @@
 """evaluate: agreement with human ratings."""
 
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,11 +41,11 @@ def evaluate(
         Path | None, typer.Option("--json", help="Write the agreement to this file.")
     ] = None,
     *,
-    make: "Callable[..., Rater]",
+    make: "partial[Rater]",
 ) -> None:
     """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
     with clean_exit(
-        "what is done is kept, and the same command goes on"
+        "what is done is kept; run the same command to continue"
         if output
         else "nothing was kept: give -o"
     ):
@@ -53,10 +53,19 @@ def evaluate(
         from ..data.manifest import read_manifests
         from ..evaluate.agreement import average, table
         from ..evaluate.matching import evaluate_model, evaluate_scores
+        from ..io import write_text
 
         if reference and scores is not None:
             raise UserError(
                 "--reference is for scoring with a model, and --scores gives scores already: leave one of them out"
+            )
+        # What a model was given is in `make`; nano is only its default.
+        options = [
+            name for name, value in make.keywords.items() if (name, value) != ("model", "nano")
+        ]
+        if scores is not None and options:
+            raise UserError(
+                f"--scores gives scores already: leave --{options[0].replace('_', '-')} out"
             )
         if output is not None and output.suffix != ".jsonl":
             raise UserError(f"{output} must end in .jsonl: give -o such a name")
@@ -79,4 +88,4 @@ def evaluate(
             sets = {name: found.to_dict() for name, found in results.items()}
             mean = average(results.values()).to_dict() if len(results) > 1 else None
             found = {"by": by, "datasets": sets, "average": mean}
-            json_file.write_text(json.dumps(found, indent=1) + "\n")
+            write_text(json_file, json.dumps(found, indent=1) + "\n")

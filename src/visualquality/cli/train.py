@@ -1,6 +1,5 @@
 """train: RL2R or supervised training by a recipe."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +17,14 @@ def train(
         Path | None, typer.Option("--output", "-o", help="Folder of the run.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
     ] = False,
 ) -> None:
     """Train a model on rated images, by RL2R or supervised."""
-    with clean_exit("add --resume to go on from the last checkpoint"):
+    with clean_exit("add --resume to continue from the last checkpoint"):
         from ..process import quiet_libraries
 
         quiet_libraries()
@@ -39,11 +38,12 @@ def train(
 
             out.print(plan_table(read, plan(read, read_examples(read))))
             return
+        from ..train.run import is_main
         from ..train.run import train as run
 
         final = run(read, resume=resume, console=err)
-        # Of several processes, the first one speaks.
-        if os.environ.get("RANK", "0") == "0":
+        # Of several processes, the first one reports.
+        if is_main():
             out.print(f"trained model: {final}")
             photo = "PHOTO --reference IMAGE" if read.reference else "PHOTO"
             out.print(f"score with it: visualquality score --model {final} {photo}")

@@ -197,8 +197,8 @@ def _stored_mos(path: Path, origin: str) -> float | None:
 def _check_families(families: Sequence[str]) -> None:
     for family in families:
         if family not in FAMILIES:
-            known = ", ".join(FAMILIES)
-            raise UserError(f"unknown distortion family {family!r}: choose one of {known}")
+            choices = ", ".join(FAMILIES)
+            raise UserError(f"unknown distortion family {family!r}: choose one of {choices}")
 
 
 def _in_memory(image: Image.Image) -> io.BytesIO:

@@ -25,7 +25,7 @@ MAX_PIXELS = 100_000_000
 
 # Only these decoders are tried (MPO is a JPEG): Pillow's full list holds one that starts Ghostscript, EPS.
 _DECODERS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
-# First bytes by which a damaged image is told from a file that never was one.
+# First bytes by which a damaged image is distinguished from a file that never was one.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"GIF8", b"BM")
 _AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # after four bytes of length
 
@@ -39,7 +39,7 @@ def open_image(
 ) -> Image.Image:
     """A fully loaded, upright RGB copy of an image, without metadata; opening it again changes nothing.
 
-    - A file: PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, PPM or JPEG 2000, told by its content, not by its name;
+    - A file: PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, PPM or JPEG 2000, recognised by its content, not by its name;
       of an animation, the first frame.
     - A PIL image (left as it is): the frame it stands at, turned upright if it carries an EXIF orientation.
     - An array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8 in [0, 255], uint16 in [0, 65535], bool,

@@ -293,7 +293,7 @@ def _dataset_faults(name: str, entries: list[_Entry]) -> Iterator[Fault]:
         text = f"dataset: {name!r} is the name for {' and '.join(map(str, files))}"
         fix = "give it in a `dataset` column of each, or give them other names"
         yield files[0], 0, f"{text}: {fix}"
-    # Nothing could be learnt from equal MOS, and no correlation be computed.
+    # Equal MOS have no order to learn, and no correlation.
     mos = [entry.row.mos for entry in entries if math.isfinite(entry.row.mos)]
     if len(mos) > 1 and len(set(mos)) == 1:
         text = f"mos: all images of data set {name!r} have the MOS {mos[0]:g}"

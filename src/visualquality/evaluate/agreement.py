@@ -257,7 +257,7 @@ def table(rows: Mapping[str, Agreement]) -> Table:
     caption = Text("\n".join(problems), style="yellow") if problems else None
     drawn = Table(caption=caption, caption_justify="left")
     drawn.add_column("data set")
-    for header in ("n", *COEFFICIENTS.values(), "unreadable"):
+    for header in ("n", *COEFFICIENTS.values(), "no score"):
         drawn.add_column(header, justify="right")
     for name, row in lines.items():
         if name not in rows:

@@ -63,7 +63,7 @@ def match(
                 f"{source} has {by_path[path]} and {image}, which are the same file: remove one of the two"
             )
         by_path[path] = image
-        # What belongs to one row by its path cannot be meant by the name of another.
+        # A file that is a row's by its path must not be matched to another row by its name.
         if path not in paths:
             by_name[Path(image).name].append(image)
     matched = []

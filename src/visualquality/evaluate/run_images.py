@@ -6,10 +6,10 @@ for the probe images of its recipe, to `probes.jsonl` (an image a line, with all
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +24,19 @@ FOLLOWED = 6
 STEPS_WITH_WORDS = 6
 
 
-class RunImage(NamedTuple):
+@dataclass(frozen=True, order=True)
+class RunImage:
     """An image as the files of a run name it; `mos` is rounded to 6 decimals there.
 
     `key` (`Example.key`) and `path` are "" in the files of older versions. Two images that agree in data set, name and
-    MOS cannot be told apart then.
+    MOS cannot be told apart then. An image whose file is elsewhere is the same image.
     """
 
     dataset: str
     name: str
     mos: float
     key: str = ""
-    path: str = ""
+    path: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_answers(path: Path) -> list[Answers]:
     for line in read_jsonl(path):
         try:
             answers = _answers_of_step(line.record)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}, line {line.number} is not a step of a run ({error!r}): remove it"
             ) from error
@@ -78,7 +79,27 @@ def read_answers(path: Path) -> list[Answers]:
                 ambiguous.add(each.image)
             # An image with a key that comes again keeps its first answers, which may have texts.
             in_step.add(each.image)
-    return [each for each in found if each.image not in ambiguous]
+    return _with_keys([each for each in found if each.image not in ambiguous])
+
+
+def _with_keys(answers: list[Answers]) -> list[Answers]:
+    """Answers without a key get that of the only image that they can be about, if there is one.
+
+    A run that an older version began and this one continued has lines of both kinds.
+    """
+    keyed: dict[tuple[str, str, float], set[RunImage]] = defaultdict(set)
+    for each in answers:
+        image = each.image
+        if image.key:
+            keyed[image.dataset, image.name, image.mos].add(image)
+    found = []
+    for each in answers:
+        image = each.image
+        candidates = keyed[image.dataset, image.name, image.mos]
+        if not image.key and len(candidates) == 1:
+            each = replace(each, image=next(iter(candidates)))
+        found.append(each)
+    return found
 
 
 def _answers_of_step(record: dict[str, Any]) -> list[Answers]:

@@ -74,7 +74,8 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
         *notes,
     ]
     try:
-        pictures = _pictures(recipe, {each.image for each in answers})
+        # Later lines first: where the files were moved between two parts of a run, the later path counts.
+        pictures = _pictures(recipe, {each.image for each in reversed(answers)})
         # An image that no manifest has, or several, may be any image.
         answers = [each for each in answers if each.image in pictures]
     except UserError as error:

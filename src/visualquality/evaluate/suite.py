@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..io import Settings, read_yaml, validated
-from ..score.settings import ScoreSettings
+from ..score.settings import ScoreSettings, score_settings
 from .paper import TABLE_2, TABLE_4, paper_tables
 
 
@@ -39,8 +39,8 @@ class Method(ScoreSettings):
         return self.model_dump(include=set(ScoreSettings.model_fields), exclude_unset=True)
 
     def settings(self, **defaults: Any) -> ScoreSettings:
-        """The scoring options of the suite; those that it does not name are taken from `defaults`."""
-        return ScoreSettings(**(defaults | self._options()))
+        """The scoring options of the suite; those that it does not name are taken from `defaults`. Raises UserError."""
+        return score_settings(**(defaults | self._options()))
 
 
 class DataSet(Settings):

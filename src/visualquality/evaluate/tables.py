@@ -175,12 +175,12 @@ def _printed(value: float) -> str:
 def _published(row: PaperRow, columns: Sequence[Column]) -> Line:
     numbers = [row.cells[column.column] if column.column else None for column in columns]
     if len(columns) > 1:
-        known = [number for number in numbers if number is not None]
+        measured = [number for number in numbers if number is not None]
         mean = None
-        if len(known) == len(columns):
+        if len(measured) == len(columns):
             # Over all eight data sets, the average is what the paper prints.
-            whole = len(known) == len(row.cells)
-            mean = row.average if whole else sum(known, Decimal(0)) / len(known)
+            whole = len(measured) == len(row.cells)
+            mean = row.average if whole else sum(measured, Decimal(0)) / len(measured)
         numbers.append(mean)
     cells = [Cell(NOTHING if each is None else _printed(float(each))) for each in numbers]
     return Line(row.method, True, cells)

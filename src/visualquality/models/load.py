@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..response import PromptName
 from ..seeds import arrays_digest
 from .families import family_of, subfolder_of
@@ -129,9 +129,10 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
     # A hub name is owner/name. For anything else the hub's own error would be puzzling.
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_path and not Path(name).is_dir():
-        known = ", ".join(EMBEDDED_NAMES)
+        embedded = ", ".join(EMBEDDED_NAMES)
         raise UserError(
-            f"no model {name!r}: give {known}, a folder that exists, or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct"
+            f"no model {name!r}: give {embedded}, a folder that exists, "
+            "or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
     subfolder = subfolder_of(name)
     try:
@@ -148,12 +149,12 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
     except UserError:
         raise
     except OSError as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"the model {name!r} could not be read or fetched: {first}") from error
-    except (ValueError, KeyError, ImportError) as error:
-        first = str(error).splitlines()[0]
         raise UserError(
-            f"{name!r} is not a vision-language model that this can load: {first}"
+            f"the model {name!r} could not be read or fetched: {first_line(error)}"
+        ) from error
+    except (ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            f"{name!r} is not a vision-language model that this can load: {first_line(error)}"
         ) from error
     return model, processor
 

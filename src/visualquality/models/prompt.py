@@ -111,9 +111,8 @@ def _followed_by(tokens: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
     for key, values in tokens.items():
         appended = ids.to(values)
         if key != "input_ids":
-            appended = torch.zeros_like(
-                appended
-            )  # all other keys are token types; that of text is 0
+            # All other keys are token types; that of text is 0.
+            appended = torch.zeros_like(appended)
         longer[key] = torch.cat([values, appended], -1)
     return longer
 

@@ -238,9 +238,8 @@ class PolicyLoss(NamedTuple):
 
     loss: Float[Tensor, ""]
     kl: Float[Tensor, ""]  # nats, mean over all tokens; 0 without a frozen policy
-    clip_fraction: Float[
-        Tensor, ""
-    ]  # share of all tokens whose gradient the clip cuts off, in [0, 1]
+    # Share of all tokens whose gradient the clip cuts off, in [0, 1].
+    clip_fraction: Float[Tensor, ""]
 
 
 def policy_objective(

@@ -68,8 +68,8 @@ def read_scores(path: Path) -> dict[str, float | None]:
     The columns `image` and `score` are needed, others are ignored. An empty score or NaN is None. Of a journal of
     results, the header is no row, and the last line counts of an image that was tried again.
 
-    Rows are counted as a spreadsheet does, the header of a CSV file being row 1. Raises UserError with the row of
-    what is wrong.
+    Rows of CSV and JSON Lines are numbered by lines, as an editor shows them, from 1. Raises UserError with the row
+    of what is wrong.
     """
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
@@ -106,7 +106,8 @@ def _need_columns(where: str, columns: list[str]) -> None:
     missing = [name for name in ("image", "score") if name not in columns]
     if missing:
         raise UserError(
-            f"{where} has no {' and no '.join(missing)}, only {', '.join(columns) or 'nothing'}"
+            f"{where} has no {' and no '.join(missing)}, only {', '.join(columns) or 'nothing'}: "
+            "name the columns image and score"
         )
 
 
@@ -121,22 +122,28 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 def _csv_rows(path: Path) -> Iterator[Row]:
     # utf-8-sig: Excel writes a byte order mark, which would otherwise be part of the first column's name.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        number = 1
+        reader = csv.reader(file, strict=True)
+        number, following = 1, 1
         try:
-            _need_columns(str(path), list(reader.fieldnames or []))
-            for number, cells in enumerate(reader, start=2):
-                # DictReader puts surplus cells under the key None, and None into missing ones.
-                if None in cells or None in cells.values():
+            header = next(reader, [])
+            _need_columns(str(path), header)
+            image, score_at = header.index("image"), header.index("score")
+            following = reader.line_num + 1
+            for cells in reader:
+                # A quoted text may hold line breaks, so a row starts after the last line of the one before.
+                number, following = following, reader.line_num + 1
+                if not cells:
+                    continue
+                if len(cells) != len(header):
                     raise UserError(
                         f"{path}, row {number}: it has more or fewer cells than the header"
                     )
-                text = cells["score"].strip()
+                text = cells[score_at].strip()
                 score: float | str | None = text or None
                 # Text that is no number stays as it is, for the error message.
                 with suppress(ValueError):
                     score = float(text)
-                yield number, cells["image"], score
+                yield number, cells[image], score
         except csv.Error as error:
             raise UserError(
                 f"{path}, after row {number}: not CSV ({error}); fix the quotes there"

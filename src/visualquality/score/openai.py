@@ -70,12 +70,20 @@ class OpenAIRater(ChatRater):
             )
         if settings.url is None:
             raise UserError("engine openai needs --url, such as http://localhost:8000/v1")
-        parts = urlsplit(settings.url)
+        if settings.dtype != "auto":
+            raise UserError(
+                f"dtype is {settings.dtype}, but a server chooses it: leave it out here, and give it to the server"
+            )
         # The user and the password stand before the last "@" and are never shown.
+        shown = settings.url.rpartition("@")[2]
+        wrong = UserError(f"the URL {shown!r} must be like http://localhost:8000/v1")
+        try:
+            parts = urlsplit(settings.url)
+        except ValueError as error:  # a bracket of an IPv6 address without the other
+            raise wrong from error
         host = parts.netloc.rpartition("@")[2]
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            shown = settings.url.rpartition("@")[2]
-            raise UserError(f"the URL {shown!r} must be like http://localhost:8000/v1")
+            raise wrong
         self.url = parts._replace(netloc=host).geturl().rstrip("/")
         self._user: tuple[str, str] | None = None
         if parts.username:

@@ -16,7 +16,15 @@ from .source import Picture, name_of
 CLASSICS = ("niqe", "brisque", "pyiqa")
 # Whoever gives one of these expects another score, and a classic would give the same: they are refused. The other
 # options are ignored, so that one command line or suite serves both kinds.
-MODEL_OPTIONS = ("url", "prompt", "max_pixels", "reference", "engine")
+MODEL_OPTIONS = (
+    "url",
+    "prompt",
+    "temperature",
+    "max_new_tokens",
+    "max_pixels",
+    "reference",
+    "engine",
+)
 
 
 class ImageFunctionRater:
@@ -69,7 +77,7 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
             # Not `model_fields_set`: a benchmark suite gives every option, most at their defaults.
             if getattr(settings, option) != ScoreSettings.model_fields[option].default:
                 raise UserError(
-                    f"{name} takes no {option}, it is not a vision-language model: leave {option} out"
+                    f"{name} takes no {option}, since it is no vision-language model: leave {option} out"
                 )
     elif settings.url is not None and settings.engine != "openai":
         raise UserError(

@@ -133,13 +133,17 @@ def compare(a: Rating, b: Rating) -> float:
 
     Eq. 1 (rl2r.thurstone) on the means of both images and the variances of their samples. One sample alone
     (std None) counts as variance 0, so the result is then near 0, ½ or 1. Raises `UserError` where one of the
-    two has no score.
+    two has no score, or is no rating.
     """
     # Here, because PyTorch takes seconds to import and most users of ratings never compare two.
     import torch
 
     from ..rl2r import thurstone
 
+    if not (isinstance(a, Rating) and isinstance(b, Rating)):
+        raise UserError(
+            'compare takes two ratings: give those of a scorer, such as scorer("a.jpg")'
+        )
     if a.score is None or b.score is None:
         without = a if a.score is None else b
         raise UserError(f"{without.image} has no score to compare: {without.problem}")
@@ -149,7 +153,9 @@ def compare(a: Rating, b: Rating) -> float:
 
 
 class Rater(Protocol):
-    """Anything that rates images: `Scorer`, NIQE, BRISQUE, a metric of pyiqa. A higher score is a better image.
+    """Anything that rates images, such as `Scorer`; `raters.make_rater` makes one from a name.
+
+    A higher score is a better image.
 
     `settings` gives everything that a score depends on besides the image, for the header of a journal; the key
     "model" is in it. `rate` gives one rating for each image (a `Source`), in order, as they are made; what is wrong

@@ -87,7 +87,7 @@ def read_images(
 
     The `first` ones are read in this process: workers cost a moment that a single photo need not wait for. Where the
     model runs on the same processor (`shares_processor`) so are those after them, up to the first that is slow to
-    read: a worker takes more from the model than a small image costs.
+    read: for small images, a worker would slow the model down by more than it saves.
     """
     iterator = iter(sources)
     yield from map(reader, islice(iterator, first))

@@ -44,7 +44,7 @@ class Scorer:
     samples: a number, or "auto": 2, 4, 8, at most 16, until the standard error of the mean is below `tolerance`.
 
     reference: every image comes with a reference that it is rated against, `Referenced(image, reference)`; a model that
-    was not trained so (no released one was) may make little of it.
+    was not trained so (no released one was) may ignore it.
 
     >>> from PIL import Image
     >>> rating = Scorer("nano", mode="expect")(Image.new("RGB", (64, 64)))
@@ -63,11 +63,15 @@ class Scorer:
         The options are those of `ScoreSettings`, given by name or as `settings`. `prompt` is by default the one that
         the model was trained with: what its folder says, or the table of released weights (`models/families.py`), else
         "paper". `temperature` is by default 1, as in the paper; nano has its own (`models/load.py`).
-        Raises UserError for a model or an option that cannot be.
+        Raises UserError for a model that cannot be loaded and for an invalid option.
         """
         if isinstance(settings, str):  # the second place once was the mode's
             raise UserError(f"give options by name: Scorer(model, mode={settings!r})")
-        self.options = score_settings(**options) if settings is None else settings
+        if settings is not None and options:
+            raise UserError(
+                f"both settings and {', '.join(options)} are given: put all options in one of the two"
+            )
+        self.options = settings or score_settings(**options)
         chosen = self.options
         if isinstance(model, str):
             model = load(

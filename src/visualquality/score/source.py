@@ -1,5 +1,6 @@
 """What is scored: an image, or an image with the reference image that it is rated against."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def name_of(source: Source) -> str:
         return getattr(source, "filename", "") or "image"
     if isinstance(source, np.ndarray):
         return "array"
-    return str(source)
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    return type(source).__name__  # what cannot be opened; its text may be pages of numbers
 
 
 def open_source(source: Source, *, reference: bool) -> tuple[tuple[Image.Image, ...], str]:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from .. import response
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..io import map_ahead
 from ..models.families import placeholder_ids
 from ..seeds import request_seed
@@ -57,15 +57,22 @@ class VllmRater(ChatRater):
         try:
             self._llm = LLM(
                 model,
+                dtype=settings.dtype,
                 # As long as the memory allows: the model's own length (128 k for Qwen) often does not fit.
                 max_model_len=-1,
                 enable_prefix_caching=True,
                 limit_mm_per_prompt={"image": 2 if settings.reference else 1, "video": 0},
             )
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"vLLM cannot load {model!r}: {reason}; see its log above") from error
+            raise UserError(
+                f"vLLM cannot load {model!r}: {first_line(error)}; see its log above"
+            ) from error
         self._banned = dict.fromkeys(placeholder_ids(self._llm.model_config.hf_config), NEVER)
+
+    def settings(self) -> dict[str, Any]:
+        # Left out where vLLM chooses it: journals that are older than this option go on.
+        chosen = {} if self.options.dtype == "auto" else {"dtype": self.options.dtype}
+        return super().settings() | chosen
 
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless: the next batch is read while one is scored."""

@@ -160,9 +160,9 @@ class PromptEncoder:
 
         Raises UserError for an image that cannot be opened, or that the model's processor refuses.
         """
-        known = {} if self.cache is None else self.cache.prompts
-        # Taken out of the cache first: another pair may come more than once, and is then encoded once.
-        found = {pair: known[pair] for pair in wanted if pair in known}
+        cached = {} if self.cache is None else self.cache.prompts
+        found = {pair: cached[pair] for pair in wanted if pair in cached}
+        # A pair that comes twice is encoded once.
         missing = [pair for pair in dict.fromkeys(wanted) if pair not in found]
         for pair, prompt in zip(missing, map_ahead(self._encode, missing), strict=True):
             # Not in the threads: the tower has threads of its own.
@@ -189,8 +189,12 @@ class PromptEncoder:
             features = torch.cat(model.frozen_vision_features(pixels.to(model.device), grid)).cpu()
         prompt.images["vision_features"] = features
         if cache.size < cache.max_bytes:
-            tensors = [*prompt.tokens.values(), *prompt.images.values()]
-            cache.size += sum(tensor.nbytes for tensor in tensors)
+            kept = [*prompt.tokens.values(), *prompt.images.values()]
+            if (
+                wanted[0] in cache.features
+            ):  # another question about these images: their features are there once
+                kept = [tensor for tensor in kept if tensor is not features]
+            cache.size += sum(tensor.nbytes for tensor in kept)
             cache.features[wanted[0]] = features
             cache.prompts[wanted] = prompt
         return prompt

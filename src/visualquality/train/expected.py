@@ -45,8 +45,8 @@ def fidelity_loss(
 
     The preferences are those of Eq. 1 (rl2r.thurstone) with the mean of both images.
     """
-    # In float64: in float32 a preference rounds to 0, and so loses its gradient, at 14 standard deviations,
-    # but its root, of which the loss is made, only at 20.
+    # In float64: a preference rounds to 0 in float32 from 14 standard deviations on, and then has no gradient,
+    # although its square root, of which the loss is made, would be above 0 up to 20.
     m, v = mean.double(), variance.double()
     better = thurstone(m[:, None], v[:, None], m, v)
     # The transpose swaps the images of each pair, which is 1 − better without rounding.

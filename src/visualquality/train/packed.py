@@ -6,10 +6,10 @@ attention computes P² + K C (P + C) scores for a prompt of P tokens and K respo
 
 A model that cannot be packed goes through the plain layout, a row for each response, and a log line says so once.
 
-The mask is that of the prompt with one response, (P + C)². One forward takes so few images that theirs stays under
-`MASK_BYTES`; an image whose own does not goes through the plain layout, alone and so without a mask. As the number of
-forwards then may differ from process to process, which DeepSpeed's ZeRO-3 cannot bear, bound the pixels there
-(`max_pixels`): at float32, 8192 tokens of prompt and response fit.
+The attention mask covers the prompt with one response, (P + C)². A forward takes no more images than have their masks
+in `MASK_BYTES`. An image whose own mask is larger goes through the plain layout, alone and so without a mask. The
+number of forwards may then differ from process to process, and DeepSpeed's ZeRO-3 would wait forever: bound the pixels
+there (`max_pixels`). In float32, 8192 tokens of prompt and response fit.
 """
 
 import logging

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..models.load import EMBEDDED_NAMES, load
 from ..rl2r import ON_1_TO_5
 from .examples import Example
-from .recipe import Recipe
+from .recipe import Recipe, check_reward
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def count_steps(recipe: Recipe, examples: Sequence[Example]) -> int:
 def plan(recipe: Recipe, examples: list[Example]) -> Plan:
     """The cost of `recipe` on these examples.
 
-    Raises UserError where a data set is smaller than a batch.
+    Raises UserError where a data set is smaller than a batch, and for an unknown reward.
     """
+    check_reward(recipe)
     counts = dict(Counter(e.dataset for e in examples))
     batch = recipe.global_batch
     for name, count in (counts if recipe.compares else {"all": len(examples)}).items():
@@ -163,7 +164,7 @@ def plan_table(recipe: Recipe, cost: Plan) -> Table:
         ("comparisons a step", f"{cost.comparisons_a_step:,}"),
         ("parameters", f"{cost.model.parameters / 1e6:,.1f} M ({cost.model.source})"),
         ("memory a device (estimate)", gib(cost.memory)),
-        ("  weights, reference policy", gib(cost.weights, cost.ref_model)),
+        ("  weights, frozen policy", gib(cost.weights, cost.ref_model)),
         ("  gradients and AdamW", gib(cost.optimizer)),
         ("  activations", gib(cost.activations)),
     ]

@@ -47,10 +47,9 @@ class DataSource(Settings):
 class RL2R(Settings):
     """Settings of Eq. 1-6 (see rl2r); the defaults are the paper's."""
 
-    responses: int = Field(
-        6, ge=2
-    )  # K; at least 2, because Eq. 4 compares the responses of an image
-    reward: str = "fidelity"  # ranking reward, a key of rl2r.REWARDS
+    # K; at least 2, because Eq. 4 compares the responses of an image.
+    responses: int = Field(6, ge=2)
+    reward: str = "fidelity"  # ranking reward, a key of rl2r.REWARDS (see check_reward)
     format_weight: NonNegativeFloat = 1.0  # of the format reward, added to the ranking reward
     # Penalty of a response of max_new_tokens; of a shorter one in proportion.
     length_weight: NonNegativeFloat = 0.0
@@ -59,14 +58,6 @@ class RL2R(Settings):
     clip: PositiveFloat = 0.2  # epsilon of Eq. 5
     temperature: PositiveFloat = 1.0
     max_new_tokens: int = Field(256, ge=8)
-
-    @field_validator("reward")
-    @classmethod
-    def _known_reward(cls, name: str) -> str:
-        # Not a Literal: a user may add a reward of their own before the recipe is read.
-        if name not in REWARDS:
-            raise ValueError(f"unknown reward {name!r}: choose one of {', '.join(REWARDS)}")
-        return name
 
 
 class SFT(Settings):
@@ -209,6 +200,19 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     if (base / recipe.model).is_dir():
         changes["model"] = str(base / recipe.model)
     return recipe.model_copy(update=changes)
+
+
+def check_reward(recipe: Recipe) -> None:
+    """Raises UserError for a reward that is not there.
+
+    Not a part of reading: a user may add a reward of their own to `REWARDS` before a run, and whoever looks at the
+    run later need not have it.
+    """
+    name = recipe.rl2r.reward
+    if recipe.method == "rl2r" and name not in REWARDS:
+        raise UserError(
+            f"the recipe's rl2r.reward: unknown reward {name!r}: choose one of {', '.join(REWARDS)}"
+        )
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

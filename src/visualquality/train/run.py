@@ -13,7 +13,7 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError
-from ..io import progress_bar, write_text
+from ..io import progress_bar, read_yaml, write_text
 from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..process import keep_freed_memory
@@ -23,7 +23,7 @@ from .expected import ExpectedScoreTrainer
 from .logs import StepLog, cut_back
 from .packed import allow_packing
 from .plan import count_steps
-from .recipe import Recipe
+from .recipe import Recipe, check_reward
 from .supervised import SupervisedTrainer
 from .trainer import RL2RTrainer
 
@@ -48,8 +48,10 @@ def train(
     interrupted run continues from its last checkpoint (or its start, if it had none yet), to the same weights as if it
     had not been interrupted. Run it under torchrun or accelerate for several processes.
     `cache`: what a frozen vision tower gives for images, shared by several runs of one process.
-    Raises UserError for faulty data, for an output that holds another run, or where there is nothing to resume.
+    Raises UserError for faulty data, for an unknown reward, for an output that holds another run, or where there is
+    nothing to resume.
     """
+    check_reward(recipe)
     _check_launch(recipe)
     checkpoint = _claim(recipe, resume)
     if not torch.cuda.is_available():
@@ -63,6 +65,9 @@ def train(
     trained_with["base"] = vlm.digest if adapts_embedded else None
     # A tower that is trained gives something else at every step.
     encode = PromptEncoder(vlm, (cache or FeatureCache()) if recipe.freeze_vision else None)
+    # Only now: a resumption that fails before this must not lose what the run has logged.
+    if resume and is_main():
+        _cut_logs_back(recipe.output, checkpoint)
     bar = progress_bar(console or Console(stderr=True), transient=False)
     trainer = _make_trainer(recipe, examples, encode, StepLog(recipe.output / "metrics.jsonl", bar))
     try:
@@ -71,12 +76,12 @@ def train(
         bar.stop()  # an interrupt must not leave the terminal without its cursor
     final = recipe.output / FINAL
     trainer.save_model(str(final))
-    if _is_main():
+    if is_main():
         write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
     return final
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
     """Whether this is the only process of the run, or the one that writes."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -133,9 +138,9 @@ def last_checkpoint(output: Path) -> Path | None:
 
 
 def _claim(recipe: Recipe, resume: bool) -> Path | None:
-    """Make `output` this run's: its recipe is written there, or the lines after its last checkpoint are dropped.
+    """Make `output` this run's: its recipe is written there, or is the one that stands there already.
 
-    Returns that checkpoint, if there is one. Raises UserError where `output` is another run's.
+    Returns the last checkpoint, if there is one. Raises UserError where `output` is another run's.
     """
     output = recipe.output
     # What does not change the weights may differ between a run and its resumption.
@@ -146,26 +151,28 @@ def _claim(recipe: Recipe, resume: bool) -> Path | None:
     if resume:
         if not record.is_file():
             raise UserError(f"nothing to resume: {output} holds no run")
-        before = yaml.safe_load(record.read_text(encoding="utf-8"))
+        before = read_yaml(record, "recipe")
         before.setdefault("reference", False)  # runs of version 0.1 did not have the field
         changed = [key for key in resolved if before.get(key) != resolved[key]]
         if changed:
             raise UserError(
                 f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"
             )
-        checkpoint = last_checkpoint(output)
-        done = checkpoint_step(checkpoint) if checkpoint else 0
-        # Probes are scored before a step, under the number of steps done; the other files are written after it.
-        for name, last in (("metrics", done), ("samples", done), ("probes", done - 1)):
-            if _is_main():
-                cut_back(output / f"{name}.jsonl", last)
-        return checkpoint
+        return last_checkpoint(output)
     if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
         raise UserError(
             f"{output} already holds a run: continue it with --resume, or give another --output"
         )
     write_text(record, yaml.safe_dump(resolved, sort_keys=False))
     return None
+
+
+def _cut_logs_back(output: Path, checkpoint: Path | None) -> None:
+    """Drop the lines of the steps after `checkpoint`, which the run will write again."""
+    done = checkpoint_step(checkpoint) if checkpoint else 0
+    # Probes are scored before a step, under the number of steps done; the other files are written after it.
+    for name, last in (("metrics", done), ("samples", done), ("probes", done - 1)):
+        cut_back(output / f"{name}.jsonl", last)
 
 
 def _make_trainer(

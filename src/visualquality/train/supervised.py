@@ -37,6 +37,13 @@ class SupervisedTrainer(RunTrainer, SFTTrainer):
         inputs = collate(prompts, pad_token_id, side="right").inputs()
         return {**inputs, "labels": pad(labels, -100, side="right")}
 
+    def compute_loss(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, which must be finite."""
+        found = super().compute_loss(*args, **kwargs)
+        # With return_outputs TRL gives the model's outputs beside the loss.
+        self.check_loss(found[0] if isinstance(found, tuple) else found)
+        return found
+
     def _form(self, example: Example) -> tuple[response.PromptName, bool]:
         """The prompt of an image, and whether it asks for reasoning.
 

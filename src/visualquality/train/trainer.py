@@ -38,7 +38,7 @@ from .recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-# After so many steps in a row without a readable answer, the user is told that something is wrong.
+# After so many steps in a row without a readable answer, the log says that something is wrong.
 UNREADABLE_STEPS = 5
 
 
@@ -172,7 +172,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
             )
         rows = [torch.tensor(completion.ids) for group in groups for completion in group]
         ids = pad(rows, pad_token_id, side="right")
-        # Not told from the ids: a model may use one token to pad and to end a response.
+        # Not read from the ids: a model may use one token to pad and to end a response.
         mask = pad([torch.ones_like(row) for row in rows], 0, side="right")
         batch = {
             "prompts": prompts,

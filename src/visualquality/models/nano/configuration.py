@@ -13,8 +13,8 @@ class NanoConfig(PreTrainedConfig):
 
     `cell` is the side, in tower strides of 32 px, of the square that one spatial image token covers;
     `max_cells` bounds their number. With `pixels` there is one token more, of the pixels' own statistics. With
-    `linear_quality` the last global token also says how good a linear regression on the tower's later stages finds the
-    image.
+    `linear_quality` the last global token also holds the quality that a linear regression on the tower's later stages
+    predicts.
     """
 
     model_type = "visualquality_nano"

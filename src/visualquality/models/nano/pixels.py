@@ -312,7 +312,7 @@ def means(groups: Tensor, values: Tensor, count: int) -> Float[Tensor, " count"]
 
 
 def log(values: Tensor, least: float = 1e-6) -> Tensor:
-    """Of values from 0 on; `least` is what can be told from 0."""
+    """The logarithm of values from 0 on; `least` is added, so that 0 has one."""
     return (values + least).log()
 
 
