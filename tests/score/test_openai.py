@@ -18,7 +18,8 @@ from PIL import Image
 
 from conftest import picture
 from visualquality import UserError
-from visualquality.score.openai import RETRIES, OpenAIRater, read_completion, retry_after
+from visualquality.score.chat import read_completion
+from visualquality.score.openai import RETRIES, OpenAIRater, retry_after
 from visualquality.score.settings import score_settings
 
 GOOD = "<think>Sharp.</think><answer>4.00</answer>"

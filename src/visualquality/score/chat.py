@@ -1,4 +1,4 @@
-"""What a chat model is asked about an image, whether vLLM runs it in this process or a server does."""
+"""What a chat model is asked about an image, whether vLLM runs it in this process or a server does, and its answer."""
 
 import base64
 import math
@@ -126,3 +126,19 @@ def png_data_url(image: Image.Image) -> str:
     # Little compression: its time matters more than the bytes, which are sent once for each sample.
     image.save(png, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(png.getbuffer()).decode()
+
+
+def read_completion(completion: Any) -> tuple[str, bool]:
+    """The text of a chat completion, and whether it ran out of tokens.
+
+    A server that separates the thinking from the answer (`reasoning_content`, in newer vLLM `reasoning`) has taken the
+    tags away: they are put back. Raises LookupError, TypeError or AttributeError for what is no completion.
+    """
+    choice = completion["choices"][0]
+    message = choice["message"]
+    thinking = message.get("reasoning_content") or message.get("reasoning")
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}")
+    text = f"<think>{thinking}</think>{content}" if thinking else content
+    return text, choice.get("finish_reason") == "length"

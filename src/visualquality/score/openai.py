@@ -19,7 +19,7 @@ import openai
 from .. import response
 from ..errors import UserError
 from ..seeds import request_seed
-from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater, png_data_url
+from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater, png_data_url, read_completion
 from .rating import Rating, seconds_since
 from .settings import ScoreSettings
 from .source import Source, name_of
@@ -309,22 +309,6 @@ class _Session:
             raise httpx2.DecodingError(
                 f"the server's answer is no chat completion: {shown}", request=answer.request
             ) from error
-
-
-def read_completion(completion: Any) -> tuple[str, bool]:
-    """The text of a chat completion, and whether it ran out of tokens.
-
-    A server that separates the thinking from the answer (`reasoning_content`, in newer vLLM `reasoning`) has taken the
-    tags away: they are put back. Raises LookupError, TypeError or AttributeError for what is no completion.
-    """
-    choice = completion["choices"][0]
-    message = choice["message"]
-    thinking = message.get("reasoning_content") or message.get("reasoning")
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        raise TypeError(f"content is {type(content).__name__}")
-    text = f"<think>{thinking}</think>{content}" if thinking else content
-    return text, choice.get("finish_reason") == "length"
 
 
 def retry_after(header: str) -> float:
