@@ -252,7 +252,7 @@ def test_the_table_shows_every_set_the_average_and_every_problem():
         "SRCC",
         "KRCC",
         "PLCC (logistic)",
-        "unreadable",
+        "no score",
         "average",
         "undefined",
         "[b]mine[/b]",
