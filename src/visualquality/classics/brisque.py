@@ -22,9 +22,8 @@ from ..data.manifest import Manifest
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from .fitted import FittedMetric
-from .nss import Array, Fits, fit_sizes, luma
+from .nss import FEATURES, Array, Fits, fit_sizes, luma
 
-FEATURES = 36  # numbers of an image: 18 at each of two sizes
 FOLDS = 5
 COSTS = (1, 4, 16, 64)  # in standard deviations of the MOS
 GAMMAS = (0.025, 0.05, 0.1, 0.2)  # the authors' is 0.05

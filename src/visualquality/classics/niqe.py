@@ -17,10 +17,9 @@ from ..data.images import open_image
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from .fitted import FittedMetric
-from .nss import Array, Fits, fit_sizes, luma
+from .nss import FEATURES, Array, Fits, fit_sizes, luma
 
 PATCH = 96  # pixels
-FEATURES = 36  # numbers of a patch: 18 at each of two sizes
 # A patch of a pristine photo counts if it has more than this part of the sharpness of the photo's sharpest patch: the
 # others are mostly out of focus.
 SHARP = 0.75

@@ -21,6 +21,7 @@ from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 
+FEATURES = 36  # numbers of an image or patch: 18 at each of two sizes
 # Shape parameters that a fit can give: 0.2 to 10 in steps of 0.001. 2 is a Gaussian, 1 a Laplacian.
 SHAPES: Array = np.arange(200, 10001) / 1000
 

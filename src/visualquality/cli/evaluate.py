@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .shared import clean_exit, err, out, rates
+from .shared import clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -44,11 +44,7 @@ def evaluate(
     make: "partial[Rater]",
 ) -> None:
     """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
-    with clean_exit(
-        "what is done is kept; run the same command to continue"
-        if output
-        else "nothing was kept: give -o"
-    ):
+    with clean_exit(kept_in(output)):
         # Here, so that --help does not wait for NumPy and SciPy.
         from ..data.manifest import read_manifests
         from ..evaluate.agreement import average, table

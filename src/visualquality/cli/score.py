@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .shared import clean_exit, err, out, rates
+from .shared import clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater, Rating
@@ -44,11 +44,7 @@ def score(
 
     The exit status is 1 if any image could not be scored.
     """
-    with clean_exit(
-        "what is done is kept: run the same command to continue"
-        if output
-        else "nothing was kept: give -o"
-    ):
+    with clean_exit(kept_in(output)):
         from ..data.find import find_images
         from ..score.journal import journal_path, score_all
 

@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,6 +36,13 @@ def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
     except KeyboardInterrupt:
         err.print(f"stopped; {on_stop}")
         raise typer.Exit(130) from None
+
+
+def kept_in(output: Path | None) -> str:
+    """For `clean_exit`: what a stopped command keeps that writes each result to `output` at once."""
+    if output is None:
+        return "nothing was kept: give -o"
+    return "what is done is kept: run the same command to continue"
 
 
 def rates(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,8 +8,12 @@ pandas and pyarrow are imported where they are used, so that a CSV does not wait
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import _csv
 
 
 class Table(NamedTuple):
@@ -50,14 +54,17 @@ def _read_csv(path: Path) -> Table:
         # strict: a quote that is never closed would otherwise swallow the rest of the file.
         reader = csv.reader(file, strict=True)
         header = [name.strip() for name in next(reader, [])]
-        rows = []
-        # A quoted text may hold line breaks, so a row starts after the last line of the one before.
+        return Table(header, list(numbered_rows(reader)))
+
+
+def numbered_rows(reader: "_csv.Reader") -> Iterator[tuple[int, list[str]]]:
+    """The rows that are left in a `csv.reader`, each with the line that it starts at; blank ones are left out."""
+    # A quoted text may hold line breaks, so a row starts after the last line of the one before.
+    start = reader.line_num + 1
+    for cells in reader:
+        if cells:
+            yield start, cells
         start = reader.line_num + 1
-        for cells in reader:
-            if cells:
-                rows.append((start, cells))
-            start = reader.line_num + 1
-    return Table(header, rows)
 
 
 def _read_parquet(path: Path) -> Table:

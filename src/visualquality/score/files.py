@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data.tables import numbered_rows
 from ..errors import UserError
 from ..io import read_jsonl, write_whole
 from .rating import Rating
@@ -123,17 +124,12 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     # utf-8-sig: Excel writes a byte order mark, which would otherwise be part of the first column's name.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
-        number, following = 1, 1
+        number = 1
         try:
             header = next(reader, [])
             _need_columns(str(path), header)
             image, score_at = header.index("image"), header.index("score")
-            following = reader.line_num + 1
-            for cells in reader:
-                # A quoted text may hold line breaks, so a row starts after the last line of the one before.
-                number, following = following, reader.line_num + 1
-                if not cells:
-                    continue
+            for number, cells in numbered_rows(reader):
                 if len(cells) != len(header):
                     raise UserError(
                         f"{path}, row {number}: it has more or fewer cells than the header"
