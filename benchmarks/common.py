@@ -6,17 +6,24 @@ rates: above 1, ours is better.
 """
 
 import argparse
+import json
 import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import xxhash
 from rich.console import Console
 from rich.table import Table
+
+from visualquality.errors import UserError
+from visualquality.score.rating import Rater
 
 # Python puts the folder of the running script on its path, so the scripts here import each other by their plain names.
 # This line adds the repository's root and tests/, for `recipes.nano` and `small_models`. Import this module first.
@@ -24,19 +31,32 @@ sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("", "tests"))
 from recipes.nano.measure import lines_of, this_command, write_result
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 # Options
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+def parser(description: str | None, *, short: bool = True) -> argparse.ArgumentParser:
+    """The options of every benchmark; `short`: also --short."""
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--json", type=Path, help="write the result to this file")
-    options.add_argument("--short", action="store_true", help="the form that `make bench` runs")
+    if short:
+        options.add_argument("--short", action="store_true", help="the form that `make bench` runs")
     return options
+
+
+def add_work(options: argparse.ArgumentParser, default: str) -> None:
+    """Add the option --work."""
+    options.add_argument(
+        "--work",
+        type=Path,
+        default=Path(default),
+        metavar="FOLDER",
+        help="keeps runs and ratings; a second call resumes from them",
+    )
 
 
 def rated_parser(description: str | None, work: str | None = None) -> argparse.ArgumentParser:
@@ -46,14 +66,42 @@ def rated_parser(description: str | None, work: str | None = None) -> argparse.A
         "--data", type=Path, required=True, metavar="FOLDER", help="holds biq2021/ and agiqa3k/"
     )
     if work:
-        options.add_argument(
-            "--work",
-            type=Path,
-            default=Path(work),
-            metavar="FOLDER",
-            help="keeps runs and ratings; a second call resumes from them",
-        )
+        add_work(options, work)
     return options
+
+
+@contextmanager
+def clean_exit() -> Iterator[None]:
+    """What the user can fix is one sentence and exit status 2, Ctrl-C is status 130, as in the commands."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the ratings so far are kept: run it again to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+# What is rated
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """`count` of the items at even distances, the first and the last among them; all where there are fewer."""
+    if count >= len(items):
+        return list(items)
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
+
+
+def journal_of(rater: Rater, folder: Path) -> Path:
+    """The file in `folder` for the ratings that `rater` makes: another one for other weights or options.
+
+    So ratings of another model are never taken for those of this one.
+    """
+    settings = rater.settings()
+    digest = xxhash.xxh3_64_hexdigest(json.dumps(settings, sort_keys=True).encode())
+    # The model may be a folder, whose path does not belong into a name.
+    return folder / f"{Path(str(settings['model'])).name}-{digest}.jsonl"
 
 
 # Time and memory
