@@ -52,7 +52,7 @@ def show_scores(console: Console) -> None:
     """The embedded model, as it comes, on three photos."""
     table = Table("photo", "score", "std", "reason", show_lines=True)
     for rating in Scorer("nano").rate([PHOTOS / name for name in SHOWN]):
-        # There is no score where no answer could be read, and no std where fewer than two could.
+        # There is neither where no answer could be read.
         numbers = ["-" if x is None else f"{x:.2f}" for x in (rating.score, rating.std)]
         table.add_row(Path(rating.image).name, *numbers, rating.reasoning)
     console.print(table)

@@ -40,6 +40,22 @@ def test_score_prints_one_json_object_a_line(folder):
         assert len(row["samples"]) == 2
 
 
+def test_reading_chooses_drawn_or_expected_numbers(folder, tmp_path):
+    output = tmp_path / "scores.jsonl"
+    command = ["score", str(folder / "0.png"), "-k", "2"]
+    drawn, expected, default = (
+        objects(run.invoke(app, [*command, "--json", *option]).stdout)[0]["samples"]
+        for option in (["--reading", "drawn"], ["--reading", "expected"], [])
+    )
+    assert drawn == [round(sample, 2) for sample in drawn] != expected
+    assert default == expected
+    assert run.invoke(app, [*command, "-o", str(output)]).exit_code == 0
+    for option, said in (("drawn", "was written with reading 'expected'"), ("both", "reading is")):
+        refused = run.invoke(app, [*command, "-o", str(output), "--reading", option])
+        assert refused.exit_code == 2
+        assert said in " ".join(refused.output.split())
+
+
 def test_an_unreadable_image_is_a_row_and_status_1(folder):
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     result = run.invoke(app, ["score", str(folder), "--json", "-k", "1"])

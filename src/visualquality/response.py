@@ -22,6 +22,8 @@ PromptName = Literal[
     "generated",
     "aesthetics",
 ]
+# The score of an answer: the number that was drawn, or the expectation over the digits that could stand in its place.
+Reading = Literal["drawn", "expected"]
 # The prompts of general image quality, which exist with and without reasoning.
 PROMPTS: tuple[PromptName, ...] = ("paper", "released")
 

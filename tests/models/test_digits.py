@@ -16,12 +16,22 @@ from visualquality.models.digits import (
     CLOSING,
     DigitTree,
     ScoreDistribution,
+    before_number,
+    expected_scores,
     score_distribution,
     score_distribution_with_gradient,
 )
-from visualquality.models.generate import eos_token_ids, prefill
+from visualquality.models.generate import (
+    Completion,
+    decode,
+    eos_token_ids,
+    prefill,
+    sample_completions,
+)
 from visualquality.models.load import load
 from visualquality.models.prompt import collate, encode_prompt, prompt_positions
+from visualquality.response import read
+from visualquality.seeds import uniform_streams
 
 
 @pytest.fixture(params=FAMILIES)
@@ -117,6 +127,96 @@ def test_training_sees_what_scoring_reads(vlm, pictures):
     assert gradient.abs().sum() > 0
 
 
+def test_behind_words_it_is_what_enumeration_gives(vlm, pictures):
+    """Unequal prompts with words of unequal length behind them, in any order, and some more than once."""
+    with torch.no_grad():
+        vlm.model.get_output_embeddings().weight *= 3
+    tree, tokenizer = tree_of(vlm), vlm.processor.tokenizer
+    prompts = [encode_prompt(vlm.processor, [image], "Rate it.") for image in pictures[:2]]
+    assert len(prompts[0]) != len(prompts[1])
+    texts = (
+        "<think>The image is blurry, and noisy.</think><answer>",
+        "Sharp<answer>\n",
+        "<answer>",
+    )
+    words = [tuple(tokenizer(text).input_ids) for text in texts]
+    assert len({len(ids) for ids in words}) == 3
+    written = [(1, words[0]), (0, words[1]), (1, words[2]), (1, words[0]), (0, words[0])]
+    prefilled = prefill(vlm.model, collate(prompts, tokenizer.pad_token_id))
+    found = expected_scores(prefilled, written, tree, batch=3)
+    assert found[0] == found[3]
+    assert len(set(found)) == 4
+    for (row, ids), (mean, variance) in list(zip(written, found, strict=True))[:3]:
+        wanted = enumerated(vlm, prompts[row].followed_by(ids))
+        expectation = sum(v * p for v, p in wanted.items())
+        spread = sum((v - expectation) ** 2 * p for v, p in wanted.items())
+        assert (mean, variance) == pytest.approx((expectation, spread), abs=1e-4)
+    # The prompts are as they were: several samplings can start from them.
+    assert expected_scores(prefilled, written, tree, batch=1) == [
+        pytest.approx(each, abs=1e-5) for each in found
+    ]
+    assert expected_scores(prefilled, [], tree, batch=3) == []
+
+
+def test_an_expected_rating_of_nano_is_what_enumeration_gives():
+    """What nano itself draws, token by token without a cache, and its numbers with reading drawn."""
+    image = picture(3, (96, 64))
+    scorer = Scorer("nano", samples=2, seed=2)
+    rating = scorer(image)
+    prepared = scorer.reader(image)
+    (prompt,) = prepared.prompts
+    (group,) = sample_completions(
+        prefill(scorer.vlm.model, collate([prompt], 0)),
+        uniforms=uniform_streams(2, [prepared.digest], 2, 512),
+        temperature=scorer.temperature,
+        eos_token_ids=scorer.eos,
+    )
+    means, variances = [], []
+    for completion in group:
+        wanted = enumerated(
+            scorer.vlm, prompt.followed_by(before_number(scorer.vlm.processor, completion))
+        )
+        means.append(sum(v * p for v, p in wanted.items()))
+        variances.append(sum((v - means[-1]) ** 2 * p for v, p in wanted.items()))
+    assert rating.samples == pytest.approx(means, abs=1e-4)
+    assert rating.std**2 == pytest.approx(np.var(means, ddof=1) + np.mean(variances), abs=1e-4)
+    drawn = Scorer(scorer.vlm, samples=2, seed=2, reading="drawn")(image)
+    numbers = [read(decode(scorer.vlm.processor, one)).score for one in group]
+    assert list(drawn.samples) == numbers != list(rating.samples)
+    assert drawn.std == pytest.approx(np.std(numbers, ddof=1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>Sharp.</think><answer>3.45</answer>",
+        "<think>Sharp.</think>\n<answer>\n 3.45 </answer>",
+        "<answer> 3.45</answer>",
+        "<answer>3.45</answer>, I mean <answer>3.45</answer>!",
+        "<think>Not <answer or 4.2 <think></think><answer>3.45</answer> so 3.45 it is",
+    ],
+)
+@pytest.mark.parametrize("family", ["nano", "qwen2_5_vl", "embedded"])
+def test_the_words_end_where_the_number_begins(text, family, model_folder):
+    name = "nano" if family == "embedded" else str(model_folder(family))
+    processor = load(name, device="cpu").processor
+    ids = tuple(processor.tokenizer(text, add_special_tokens=False).input_ids)
+    # A special token that strayed into an answer is not part of its text.
+    ids = (*ids, processor.tokenizer.eos_token_id)
+    assert read(decode(processor, Completion(ids, False))).score == 3.45
+    before = before_number(processor, Completion(ids, False))
+    assert before == ids[: len(before)]
+    words = decode(processor, Completion(before, True))
+    assert text.startswith(words)
+    opening, rest = words.rpartition("<answer>")[2], text[len(words) :]
+    assert opening.strip() == ""
+    assert rest.strip().startswith("3.45")
+    assert rest.count("<answer>") == 0
+    # No later place will do.
+    longer = decode(processor, Completion(ids[: len(before) + 1], True))
+    assert longer.rpartition("<answer>")[2].strip() != ""
+
+
 def test_merged_digits_are_read_as_single_ones_are():
     tokenizer = byte_bpe(["<|pad|>", "<|im_end|>"], size=2000)
     tree = DigitTree(tokenizer, [1])
@@ -149,6 +249,16 @@ def test_a_tokenizer_without_digits_is_refused():
 
     with pytest.raises(UserError, match="digits 1 to 5"):
         DigitTree(Wordy(), [0])
+
+
+def test_a_tokenizer_that_joins_tag_and_digit_is_refused_where_drawn_answers_are_read(model_folder):
+    vlm = load(str(model_folder("nano")), device="cpu")
+    assert tree_of(vlm).joined is None
+    vlm.processor.tokenizer.add_tokens([">4"])
+    with pytest.raises(UserError, match=r"has the token '>4'.*use reading drawn"):
+        Scorer(vlm, reading="expected")
+    for options in ({}, {"mode": "expect", "reading": "expected"}):
+        assert Scorer(vlm, **options).settings().get("reading") is None
 
 
 @given(
@@ -189,13 +299,17 @@ def test_ratings_of_the_modes_that_expect():
     assert expected.settings()["seed"] is None
     stds = sorted(r.std for r in ratings)
     doubt = (stds[0] + stds[1]) / 2
-    mixed = list(Scorer(expected.vlm, mode="auto", samples=2, doubt=doubt).rate(images))
-    reasoned = Scorer(expected.vlm, samples=2)
+    mixed = list(
+        Scorer(expected.vlm, mode="auto", samples=2, doubt=doubt, reading="drawn").rate(images)
+    )
+    reasoned = Scorer(expected.vlm, samples=2, reading="drawn")
     for image, plain, rating in zip(images, ratings, mixed, strict=True):
         if plain.std == stds[0]:
             assert (rating.mode, rating.score) == ("expect", plain.score)
         else:
             assert rating.mode == "reason"
             assert rating.samples == reasoned(image).samples
-    with pytest.raises(UserError, match="JSON"):
-        Scorer(expected.vlm, mode="expect", prompt="q-insight")
+    for mode in ("expect", "auto", "reason"):
+        with pytest.raises(UserError, match=r"JSON.*mode reason and reading drawn"):
+            Scorer(expected.vlm, mode=mode, prompt="q-insight")
+    assert Scorer(expected.vlm, prompt="q-insight", reading="drawn").digits is None

@@ -23,6 +23,12 @@ def test_every_family_loads_and_looks_at_the_image(family, model_folder, picture
     assert tall.images["image_grid_thw"].tolist() != wide.images["image_grid_thw"].tolist()
 
 
+def test_of_nano_alone_drawn_answers_are_read_by_expectation(model_folder):
+    assert load("nano", device="cpu").reading == "expected"
+    others = ("nano-base", str(model_folder("nano")), str(model_folder("qwen2_5_vl")))
+    assert [load(name, device="cpu").reading for name in others] == ["drawn"] * 3
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pixels_can_be_bounded(family, model_folder, pictures):
     bounded = load(str(model_folder(family)), device="cpu", max_pixels=56 * 56)

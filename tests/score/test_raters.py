@@ -69,6 +69,7 @@ def test_any_other_name_is_a_model_with_its_options(model_folder):
         {"prompt": "paper"},
         {"max_pixels": 10_000},
         {"temperature": 0.5},
+        {"reading": "drawn"},
         {"max_new_tokens": 9},
         {"url": "http://localhost:8000/v1"},
         {"reference": True},
@@ -94,6 +95,11 @@ def test_classic_methods_take_every_option_at_its_default_and_those_that_never_c
         ({"engine": "vllm", "mode": "expect"}, "engine vllm .* mode reason or direct"),
         ({"engine": "openai", "url": "http://h/v1", "mode": "auto"}, "engine openai .* mode"),
         ({"engine": "openai", "url": "http://h/v1", "samples": "auto"}, "a number of samples"),
+        ({"engine": "vllm", "reading": "expected"}, "engine vllm .* use reading drawn"),
+        (
+            {"engine": "openai", "url": "http://h/v1", "reading": "expected"},
+            "engine openai .* use reading drawn",
+        ),
         ({"engine": "openai"}, "engine openai needs --url"),
         ({"engine": "openai", "url": "http://[::1/v1"}, "must be like http://localhost:8000/v1"),
         ({"engine": "openai", "url": "http://h/v1", "dtype": "float16"}, "a server chooses it"),
@@ -106,6 +112,7 @@ def test_engines_refuse_what_they_cannot_do(options, words):
 
 def test_a_server_gets_the_options_that_concern_it():
     options = {"mode": "direct", "samples": 3, "seed": 4, "max_pixels": 500, "batch": 2}
+    options["reading"] = "drawn"  # what engines do in any case
     rater = rater_of("m", engine="openai", url="http://u:p@localhost:1/v1", **options)
     settings = rater.settings()
     assert (settings["engine"], settings["url"]) == ("openai", "http://localhost:1/v1")

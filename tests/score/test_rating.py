@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from visualquality.errors import UserError
@@ -47,6 +48,32 @@ def test_a_rating_is_the_mean_std_and_nearest_words_of_what_could_be_read():
         answers = [response(one, "first"), response(other, "second")]
         assert Rating.from_samples("a", answers, **BY).reasoning == "first"
     assert rated("a", 3.0).std is None
+
+
+def test_of_expected_scores_the_std_is_that_of_drawn_answers():
+    """The law of total variance: draw words, then digits about the score that these words expect."""
+    scores, spreads = (2.0, 2.5, 3.5), (0.2, 0.4, 0.1)
+    answers = [response(score) for score in scores]
+    answers.insert(1, response(None, problem="cut_off"))
+    variances = [spread**2 for spread in spreads]
+    rating = Rating.from_samples("a", answers, variances=variances, **BY)
+    assert (rating.score, rating.samples) == (2.6667, (2.0, None, 2.5, 3.5))
+    # Unbiased between, and the mean within; a simulation with as many words as samples, many times over.
+    rng = np.random.default_rng(0)
+    words = rng.normal(3, 0.5, (200_000, 3))
+    digits = words + rng.normal(0, 1, words.shape) * spreads
+    between = words.var(axis=1, ddof=1).mean()
+    assert digits.var(axis=1, ddof=1).mean() == pytest.approx(
+        between + np.mean(variances), rel=0.01
+    )
+    assert rating.std**2 == pytest.approx(np.var(scores, ddof=1) + np.mean(variances))
+    # One answer has the deviation of its digits, and equal ones have one as well.
+    one = Rating.from_samples("a", [response(1.02)], variances=[0.01], **BY)
+    assert one.std == pytest.approx(0.1)
+    same = Rating.from_samples("a", [response(1.02)] * 2, variances=[0.01, 0.03], **BY)
+    assert same.std == pytest.approx(math.sqrt(0.02))
+    none = Rating.from_samples("a", [response(None, problem="cut_off")], variances=[], **BY)
+    assert none.std is None
 
 
 def test_no_readable_answer_is_no_score_and_says_why():

@@ -6,9 +6,13 @@ score in [1, 5], give the probability of every score. Nothing is drawn, so the r
 unreadable, and it can be differentiated: scoring (`score_distribution`) and training
 (`score_distribution_with_gradient`) share the tree and the reading. Q-Align and DeQA-Score read five levels in this
 way; here it is the digits (cf. arXiv 2503.03064: the mean beats the mode).
+
+The same tree reads an answer that the model drew itself (`expected_scores`): everything before its number stays as it
+was drawn, and the expectation over the digits that could follow takes the place of the digits that did.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +21,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError
-from .generate import Prefilled
+from .generate import Completion, Prefilled, decode
 from .prompt import PromptBatch, prompt_positions
 
 OPENING, CLOSING = "<answer>", "</answer>"
@@ -66,11 +71,13 @@ class DigitTree:
 
     Node 0 is the end of the prompt. Node n > 0 is the token `tokens[n - 1]`, `depths[n - 1]` tokens after the prompt,
     below the node `parents[n - 1]`. Digits that a tokenizer merges into one token are nodes as any other.
-    opening: the tokens of `<answer>`. Raises UserError where the tokenizer cannot write the digits 1 to 5.
+    opening: the tokens of `<answer>`. joined: a token in which the end of a tag and a digit are one, as ">3", or None.
+    Raises UserError where the tokenizer cannot write the digits 1 to 5.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: Sequence[int]):
         self.opening: list[int] = tokenizer(OPENING, add_special_tokens=False).input_ids
+        self.joined: str | None = None
         numbers = {}
         ends = set(eos)
         ids = list(range(len(tokenizer)))
@@ -79,13 +86,16 @@ class DigitTree:
                 continue
             if re.fullmatch(r"[0-9.]{1,4}", text):
                 numbers[token] = text
+            if re.search(r">.*[0-9]", text):
+                self.joined = text
             # A number ends where the tag closes, with whatever piece of it, or with the response.
             if CLOSING.startswith(text):
                 ends.add(token)
         first_characters = {text[0] for text in numbers.values()}
         if not first_characters.issuperset("12345"):
             raise UserError(
-                "this model's tokenizer has no tokens for the digits 1 to 5; use mode reason or direct"
+                "this model's tokenizer has no tokens for the digits 1 to 5; "
+                "use mode reason or direct, and reading drawn"
             )
         self.tokens: list[int] = []
         self.parents: list[int] = []
@@ -193,6 +203,51 @@ def score_distribution(prefilled: Prefilled, tree: DigitTree) -> ScoreDistributi
     # The first digit comes from the logits after the prompt, which are known already.
     logits = torch.cat([prefilled.logits[:, None], logits], 1)
     return tree.distribution(logits)
+
+
+def before_number(processor: ProcessorMixin, completion: Completion) -> tuple[int, ...]:
+    """The tokens of a readable completion that stand before the number of its (last) answer.
+
+    Between `<answer>` and the number there may be white space; a token that holds both this and a digit is left out.
+    Not for tokenizers with a token that holds the end of a tag and a digit (`DigitTree.joined`).
+    """
+    ids = completion.ids
+    openings = decode(processor, completion).count(OPENING)
+
+    def number_has_begun(count: int) -> bool:
+        text = decode(processor, Completion(ids[:count], truncated=True))
+        _, *answers = text.split(OPENING)
+        return len(answers) == openings and answers[-1].strip() != ""
+
+    # It is false for few tokens and true from some number on, so that ten decodings are enough for 512 tokens.
+    with_first_digit = bisect_left(range(len(ids) + 1), True, key=number_has_begun)
+    return ids[: with_first_digit - 1]
+
+
+def expected_scores(
+    prefilled: Prefilled,
+    written: Sequence[tuple[int, tuple[int, ...]]],
+    tree: DigitTree,
+    *,
+    batch: int,
+) -> list[tuple[float, float]]:
+    """The mean in [1, 5] and the variance of the score after each of `written`.
+
+    written: the number of one of the prompts, from 0, and the tokens that the model wrote after it, up to where the
+    score begins. The digits have their probabilities at temperature 1, whatever the tokens before were drawn with.
+    batch: how many of them go through the model at a time.
+    """
+    # The same words have the same digits. At nano's temperature, half of an image's answers or more repeat others.
+    distinct = list(dict.fromkeys(written))
+    found: dict[tuple[int, tuple[int, ...]], tuple[float, float]] = {}
+    for start in range(0, len(distinct), batch):
+        part = distinct[start : start + batch]
+        prompts = torch.tensor([prompt for prompt, _ in part], device=prefilled.logits.device)
+        after = prefilled.take(prompts).followed_by([ids for _, ids in part])
+        scores = score_distribution(after, tree)
+        moments = zip(scores.mean().tolist(), scores.variance().tolist(), strict=True)
+        found.update(zip(part, moments, strict=True))
+    return [found[each] for each in written]
 
 
 def score_distribution_with_gradient(

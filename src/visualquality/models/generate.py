@@ -17,7 +17,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from .families import placeholder_ids
-from .prompt import Positions, PromptBatch, prompt_positions
+from .prompt import Positions, PromptBatch, pad, prompt_positions
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,43 @@ class Prefilled:
         tokens: Int[Tensor, "n t"],
         positions: Int[Tensor, "*axes n t"],
         visible: Bool[Tensor, "n t cached_and_t"],
-    ) -> Float[Tensor, "n t v"]:
-        """Logits after each of `tokens`, which are appended to `past`; `visible` says what each of them looks at."""
+        *,
+        keep: int = 0,
+    ) -> Float[Tensor, "n kept v"]:
+        """Logits after each of `tokens`, which are appended to `past`; `visible` says what each of them looks at.
+
+        `keep`: give the logits of so many last tokens only; 0 gives them all.
+        """
         return self.model(
             input_ids=tokens,
             attention_mask=visible[:, None],
             position_ids=positions,
             past_key_values=past,
             use_cache=True,
+            logits_to_keep=keep,
         ).logits
+
+    @torch.no_grad()
+    def followed_by(self, written: Sequence[Sequence[int]]) -> "Prefilled":
+        """The prompts with text tokens behind them: one row for each prompt, of any length but none empty."""
+        device = self.logits.device
+        ids = [torch.tensor(row) for row in written]
+        ones = [torch.ones(len(row), dtype=torch.long) for row in written]
+        # On the left, so that all rows end in the same column. What stands in the padding nobody sees.
+        tokens = pad(ids, 0, side="left").to(device)
+        mask = pad(ones, 0, side="left").to(device)
+        batch, length = tokens.shape
+        # All see their whole prompt. Padding sees that too: a row that sees nothing has no softmax.
+        prompt = self.mask.bool()[:, None].expand(-1, length, -1)
+        causal = torch.ones(batch, length, length, dtype=torch.bool, device=device).tril()
+        visible = torch.cat([prompt, causal & mask.bool()[:, None]], 2)
+        offsets = (mask.cumsum(1) - 1).clamp(min=0)
+        past = self.cache()
+        logits = self.append(past, tokens, self.positions.after(offsets), visible, keep=1)
+        positions = Positions(self.positions.prompt, self.positions.next + mask.sum(1))
+        return Prefilled(
+            self.model, past, logits[:, -1], torch.cat([self.mask, mask], 1), positions
+        )
 
 
 @torch.no_grad()

@@ -183,10 +183,11 @@ class Positions:
     next: Int[Tensor, " b"]
 
     def after(
-        self, offsets: Int[Tensor, " t"], next: Tensor | None = None
+        self, offsets: Int[Tensor, "*b t"], next: Tensor | None = None
     ) -> Int[Tensor, "*axes b t"]:
         """Positions of text tokens that stand `offsets` after the prompt's end: text counts alike on all axes.
 
+        The offsets are the same for all prompts, (T,), or each prompt's own, (B, T).
         `next` stands for `self.next` where some of the rows are gone.
         """
         first = self.next if next is None else next

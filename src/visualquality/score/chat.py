@@ -49,6 +49,10 @@ class ChatRater:
                 f"engine {engine} draws a number of answers: use mode reason or direct, "
                 "and a number of samples"
             )
+        if options.reading == "expected":
+            raise UserError(
+                f"engine {engine} returns text without the probabilities of digits: use reading drawn"
+            )
         self.engine = engine
         self.model = model
         self.options = options

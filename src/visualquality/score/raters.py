@@ -20,6 +20,7 @@ MODEL_OPTIONS = (
     "url",
     "prompt",
     "temperature",
+    "reading",
     "max_new_tokens",
     "max_pixels",
     "reference",

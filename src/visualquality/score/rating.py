@@ -21,8 +21,10 @@ class Rating:
     Attributes:
         image: the name of the image, as the user gave it.
         score: mean of the readable samples, rounded to 4 decimals, in [1, 5]; None if and only if there is a `problem`.
-        std: unbiased standard deviation of the readable samples, in the unit of the score; None for fewer than 2.
-        samples: (K,) scores in the order they were drawn, None for an answer that could not be read.
+        std: unbiased standard deviation of drawn answers, in the unit of the score. Of samples that were drawn it is
+            that of the readable ones, None for fewer than 2. Of expected samples, see `from_samples`.
+        samples: (K,) scores in the order they were drawn, None for an answer that could not be read. With reading
+            "expected" each is the expectation over the digits of its answer, rounded to 4 decimals.
         reasoning: the words of the readable sample nearest to the mean, or None.
         problem: why there is no score, or None.
         model, mode, seed: the settings that the rating was made with.
@@ -55,10 +57,20 @@ class Rating:
             )
 
     @classmethod
-    def from_samples(cls, image: str, responses: "Sequence[Response]", **origin: Any) -> "Rating":
+    def from_samples(
+        cls,
+        image: str,
+        responses: "Sequence[Response]",
+        *,
+        variances: Sequence[float] = (),
+        **origin: Any,
+    ) -> "Rating":
         """The rating that K `responses` to one image give together; those without a score are not readable.
 
-        `origin`: the fields model, mode, seed, seconds and prompt.
+        variances: where scores are expectations over digits, the variance of these digits for each readable response.
+            `std` is then that of an answer whose words and digits are drawn, by the law of total variance: the
+            unbiased variance of the scores (0 for a single one) plus the mean of `variances`.
+        origin: the fields model, mode, seed, seconds and prompt.
         """
         samples = tuple(response.score for response in responses)
         scores = [score for score in samples if score is not None]
@@ -73,6 +85,8 @@ class Rating:
         reasoning = _printable(responses[samples.index(nearest)].reasoning)
         # Division by K - 1, so that one sample has no deviation rather than 0.
         std = stdev(scores) if len(scores) > 1 else None
+        if variances:
+            std = math.hypot(std or 0.0, math.sqrt(fmean(variances)))
         return cls(image, round(mean, 4), std, samples, reasoning, None, **origin)
 
     @classmethod

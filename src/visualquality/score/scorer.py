@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from statistics import stdev
@@ -12,9 +13,16 @@ import torch
 
 from .. import response
 from ..errors import UserError
-from ..models.digits import DigitTree, score_distribution
+from ..models.digits import DigitTree, before_number, expected_scores, score_distribution
 from ..models.families import trained_prompt
-from ..models.generate import Prefilled, decode, eos_token_ids, prefill, sample_completions
+from ..models.generate import (
+    Completion,
+    Prefilled,
+    decode,
+    eos_token_ids,
+    prefill,
+    sample_completions,
+)
 from ..models.load import VisionLanguageModel, load
 from ..models.prompt import Prompt, collate
 from ..seeds import uniform_streams
@@ -41,6 +49,13 @@ class Scorer:
         and `std` that of this distribution.
         "auto" is "expect", and "reason" for the images whose std is above `doubt` there. A rating says what made it.
 
+    reading:
+        "drawn" takes the number of an answer as it was drawn, as the paper does. "expected" keeps the words that were
+        drawn, and takes the expectation over the digits that could follow them, at temperature 1. At the ends of the
+        scale, where one number is by far the likeliest, this keeps the order of images. `std` counts both what the
+        words and what the digits leave open (`Rating.from_samples`). Expected scores are rounded to 4 decimals; in
+        batches of another make-up the last one may rarely differ by 1.
+
     samples: a number, or "auto": 2, 4, 8, at most 16, until the standard error of the mean is below `tolerance`.
 
     reference: every image comes with a reference that it is rated against, `Referenced(image, reference)`; a model that
@@ -62,7 +77,8 @@ class Scorer:
 
         The options are those of `ScoreSettings`, given by name or as `settings`. `prompt` is by default the one that
         the model was trained with: what its folder says, or the table of released weights (`models/families.py`), else
-        "paper". `temperature` is by default 1, as in the paper; nano has its own (`models/load.py`).
+        "paper". `temperature` is by default 1 and `reading` "drawn", as in the paper; nano has its own
+        (`models/load.py`).
         Raises UserError for a model that cannot be loaded and for an invalid option.
         """
         if isinstance(settings, str):  # the second place once was the mode's
@@ -83,23 +99,37 @@ class Scorer:
                 f"{model.name} was trained with references: give --reference (Scorer: reference=True)"
             )
         self.temperature = model.temperature if chosen.temperature is None else chosen.temperature
+        self.reading: response.Reading = chosen.reading or model.reading
         self.prompt: response.PromptName = (
             chosen.prompt or model.prompt or trained_prompt(model.name) or "paper"
         )
         self.eos = eos_token_ids(model.model, model.processor)
-        self.digits: DigitTree | None = None
+        self.digits = self._digit_tree()
         questions = []
-        if chosen.mode in ("expect", "auto"):
-            if self.prompt == "q-insight":
-                raise UserError(
-                    f"the prompt {self.prompt!r} asks for JSON, not for a bare score: use mode reason"
-                )
-            self.digits = DigitTree(model.processor.tokenizer, self.eos)
+        if self.digits is not None and chosen.mode in ("expect", "auto"):
             questions.append(Question(self._question(False), tuple(self.digits.opening)))
         # Mode auto has both questions: the second is for images that the first leaves in doubt.
         if chosen.mode != "expect":
             questions.append(Question(self._question(chosen.mode != "direct")))
         self.reader = Reader(model.processor, tuple(questions), self.prompt, chosen.reference)
+
+    def _digit_tree(self) -> DigitTree | None:
+        """The tree that scores are read by, or None where they are drawn alone. Raises UserError."""
+        reads_drawn = self.options.mode != "expect" and self.reading == "expected"
+        if not reads_drawn and self.options.mode in ("reason", "direct"):
+            return None
+        if self.prompt == "q-insight":
+            raise UserError(
+                f"the prompt {self.prompt!r} asks for JSON, not for a bare score: "
+                "use mode reason and reading drawn"
+            )
+        tree = DigitTree(self.vlm.processor.tokenizer, self.eos)
+        if reads_drawn and tree.joined is not None:
+            raise UserError(
+                f"this model's tokenizer has the token {tree.joined!r}, so that the digits of an answer "
+                "cannot be told from its tag; use reading drawn"
+            )
+        return tree
 
     def _question(self, reasoning: bool) -> str:
         return response.prompt_text(self.prompt, reasoning, reference=self.options.reference)
@@ -156,6 +186,7 @@ class Scorer:
             "samples": chosen.samples,
             "seed": chosen.seed,
             "temperature": self.temperature,
+            "reading": self.reading,
             "max_new_tokens": chosen.token_limit,
             "tolerance": chosen.tolerance,
             "doubt": chosen.doubt,
@@ -169,6 +200,7 @@ class Scorer:
         # Options that came later, and are left out where they have no effect: older journals go on.
         in_use = {
             "reference": chosen.reference,
+            "reading": chosen.mode != "expect" and self.reading != "drawn",
             "tolerance": chosen.samples == "auto",
             "doubt": chosen.mode == "auto",
         }
@@ -184,7 +216,7 @@ class Scorer:
         }
 
     def _rate_batch(self, batch: list[Prepared]) -> list[Rating]:
-        if self.digits is None:
+        if self.digits is None or self.options.mode in ("reason", "direct"):
             return self._rate_by_drawing(batch, self.options.mode)
         start = time.perf_counter()
         found = score_distribution(
@@ -215,6 +247,7 @@ class Scorer:
         digests = [image.digest for image in batch]
         streams = uniform_streams(self.options.seed, digests, most, self.options.token_limit)
         answers: list[list[response.Response]] = [[] for _ in batch]
+        variances: list[list[float]] = [[] for _ in batch]
         unsure = list(range(len(batch)))
         drawn, upto = 0, first
         while unsure and drawn < most:
@@ -227,18 +260,47 @@ class Scorer:
                 temperature=self.temperature,
                 eos_token_ids=self.eos,
             )
-            for index, group in zip(unsure, completions, strict=True):
-                for one in group:
-                    text = decode(self.vlm.processor, one)
-                    read = response.read(text, truncated=one.truncated, prompt=self.prompt)
-                    answers[index].append(read)
+            for index, (read, digits) in zip(unsure, self._read(part, completions), strict=True):
+                answers[index] += read
+                variances[index] += digits
             unsure = [i for i in unsure if not is_precise(answers[i], self.options.tolerance)]
             drawn, upto = upto, min(2 * upto, most)
         origin = self._origin(mode) | {"seconds": seconds_since(start, len(batch))}
         return [
-            Rating.from_samples(image.name, group, **origin)
-            for image, group in zip(batch, answers, strict=True)
+            Rating.from_samples(image.name, group, variances=digits, **origin)
+            for image, group, digits in zip(batch, answers, variances, strict=True)
         ]
+
+    def _read(
+        self, prefilled: Prefilled, completions: Sequence[Sequence[Completion]]
+    ) -> list[tuple[list[response.Response], list[float]]]:
+        """The responses to each prompt; with expected scores also the variance of the digits of each readable one."""
+        responses = [[self._response(one) for one in group] for group in completions]
+        if self.digits is None or self.reading == "drawn":
+            return [(group, []) for group in responses]
+        written = []
+        for prompt, group in enumerate(completions):
+            for one, read in zip(group, responses[prompt], strict=True):
+                if read.score is not None:
+                    written.append((prompt, before_number(self.vlm.processor, one)))
+        size = self.options.batch
+        moments = iter(expected_scores(prefilled, written, self.digits, batch=size))
+        found = []
+        for drawn in responses:
+            expected, variances = [], []
+            for read in drawn:
+                # An answer that cannot be read stays as it is: no number is made of it.
+                if read.score is not None:
+                    mean, variance = next(moments)
+                    read = replace(read, score=round(mean, 4))
+                    variances.append(variance)
+                expected.append(read)
+            found.append((expected, variances))
+        return found
+
+    def _response(self, completion: Completion) -> response.Response:
+        text = decode(self.vlm.processor, completion)
+        return response.read(text, truncated=completion.truncated, prompt=self.prompt)
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
         batch = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 
 from ..errors import UserError
 from ..io import Settings
-from ..response import PromptName
+from ..response import PromptName, Reading
 
 Mode = Literal["reason", "expect", "direct", "auto"]
 Engine = Literal["here", "vllm", "openai"]
@@ -48,6 +48,11 @@ class ScoreSettings(Settings):
         ge=0,
         allow_inf_nan=False,
         description="Sampling temperature; by default 1, or 0.4 for nano. 0 takes the most likely token.",
+    )
+    reading: Reading | None = Field(
+        None,
+        description="drawn: an answer's score is its number. expected: the expectation over the digits that could "
+        "follow its words. By default drawn, or expected for nano. Without effect in mode expect.",
     )
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest answer; by default 512 tokens with words, 24 without."
