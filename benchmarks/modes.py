@@ -99,9 +99,11 @@ def main() -> None:
         stem = f"{vlm.digest[:8]}_{file_stem(name)}"
         scorers = {
             "reason": Scorer(vlm, samples=MOST, batch=8),
+            # Its scores are known from the first six above, but not its std where they are expectations.
+            "reason6": Scorer(vlm, samples=6, batch=8),
             "expect": Scorer(vlm, mode="expect", batch=16),
         }
-        reasoned, expected = (
+        reasoned, reasoned_six, expected = (
             list(
                 score_all(
                     scorer, images, journal=args.work / f"{stem}_{mode}.jsonl", console=console
@@ -140,11 +142,9 @@ def main() -> None:
                 for rating, mean in zip(expected, six, strict=True)
             ]
             add(f"auto: the least sure {share:.0%} reasoned about", mixed, 6 * share)
-        six_samples = [readable(r.samples, 6) for r in reasoned]
-        stds = [float(np.std(x, ddof=1)) if len(x) > 1 else None for x in six_samples]
         calibrated[name] = {
             "expect": calibration([r.score for r in expected], [r.std for r in expected], mos),
-            "reason, mean of 6": calibration(six, stds, mos),
+            "reason, mean of 6": calibration(six, [r.std for r in reasoned_six], mos),
         }
         tokens += [
             len(tokenizer(target_text(r.score, r.reasoning))["input_ids"])
@@ -165,6 +165,7 @@ def main() -> None:
     if args.json:
         result = {
             "weights": vlm.digest,
+            "reading": vlm.reading,
             "rows": rows,
             "tokens_a_reasoning": float(np.mean(tokens)),
             "calibration": calibrated,

@@ -16,6 +16,7 @@ The paper names limits of reasoning at test time: it is slow and expensive, and 
 measures them on `nano` with human ratings (BIQ2021's test part, and AGIQA-3K, zero-shot). Intervals are 95 % bootstrap
 intervals. 16 reasonings were drawn for every image. A row with fewer samples uses the first ones of these, which are
 the same ones that would be drawn. A reasoning with its answer takes {tokens:.0f} tokens.
+Its score is {reading}.
 
 - **Self-consistency** is the mean, the median or the trimmed mean (without a quarter at each end) of n reasonings.
 - **Sample-adaptive reasoning**: `--samples auto` draws 2, 4, 8 and at most 16 reasonings, until the standard error of
@@ -29,6 +30,11 @@ here. Neither std says much about the error.
 | --- | --- | --- | --- | --- |
 """
 
+READINGS = {
+    "drawn": "the number that was drawn (`--reading drawn`)",
+    "expected": "the expectation over the digits that could follow its words (`--reading expected`)",
+}
+
 
 def page() -> str:
     """The whole page."""
@@ -41,7 +47,9 @@ def page() -> str:
     for r in result["rows"]:
         cells = [r["test"], r["case"], f"{r['samples']:g}", cell(r["srcc"]), cell(r["plcc"])]
         lines.append(f"| {' | '.join(cells)} |")
-    table = HEAD.format(tokens=result["tokens_a_reasoning"]) + "\n".join(lines)
+    # Results from before there was this option have drawn numbers.
+    reading = READINGS[result.get("reading", "drawn")]
+    table = HEAD.format(tokens=result["tokens_a_reasoning"], reading=reading) + "\n".join(lines)
     return f"{table}\n\n{calibration_section(result['calibration'])}\n```sh\n{result['command']}\n```\n"
 
 

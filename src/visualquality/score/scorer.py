@@ -99,10 +99,12 @@ class Scorer:
                 f"{model.name} was trained with references: give --reference (Scorer: reference=True)"
             )
         self.temperature = model.temperature if chosen.temperature is None else chosen.temperature
-        self.reading: response.Reading = chosen.reading or model.reading
         self.prompt: response.PromptName = (
             chosen.prompt or model.prompt or trained_prompt(model.name) or "paper"
         )
+        # Of an answer in JSON the digits are not read, unless somebody asks for it, which is refused below.
+        usual: response.Reading = "drawn" if self.prompt == "q-insight" else model.reading
+        self.reading: response.Reading = chosen.reading or usual
         self.eos = eos_token_ids(model.model, model.processor)
         self.digits = self._digit_tree()
         questions = []
