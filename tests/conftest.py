@@ -14,6 +14,12 @@ from small_models import small_nano, small_qwen
 FAMILIES = ("nano", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_calibrations_of_ones_own(tmp_path_factory):
+    """Those of whoever runs the tests would change what ratings look like."""
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data-home"))
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A function: family -> folder of a small random model of it."""

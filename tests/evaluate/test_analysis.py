@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from visualquality.data.manifest import Row
-from visualquality.evaluate.analysis import analyse, breakdowns, calibration
+from visualquality.evaluate.analysis import analyse, breakdowns, std_check
 from visualquality.evaluate.coefficients import srcc
 from visualquality.evaluate.matching import Rated
 from visualquality.score.rating import Rating
@@ -33,7 +33,7 @@ def wavering(n: int = 60, scale: float = 1.0, shift: float = 0.0) -> list[Rated]
 
 
 def test_a_std_that_tells_the_error_is_known_as_such() -> None:
-    found = calibration(analyse(wavering())[0])
+    found = std_check(analyse(wavering())[0])
     assert (found.n, found.problem) == (60, None)
     assert list(found.bins["n"]) == [12] * 5
     assert found.bins["error"].is_monotonic_increasing
@@ -53,7 +53,7 @@ def test_the_mos_lies_within_the_std_as_often_as_that_is_large(
     data = analyse(
         [Rated(e.row, replace(e.rating, std=(e.rating.std or 0) * factor)) for e in wavering()]
     )[0]
-    assert low <= calibration(data).within[0] <= high
+    assert low <= std_check(data).within[0] <= high
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(0.01, 0), (25, -70)])
@@ -63,7 +63,7 @@ def test_the_unit_of_the_mos_does_not_matter(scale: float, shift: float) -> None
     )
     assert other.error == pytest.approx(plain.error * scale, rel=1e-3, abs=1e-4 * scale)
     assert [r.row.image for r, _ in other.worst(6)] == [r.row.image for r, _ in plain.worst(6)]
-    assert calibration(other).within == pytest.approx(calibration(plain).within, abs=0.04)
+    assert std_check(other).within == pytest.approx(std_check(plain).within, abs=0.04)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_the_unit_of_the_mos_does_not_matter(scale: float, shift: float) -> None
         ([rated(i, i, None, None) for i in range(9)], "at least 3 images"),
     ],
 )
-def test_why_there_is_no_calibration(images: list[Rated], words: str) -> None:
+def test_why_there_is_no_check(images: list[Rated], words: str) -> None:
     data = analyse(images)[0]
-    found = calibration(data)
+    found = std_check(data)
     assert words in str(found.problem)
     assert found.bins.empty
     assert len(data.worst(3)) == (0 if data.fit.problem else 3)

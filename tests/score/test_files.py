@@ -23,6 +23,7 @@ RATINGS = [
     Rating("c\r\n.png", 2.5, None, (2.5,), 'too dark,\r "noisy"\nand — soft', None, *BY[:-1]),
     Rating("d.png", 1.25, None, (None, 1.25), "blur", None, *BY),
     Rating("e.png", 4.0, 0.5, (), None, None, *BY),
+    Rating("f.png", 4.0, 0.5, (), None, None, *BY, 3.125, 4.5, 0.9, 3.75),
 ]
 
 
@@ -119,9 +120,9 @@ def test_exports_hold_every_rating_and_no_nan(tmp_path):
 def test_csv_to_the_byte(tmp_path):
     export(RATINGS[1:3], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == (
-        b"image,score,std,samples,reasoning,problem,model,mode,seed,seconds,prompt\r\n"
-        b'"\xc3\xbc, ""b"".png",,,[null],,no readable answer in 1 samples,nano,reason,0,0.5,paper\r\n'
-        b'"c\r\n.png",2.5,,[2.5],"too dark,\r ""noisy""\nand \xe2\x80\x94 soft",,nano,reason,0,0.5,\r\n'
+        b"image,score,std,samples,reasoning,problem,model,mode,seed,seconds,prompt,low,high,coverage,expected_mos\r\n"
+        b'"\xc3\xbc, ""b"".png",,,[null],,no readable answer in 1 samples,nano,reason,0,0.5,paper,,,,\r\n'
+        b'"c\r\n.png",2.5,,[2.5],"too dark,\r ""noisy""\nand \xe2\x80\x94 soft",,nano,reason,0,0.5,,,,,\r\n'
     )
 
 
@@ -142,6 +143,10 @@ def test_parquet_has_the_same_columns_whatever_the_ratings(tmp_path):
             ("seed", "int64"),
             ("seconds", "double"),
             ("prompt", "string"),
+            ("low", "double"),
+            ("high", "double"),
+            ("coverage", "double"),
+            ("expected_mos", "double"),
         ]
 
 

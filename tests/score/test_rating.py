@@ -108,13 +108,83 @@ def test_a_rating_cannot_hold_a_made_up_number(change):
 
 
 def test_comparing_is_thurstones_probability():
-    a, b = rated("a", 4.0, 3.0), rated("b", 2.0, 3.0, 4.0)  # variances ½ and 1
+    a, b = rated("a", 4.0, 3.0), rated("b", 2.0, 3.0, 4.0)  # variances ½ and 1, no calibration
     assert compare(a, b) == pytest.approx(0.6584543, abs=1e-6)  # Φ(0.5 / √1.5)
     assert compare(a, b) + compare(b, a) == pytest.approx(1)
     assert compare(a, a) == 0.5
-    assert compare(rated("c", 3.01), rated("d", 3.0)) > 0.999999
     with pytest.raises(UserError, match=r"x.png has no score.*not an image"):
         compare(a, Rating.failed("x.png", "not an image", **BY))
+
+
+@pytest.mark.parametrize("std", [None, 0.0])
+def test_comparing_without_a_known_deviation_is_never_certain(std):
+    def one(image: str, score: float) -> Rating:
+        return Rating(image, score, std, (score,), None, None, **BY, prompt="paper")
+
+    slightly, greatly = (compare(one("c", score), one("d", 1.0)) for score in (1.01, 5.0))
+    # A hundredth of a point says next to nothing: Φ(0.01 / √(2 · 0.1²)).
+    assert slightly == pytest.approx(0.5282, abs=1e-4)
+    assert greatly == 0.999
+    assert compare(one("d", 1.0), one("c", 5.0)) == pytest.approx(0.001)
+
+
+def with_interval(image: str, low: float, mos: float, high: float, **change) -> Rating:
+    rating = Rating(image, 3.0, 0.01, (), None, None, **BY, prompt="paper")
+    return replace(rating, low=low, high=high, coverage=0.9, expected_mos=mos, **change)
+
+
+def test_comparing_calibrated_ratings_is_about_the_human_rating():
+    z = 1.6448536  # 90 % of a normal distribution are within so many standard deviations
+    a, b = with_interval("a", 3.0, 3.5, 4.0), with_interval("b", 2.0, 3.0, 4.0)
+    assert a.mos_std == pytest.approx(0.5 / z)
+    # Φ(0.5 / √(0.5² + 1²) · z), though both scores are the same and their std is tiny.
+    assert compare(a, b) == pytest.approx(0.7690, abs=1e-4)
+    assert compare(a, b) + compare(b, a) == pytest.approx(1)
+    # A side that was cut at the end of the scale does not make an image surer.
+    assert with_interval("c", 3.5, 4.5, 5.0).mos_std == pytest.approx(1 / z)
+    best, worst = with_interval("d", 4.9, 4.9, 4.9), with_interval("e", 1.1, 1.1, 1.1)
+    assert compare(best, worst) == 0.999
+    # One without an interval: both by their scores.
+    assert compare(a, replace(rated("f", 3.0, 3.0), prompt="paper")) == 0.5
+
+
+def test_a_classic_has_no_probability_without_a_calibration():
+    a, b = (
+        Rating(name, s, None, (s,), None, None, "niqe", "direct", 0, 0.1)
+        for name, s in (("a", -3.0), ("b", -9.0))
+    )
+    with pytest.raises(UserError, match=r"niqe gives a .*without an uncertainty.*calibrate"):
+        compare(a, b)
+    known = {"low": 3.0, "high": 4.0, "coverage": 0.9, "expected_mos": 3.5}
+    assert compare(replace(a, **known), replace(b, **known)) == 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"low": None},
+        {"coverage": None},
+        {"expected_mos": None},
+        {"low": 3.9},
+        {"high": 5.1},
+        {"low": 0.9},
+        {"coverage": 1.0},
+        {"high": math.nan},
+        {"score": None, "problem": "lost"},
+    ],
+)
+def test_an_interval_is_whole_and_in_order(change):
+    good = with_interval("a", 3.0, 3.5, 4.0)
+    assert Rating.from_dict(json.loads(json.dumps(good.to_dict()))) == good
+    with pytest.raises(ValueError, match=r"come together|an interval is|finite"):
+        replace(good, **change)
+
+
+def test_files_of_older_versions_are_read():
+    row = rated("a", 3.0, 4.0).to_dict()
+    for name in ("prompt", "low", "high", "coverage", "expected_mos"):
+        del row[name]
+    assert Rating.from_dict(row) == rated("a", 3.0, 4.0)
 
 
 def test_half_a_character_from_a_server_does_not_reach_a_file():

@@ -87,15 +87,29 @@ def compare(
     *,
     make: "Callable[..., Rater]",
 ) -> None:
-    """Probability that A looks better than B, by Thurstone's model on their scores."""
+    """Probability that A looks better than B, by Thurstone's model.
+
+    It is that of people where there is a calibration for the model and these options, else the model's own.
+    """
     with clean_exit():
         from ..score.rating import compare as thurstone
+        from ..score.rating import has_uncertainty
 
         pair = _sources([a, b], reference)
         first, second = make(reference=reference is not None).rate(pair)
+        scored = first.score is not None and second.score is not None
+        if scored and not (has_uncertainty(first) and has_uncertainty(second)):
+            out.print(_ratings_table([first, second]))
+            out.print(Text(_which_is_better(first, second)))
+            return
         probability = thurstone(first, second)
         out.print(_ratings_table([first, second]))
-        out.print(f"P({a.name} better than {b.name}) = {probability:.3f}")
+        out.print(Text(f"P({a.name} better than {b.name}) = {probability:.3f}"))
+        if first.mos_std is None:
+            note = "No calibration is known for this model and these options: the probability is the model's own, and "
+            out.print(
+                Text(f"{note}was not checked against people (visualquality calibrate).", "dim")
+            )
 
 
 @rates
@@ -120,6 +134,19 @@ def rank(
             raise typer.Exit(1)
 
 
+def _which_is_better(a: "Rating", b: "Rating") -> str:
+    """Of two ratings without an uncertainty: one sentence."""
+    assert a.score is not None
+    assert b.score is not None
+    why = (
+        f"how likely that is, {a.model} cannot say without a calibration (visualquality calibrate)"
+    )
+    if a.score == b.score:
+        return f"{a.model} finds both equally good; {why}."
+    better, worse = (a, b) if a.score > b.score else (b, a)
+    return f"{better.image} looks better than {worse.image} to {a.model}; {why}."
+
+
 def _sources(images: list[Path], reference: Path | None) -> "list[str | Referenced]":
     """The images by path, each with its reference where there is one."""
     from ..data.find import find_references
@@ -139,6 +166,10 @@ def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:
     table.add_column("image", overflow="fold")
     table.add_column("score", justify="right")
     table.add_column("std", justify="right")
+    # The same for all ratings of a run; None where no calibration fits.
+    coverage = next((rating.coverage for rating in ratings if rating.coverage), None)
+    if coverage is not None:
+        table.add_column(f"MOS\n{100 * coverage:g} %", justify="right", no_wrap=True)
     table.add_column("reason")
     for place, rating in enumerate(ratings, start=1):
         # Text, since a file name or a model's words may hold rich's markup.
@@ -149,7 +180,8 @@ def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:
             Text(rating.image),
             "-" if rating.score is None else f"{rating.score:.2f}",
             "-" if rating.std is None else f"{rating.std:.2f}",
-            reason,
         ]
-        table.add_row(*([str(place)] if ranked else []), *cells)
+        if coverage is not None:
+            cells.append("-" if rating.low is None else f"{rating.low:.1f}–{rating.high:.1f}")
+        table.add_row(*([str(place)] if ranked else []), *cells, reason)
     return table

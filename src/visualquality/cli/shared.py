@@ -49,10 +49,10 @@ def rates(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --model and the options of `ScoreSettings`; it takes them as one `make`, which makes the `Rater`.
 
     `make(reference=True)` makes one that rates each image against a reference: the command has an option of its own
-    for where the references are.
+    for where the references are. A command with an argument `model` of its own gives that to `make` as well.
     """
-    options = _rater_options()
     own = inspect.signature(command)
+    options = [option for option in _rater_options() if option.name not in own.parameters]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -102,4 +102,13 @@ def make_rater(*, model: str = "nano", **options: Any) -> "Rater":
     from ..score.raters import make_rater as make
 
     with err.status(f"loading {model}"):
-        return make(model, settings)
+        rater = make(model, settings)
+    if settings.calibration is not None:
+        from ..score.calibration import why_no_interval
+
+        # Here and not in the ratings, where a missing interval is no fault.
+        found = rater.settings()
+        if "calibration" not in found:
+            why = why_no_interval(settings.calibration, found)
+            err.print(Text(why, style="yellow"), soft_wrap=True)
+    return rater

@@ -6,6 +6,12 @@ from pathlib import Path
 SPLITS = ("train", "val", "test")
 
 
+def mos_on_1_to_5(mos: float, mos_range: tuple[float, float]) -> float:
+    """A MOS taken linearly to [1, 5]; `mos_range`: the lowest and the highest MOS that its scale has."""
+    low, high = mos_range
+    return 1 + 4 * (mos - low) / (high - low)
+
+
 @dataclass(frozen=True)
 class Row:
     """One rated image. `extra` holds the file's other columns, such as a distortion's `level`."""

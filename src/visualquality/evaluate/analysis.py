@@ -69,7 +69,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class StdCheck:
     """Whether a larger std goes with a larger error, and how often the MOS is as near as the std says.
 
     `n` images have a std. A row of `bins` is about images of similar std: their number `n`, mean `std` (points of the
@@ -151,7 +151,7 @@ def _group_order(group: Group) -> tuple[int, float, str]:
     return 1, -group.srcc.value, group.name
 
 
-def calibration(data: Analysis) -> Calibration:
+def std_check(data: Analysis) -> StdCheck:
     """How the std of the scores goes with their errors. Bins hold about equally many images; equal stds share one."""
     all_std = np.array([each.rating.std for each in data.scored], dtype=np.float64)
     # None became NaN: a single answer has no std.
@@ -159,7 +159,7 @@ def calibration(data: Analysis) -> Calibration:
     std, scores = all_std[has_std], data.scores[has_std]
     error, mos = data.error[has_std], data.mos[has_std]
     if problem := data.fit.problem or _why_no_bins(std):
-        return Calibration(len(std), pd.DataFrame(), problem=problem)
+        return StdCheck(len(std), pd.DataFrame(), problem=problem)
     shares = []
     for k in (1, 2):
         # The interval of scores is mapped to one of MOS. Its ends are sorted, since a falling curve swaps them.
@@ -181,7 +181,7 @@ def calibration(data: Analysis) -> Calibration:
         "high": mean + half,
     }
     within = (shares[0], shares[1])
-    return Calibration(len(std), pd.DataFrame(columns), srcc_estimate(std, error), within)
+    return StdCheck(len(std), pd.DataFrame(columns), srcc_estimate(std, error), within)
 
 
 def _why_no_bins(std: Array) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,8 @@ def _from_rater(
         return Result(method.name, method.group, {}, str(error))
     finally:
         bar.remove_task(loading)
-    settings = rater.settings()
+    # Scores do not depend on it, so that the cache outlives a new calibration.
+    settings = {name: value for name, value in rater.settings().items() if name != "calibration"}
 
     def measure(name: str, rows: Sequence[Row]) -> Measured:
         problems: list[str] = []
@@ -214,7 +215,7 @@ def _from_rater(
                 problems.append(f"{Path(rating.image).name}: {rating.problem}")
             else:
                 # At once, so that an interrupt or a server that goes away loses nothing.
-                journal.append(replace(rating, image=digest))
+                journal.append(rating.without_interval(image=digest))
         message = f"{what}: {len(rows)} images, {len(todo)} scored now"
         bar.console.print(message, markup=False, highlight=False)
         # An image that cannot be opened has an error for a digest, which is in no journal.

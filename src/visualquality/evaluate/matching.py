@@ -38,6 +38,13 @@ def rows_of(manifest: Manifest, split: str | None) -> tuple[Row, ...]:
     return rows
 
 
+def sources_of(rows: Sequence[Row], *, reference: bool) -> list[str | Referenced]:
+    """What a rater is given for each row: its image and, if `reference` is set, its `reference_image`."""
+    if not reference:
+        return [str(row.image) for row in rows]
+    return [Referenced(str(row.image), str(row.reference_image)) for row in rows]
+
+
 def match(
     rows: Sequence[Row], found: Mapping[str, T], *, source: str, complete: bool
 ) -> list[tuple[Row, T]]:
@@ -128,9 +135,7 @@ def evaluate_model(
     reference: rate each image against its row's `reference_image`; the rater and the manifest must allow this.
     """
     rows = rows_of(manifest, split)
-    images: list[str | Referenced] = [str(row.image) for row in rows]
-    if reference:
-        images = [Referenced(str(row.image), str(row.reference_image)) for row in rows]
+    images = sources_of(rows, reference=reference)
     ratings = score_all(rater, images, journal=journal, console=console)
     return _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
 

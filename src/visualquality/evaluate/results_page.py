@@ -15,7 +15,7 @@ from ..data.manifest import Row, read_manifests
 from ..score.journal import journal_path
 from ..score.rating import Rating
 from .agreement import COEFFICIENTS, with_average
-from .analysis import NORMAL_SHARES, Analysis, Calibration, analyse, breakdowns, calibration
+from .analysis import NORMAL_SHARES, Analysis, StdCheck, analyse, breakdowns, std_check
 from .matching import Rated, match, read_results, rows_of
 from .page import LIGHT, MAX_POINTS, Panel, axis_limits, draw, pick_evenly, write_page
 
@@ -155,9 +155,9 @@ def _agreement(rated: Sequence[Rated]) -> dict[str, Any]:
     """The sections of a page with human ratings."""
     sets = []
     for number, data in enumerate(analyse(rated)):
-        calibrated = calibration(data)
-        panels = (_scatter(number, data), _calibration_panel(number, calibrated))
-        sets.append((data, *panels, calibrated, breakdowns(data), data.worst(CARDS)))
+        checked = std_check(data)
+        panels = (_scatter(number, data), _std_panel(number, checked))
+        sets.append((data, *panels, checked, breakdowns(data), data.worst(CARDS)))
     return {
         "coefficients": COEFFICIENTS,
         "table": with_average({data.name: data.agreement for data, *_ in sets}),
@@ -213,11 +213,11 @@ def _scatter(number: int, data: Analysis) -> Panel:
     return Panel(svg, note)
 
 
-def _calibration_panel(number: int, calibrated: Calibration) -> Panel:
+def _std_panel(number: int, checked: StdCheck) -> Panel:
     """Mean error against std, in bins of images."""
-    if calibrated.problem:
-        return Panel(None, f"Nothing to plot: {calibrated.problem}.")
-    bins = calibrated.bins
+    if checked.problem:
+        return Panel(None, f"Nothing to plot: {checked.problem}.")
+    bins = checked.bins
     std, error = bins["std"], bins["error"]
 
     def plot(axes: Axes) -> None:
@@ -238,7 +238,7 @@ def _calibration_panel(number: int, calibrated: Calibration) -> Panel:
     )
     least, most = bins["n"].min(), bins["n"].max()
     images = f"{least}" if least == most else f"{least} to {most}"
-    note = f"{calibrated.n} images in {len(bins)} bins of {images}; bars are 95 % intervals of the mean."
+    note = f"{checked.n} images in {len(bins)} bins of {images}; bars are 95 % intervals of the mean."
     return Panel(svg, note)
 
 

@@ -32,6 +32,8 @@ class Method(ScoreSettings):
             raise ValueError(f"a file of scores takes no {' and no '.join(sorted(options))}")
         if self.reference:
             raise ValueError("a suite rates images by themselves: leave reference out")
+        if self.calibration is not None:
+            raise ValueError("a suite shows scores without intervals: leave calibration out")
         return self
 
     def _options(self) -> dict[str, Any]:

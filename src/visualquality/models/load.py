@@ -92,6 +92,11 @@ def load(
     )
 
 
+def folder_of(name: str) -> Path | None:
+    """The folder of a model that is a folder of the user's; None for an embedded model and a name of the hub."""
+    return Path(name) if name not in EMBEDDED_NAMES and Path(name).is_dir() else None
+
+
 def _move(model: Any, **where: Any) -> None:
     """`model.to`, whose signature a decorator hides from type checkers."""
     model.to(**where)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ..data.tables import numbered_rows
 from ..errors import UserError
 from ..io import read_jsonl, write_whole
-from .rating import Rating
+from .rating import INTERVAL, Rating
 
 Row = tuple[int, Any, Any]  # number, image and score of a row, not checked yet
 
@@ -30,6 +30,7 @@ NUMBERS = {
     "samples": pa.list_(pa.float64()),
     "seed": pa.int64(),
     "seconds": pa.float64(),
+    **dict.fromkeys(INTERVAL, pa.float64()),
 }
 SCHEMA = pa.schema([(field.name, NUMBERS.get(field.name, pa.string())) for field in fields(Rating)])
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ..classics import Classic
 from ..data.images import open_image
 from ..errors import UserError
 from ..io import map_ahead
+from .calibration import Calibration, find_calibration, with_calibration, with_intervals
 from .rating import Rater, Rating, seconds_since
 from .settings import ScoreSettings
 from .source import Picture, name_of
@@ -32,20 +34,34 @@ class ImageFunctionRater:
     """Rates images with a classic, a function of one image, in threads (a `Rater`).
 
     A rating has one sample, its score, rounded to 6 decimals; an image that cannot be opened, or that the classic fails
-    on, has the reason as its `problem`. `workers`: threads; by default one a processor.
+    on, has the reason as its `problem`. `workers`: threads; by default one a processor. `calibration_file`: the only
+    file in which a calibration is looked for, if it is given.
     """
 
-    def __init__(self, classic: Classic, *, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        classic: Classic,
+        *,
+        workers: int | None = None,
+        calibration_file: Path | None = None,
+    ) -> None:
         self.classic = classic
         self.workers = workers
+        self.calibration_file = calibration_file
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What gives ratings their interval. Raises UserError for a file that is no calibration."""
+        return find_calibration(self.classic.settings, file=self.calibration_file)
 
     def settings(self) -> dict[str, Any]:
-        """All that a score depends on besides the image."""
-        return self.classic.settings()
+        """All that a rating depends on besides the image."""
+        return with_calibration(self.classic.settings(), self.calibration)
 
     def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless."""
-        return map_ahead(self._rate, images, self.workers)
+        ratings = map_ahead(self._rate, images, self.workers)
+        return with_intervals(ratings, self.calibration)
 
     def _rate(self, source: Picture) -> Rating:
         start, name = time.perf_counter(), name_of(source)
@@ -67,7 +83,8 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
       says what runs it: "here" is `Scorer`, "vllm" the engine of that name, "openai" an OpenAI-compatible server at
       `settings.url`.
 
-    The classics give each image one number, without words or chance: of `settings`, pyiqa alone uses one, `device`.
+    The classics give each image one number, without words or chance: of `settings` they use `calibration`, and pyiqa
+    `device`.
 
     Raises UserError for a model or engine that cannot be had, for options that an engine cannot follow, and for those
     that would change nothing there: the URL without a server, and for a classic each of `MODEL_OPTIONS`.
@@ -89,16 +106,20 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
     if kind == "niqe":
         from ..classics.niqe import Niqe
 
-        return ImageFunctionRater(Niqe.load(parameters))
+        return ImageFunctionRater(Niqe.load(parameters), calibration_file=settings.calibration)
     if kind == "brisque":
         from ..classics.brisque import Brisque
 
-        return ImageFunctionRater(Brisque.load(parameters))
+        return ImageFunctionRater(Brisque.load(parameters), calibration_file=settings.calibration)
     if kind == "pyiqa":
         from ..classics.pyiqa import PyiqaMetric
 
         # Its networks are not thread-safe.
-        return ImageFunctionRater(PyiqaMetric(detail, device=settings.device), workers=1)
+        return ImageFunctionRater(
+            PyiqaMetric(detail, device=settings.device),
+            workers=1,
+            calibration_file=settings.calibration,
+        )
     if settings.engine == "vllm":
         from .vllm import VllmRater
 

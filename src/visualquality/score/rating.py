@@ -4,14 +4,23 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from statistics import fmean, stdev
+from dataclasses import dataclass, fields, replace
+from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..response import Response
+
+# The fields of a `Rating` that a calibration gives: all of them or none.
+INTERVAL = ("low", "high", "coverage", "expected_mos")
+# `compare` takes no standard deviation for smaller. On a scale from 1 to 5 a MOS itself is no surer: raters differ by
+# about 0.6 to 1, and 30 to 100 of them make a MOS with a standard error of 0.06 to 0.18.
+STD_FLOOR = 0.1
+# `compare` is never surer than this, whatever the scores: data sets of some hundred images, on which calibrations are
+# made, cannot show that an error is rarer.
+SUREST = 0.999
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,15 @@ class Rating:
         model, mode, seed: the settings that the rating was made with.
         seconds: the time it took, or its share of the time of a batch.
         prompt: the name of the prompt, or None where there is none, as for NIQE.
+        low, high: the interval of the human rating (MOS), on the scale from 1 to 5 that the MOS of the calibration's
+            data set were put on.
+        coverage: the share of images whose human rating lies in such an interval, such as 0.9.
+        expected_mos: the human rating on 1 to 5 that this score stands for in that data set, in [low, high].
 
-    Raises ValueError for a number that is not finite, and for both or neither of a score and a problem.
+    The last four are None where no calibration fits the settings (score/calibration.py), or there is no score.
+
+    Raises ValueError for a number that is not finite, for both or neither of a score and a problem, and for an
+    interval that is not whole or not in order.
     """
 
     image: str
@@ -45,15 +61,31 @@ class Rating:
     seed: int
     seconds: float
     prompt: str | None = None
+    low: float | None = None
+    high: float | None = None
+    coverage: float | None = None
+    expected_mos: float | None = None
 
     def __post_init__(self) -> None:
         # NaN is not JSON, and one that gets into a mean or a correlation makes all of it NaN.
-        numbers = (self.score, self.std, self.seconds, *self.samples)
+        interval = tuple(getattr(self, name) for name in INTERVAL)
+        numbers = (self.score, self.std, self.seconds, *self.samples, *interval)
         if not all(number is None or math.isfinite(number) for number in numbers):
             raise ValueError(f"{self.image}: a rating holds finite numbers or None, not {numbers}")
         if (self.score is None) == (self.problem is None):
             raise ValueError(
                 f"{self.image}: a rating has a score or a problem, not {self.score} and {self.problem}"
+            )
+        if interval == (None,) * len(INTERVAL):
+            return
+        given = [number for number in interval if number is not None]
+        if self.score is None or len(given) < len(interval):
+            raise ValueError(f"{self.image}: {', '.join(INTERVAL)} come together, with a score")
+        low, high, coverage, expected_mos = given
+        if not (1 <= low <= expected_mos <= high <= 5 and 0 < coverage < 1):
+            raise ValueError(
+                f"{self.image}: an interval is 1 <= low <= expected_mos <= high <= 5 with a coverage between 0 and 1, "
+                f"not {low}, {expected_mos}, {high} with {coverage}"
             )
 
     @classmethod
@@ -108,6 +140,22 @@ class Rating:
         # A score may come without samples, as the expected score does.
         return self.score is not None or len(self.samples) > 0
 
+    @property
+    def mos_std(self) -> float | None:
+        """Standard deviation of the human rating about `expected_mos`, as the interval states it; None without one.
+
+        The interval is taken for that of a normal distribution. Of its two sides the longer one counts, since the
+        other may have been cut at an end of the scale.
+        """
+        if self.low is None or self.high is None or self.expected_mos is None or not self.coverage:
+            return None
+        side = max(self.high - self.expected_mos, self.expected_mos - self.low)
+        return side / NormalDist().inv_cdf((1 + self.coverage) / 2)
+
+    def without_interval(self, **changes: Any) -> "Rating":
+        """The rating without its interval, and with other `changes` of fields."""
+        return replace(self, **{**dict.fromkeys(INTERVAL), **changes})
+
     def to_dict(self) -> dict[str, Any]:
         """The fields in their order, ready for JSON: `samples` is a list."""
         # `vars` keeps the order of the fields, which is that of the columns of an export.
@@ -117,8 +165,8 @@ class Rating:
     def from_dict(cls, row: dict[str, Any]) -> "Rating":
         """The inverse of `to_dict`. Raises UserError that names missing or unknown fields, or a wrong value."""
         names = {field.name for field in fields(cls)}
-        # Files of version 0.1 have no prompt.
-        wrong = sorted((names ^ row.keys()) - {"prompt"})
+        # Files of version 0.1 have no prompt and no interval.
+        wrong = sorted((names ^ row.keys()) - {"prompt", *INTERVAL})
         if wrong:
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
@@ -143,11 +191,17 @@ def seconds_since(start: float, images: int = 1) -> float:
 
 
 def compare(a: Rating, b: Rating) -> float:
-    """Probability in [0, 1] that image `a` is of better quality than `b`, under Thurstone's model.
+    """Probability that image `a` is of better quality than `b`, under Thurstone's model (Eq. 1, rl2r.thurstone).
 
-    Eq. 1 (rl2r.thurstone) on the means of both images and the variances of their samples. One sample alone
-    (std None) counts as variance 0, so the result is then near 0, ½ or 1. Raises `UserError` where one of the
-    two has no score, or is no rating.
+    Where both have the interval of a calibration, it is the probability that people rate `a` higher: means are
+    `expected_mos`, standard deviations those of the intervals (`mos_std`). Otherwise it is the model's own view,
+    which nobody has checked against people: means are the scores, standard deviations those of the answers.
+
+    A standard deviation counts as at least `STD_FLOOR`, also where there is none (a single answer), and the
+    probability is at least 1 - `SUREST` and at most `SUREST`.
+
+    Raises `UserError` where one of the two has no score, or is no rating, and for a classic such as NIQE without a
+    calibration: it has no uncertainty, and its scale is its own.
     """
     # Here, because PyTorch takes seconds to import and most users of ratings never compare two.
     import torch
@@ -161,9 +215,29 @@ def compare(a: Rating, b: Rating) -> float:
     if a.score is None or b.score is None:
         without = a if a.score is None else b
         raise UserError(f"{without.image} has no score to compare: {without.problem}")
-    mean_a, mean_b = torch.tensor([a.score, b.score], dtype=torch.float64)
-    var_a, var_b = torch.tensor([a.std or 0.0, b.std or 0.0], dtype=torch.float64).square()
-    return thurstone(mean_a, var_a, mean_b, var_b).item()
+    means: tuple[float | None, ...] = (a.score, b.score)
+    stds = (a.std, b.std)
+    if a.mos_std is not None and b.mos_std is not None:
+        means, stds = (a.expected_mos, b.expected_mos), (a.mos_std, b.mos_std)
+    elif not (has_uncertainty(a) and has_uncertainty(b)):
+        classic = b if has_uncertainty(a) else a
+        raise UserError(
+            f"{classic.model} gives {classic.image} a score without an uncertainty: make it known with "
+            "visualquality calibrate, or compare the scores themselves"
+        )
+    mean_a, mean_b = torch.tensor(means, dtype=torch.float64)
+    squares = [max(std or 0.0, STD_FLOOR) ** 2 for std in stds]
+    var_a, var_b = torch.tensor(squares, dtype=torch.float64)
+    probability = thurstone(mean_a, var_a, mean_b, var_b).item()
+    return min(max(probability, 1 - SUREST), SUREST)
+
+
+def has_uncertainty(rating: Rating) -> bool:
+    """Whether a rating says how sure it is, or comes from a model whose answers vary on a scale from 1 to 5.
+
+    A classic, which has no prompt, gives one number on a scale of its own: only a calibration makes it comparable.
+    """
+    return rating.mos_std is not None or rating.std is not None or rating.prompt is not None
 
 
 class Rater(Protocol):

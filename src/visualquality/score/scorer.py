@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from statistics import stdev
@@ -23,9 +24,10 @@ from ..models.generate import (
     prefill,
     sample_completions,
 )
-from ..models.load import VisionLanguageModel, load
+from ..models.load import EMBEDDED, EMBEDDED_NAMES, VisionLanguageModel, folder_of, load
 from ..models.prompt import Prompt, collate
 from ..seeds import uniform_streams
+from .calibration import Calibration, find_calibration, with_calibration, with_intervals
 from .rating import Rating, seconds_since
 from .reading import Prepared, Question, Reader, read_images
 from .settings import ScoreSettings, score_settings
@@ -57,6 +59,9 @@ class Scorer:
         batches of another make-up the last one may rarely differ by 1.
 
     samples: a number, or "auto": 2, 4, 8, at most 16, until the standard error of the mean is below `tolerance`.
+
+    calibration: the file that an interval of the human rating comes from; by default the calibration that is kept for
+    this model and these settings, if there is one (score/calibration.py).
 
     reference: every image comes with a reference that it is rated against, `Referenced(image, reference)`; a model that
     was not trained so (no released one was) may ignore it.
@@ -145,12 +150,13 @@ class Scorer:
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless; they are read while the model works."""
         on_cpu = self.vlm.model.device.type == "cpu"
-        return self.rate_prepared(
-            read_images(self.reader, images, first=self.options.batch, shares_processor=on_cpu)
+        prepared = read_images(
+            self.reader, images, first=self.options.batch, shares_processor=on_cpu
         )
+        return with_intervals(self.rate_prepared(prepared), self.calibration)
 
     def rate_prepared(self, images: Iterable[Prepared]) -> Iterator[Rating]:
-        """Ratings in order of images that this scorer's `reader` prepared.
+        """Ratings, without intervals, in order of images that this scorer's `reader` prepared.
 
         In a window of a few batches, images of similar size make a batch, so that little of it is padding. A rating
         is given as soon as it and all before it are there.
@@ -176,8 +182,22 @@ class Scorer:
             # What is left are images with a problem.
             yield from (ratings[i] for i in sorted(ratings))
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What gives ratings their interval. Raises UserError for a file that is no calibration."""
+        return find_calibration(
+            self._score_settings,
+            file=self.options.calibration,
+            folder=folder_of(self.vlm.name),
+            packaged=EMBEDDED if self.vlm.name in EMBEDDED_NAMES else None,
+        )
+
     def settings(self) -> dict[str, Any]:
-        """Everything that a score depends on besides the image: the header of a file of results."""
+        """Everything that a rating depends on besides the image: the header of a file of results."""
+        return with_calibration(self._score_settings(), self.calibration)
+
+    def _score_settings(self) -> dict[str, Any]:
+        """Everything that a score depends on besides the image."""
         chosen = self.options
         header: dict[str, Any] = {
             "model": self.vlm.name,

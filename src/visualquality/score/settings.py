@@ -1,5 +1,6 @@
 """All scoring options, listed once: the command line, Python, benchmark suites, engines and servers read them here."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -72,6 +73,11 @@ class ScoreSettings(Settings):
         description="here: PyTorch. vllm: vLLM in this process. openai: a server, see --url.",
     )
     url: str | None = Field(None, description="Address of an OpenAI-compatible server.")
+    calibration: Path | None = Field(
+        None,
+        description="File of visualquality calibrate, for an interval of the human rating with each score; by default "
+        "the one in the model's folder or in your data folder.",
+    )
 
     @property
     def token_limit(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.images import open_image
 from ..data.manifest import Manifest
+from ..data.row import mos_on_1_to_5
 from ..data.sampler import OneDatasetBatches
 from ..data.split import split
 from ..errors import UserError
@@ -84,8 +85,7 @@ def _read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> lis
             raise UserError(f"{source.manifest} has no row of split {source.split!r}")
     mos = [row.mos for row in rows]
     if source.mos_range is not None:
-        low, high = source.mos_range
-        mos = [1 + 4 * (value - low) / (high - low) for value in mos]
+        mos = [mos_on_1_to_5(value, source.mos_range) for value in mos]
     if on_1_to_5 and not (min(mos) >= 1 and max(mos) <= 5):
         raise UserError(
             f"{source.manifest}: MOS are from {min(mos):g} to {max(mos):g}, and this method learns scores from 1 to 5: "

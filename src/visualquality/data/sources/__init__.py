@@ -32,12 +32,14 @@ class Source:
     read: its function, which yields rows in the order of the set's table; their images need not exist, since
     `import_dataset` looks for the files.
     source: what the set is and where to get it; error sentences end with "get <this>".
+    mos_range: the ends of the scale that people rated on; None where they differ by file or scene.
     splits: names of the splits that come with it; None if its file names them.
     columns: whether its function takes names of columns from the user.
     """
 
     read: Callable[[Distribution], Iterable[Row]]
     source: str
+    mos_range: tuple[float, float] | None = None
     splits: tuple[str, ...] | None = ()
     columns: bool = False
 
@@ -47,41 +49,49 @@ SOURCES: dict[str, Source] = {
     "kadid10k": Source(
         published.kadid10k,
         f"KADID-10k (dmos.csv, images/; MOS 1 to 5) from {_MMSP}/kadid-10k-database.html",
+        mos_range=(1, 5),
         splits=("authors",),
     ),
     "koniq10k": Source(
         published.koniq10k,
         "KonIQ-10k (koniq10k_scores_and_distributions.csv, koniq10k_distributions_sets.csv, "
         f"1024x768/ or 512x384/; MOS 1 to 5) from {_MMSP}/koniq-10k-database.html",
+        mos_range=(1, 5),
         splits=("official",),
     ),
     "spaq": Source(
         published.spaq,
         "SPAQ (Annotations/, TestImage/; MOS 0 to 100) from https://github.com/h4nwei/SPAQ",
+        mos_range=(0, 100),
     ),
     "clive": Source(
         published.clive,
         "CLIVE, the LIVE In the Wild Image Quality Challenge Database (Data/, Images/; MOS 0 to 100) from "
         "https://live.ece.utexas.edu/research/ChallengeDB/index.html",
+        mos_range=(0, 100),
     ),
     "bid": Source(
         published.bid,
         "BID, the Blurred Image Database (DatabaseGrades.xls or .xlsx, ImageDatabase/; MOS 0 to 5) from "
         "http://www.lps.ufrj.br/profs/eduardo/ImageDatabase.htm",
+        mos_range=(0, 5),
     ),
     "agiqa3k": Source(
         published.agiqa3k,
         "AGIQA-3K (data.csv, images/; MOS 0 to 5) from https://github.com/lcysyzxdxc/AGIQA-3k-Database",
+        mos_range=(0, 5),
     ),
     "liu13": Source(
         published.liu13,
         f"Liu13, motion deblurring (SIGGRAPH Asia 2013; MOS 1 to 5): Deblur_test_all.txt from {_AUTHORS}, "
         "and the images from the set's makers, Liu et al.",
+        mos_range=(1, 5),
     ),
     "min19": Source(
         published.min19,
         f"Min19 or SHRQ, dehazing (IEEE TMM 2019; MOS 1 to 5): dehaze_test_all.txt from {_AUTHORS}, "
         "and the images from the set's makers, Min et al.",
+        mos_range=(1, 5),
     ),
     "sriqa-bench": Source(
         published.sriqa_bench,
@@ -92,6 +102,7 @@ SOURCES: dict[str, Source] = {
         published.biq2021,
         "BIQ2021 (Train (Images and MOS).csv, Test (Images and MOS).csv, Images/; MOS 0 to 1) from "
         "https://github.com/nisarahmedrana/BIQ2021",
+        mos_range=(0, 1),
         splits=("official",),
     ),
     "authors-txt": Source(
