@@ -107,7 +107,9 @@ def f():
     assert found == {(0, "a"), (2, "b.c"), (1, "e"), (0, "g.h")}
 
 
-@pytest.mark.parametrize("script", ["benchmarks/transfer.py", "recipes/nano/card.py"])
+@pytest.mark.parametrize(
+    "script", ["benchmarks/transfer.py", "benchmarks/reliability.py", "recipes/nano/card.py"]
+)
 def test_scripts_find_their_modules_wherever_they_are_called(script, tmp_path):
     command = [sys.executable, str(ROOT / script), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

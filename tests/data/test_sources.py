@@ -41,6 +41,15 @@ def test_every_source_says_where_it_is_had_and_what_is_easily_misread():
         assert source.read.__doc__
 
 
+def test_the_ends_of_a_scale_are_those_that_the_source_names():
+    scales = {name: source.mos_range for name, source in SOURCES.items() if source.mos_range}
+    assert {"kadid10k", "koniq10k", "spaq", "clive", "bid", "agiqa3k", "biq2021"} <= scales.keys()
+    # Between its scenes the MOS mean nothing, so they are on no common scale.
+    assert "sriqa-bench" not in scales
+    for name, (low, high) in scales.items():
+        assert f"MOS {low:g} to {high:g})" in SOURCES[name].source
+
+
 def test_naming_the_sources_does_not_import_slow_libraries():
     program = "import sys, visualquality.data.sources; print(*sys.modules)"
     ran = subprocess.run(

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from visualquality.errors import UserError
 from visualquality.evaluate.benchmark import Results, run
 from visualquality.evaluate.suite import Method, read_suite
 from visualquality.score import raters
+from visualquality.score.journal import read_journal
 from visualquality.score.rating import Rating
 from visualquality.score.settings import ScoreSettings
 
@@ -100,6 +102,23 @@ def test_a_second_run_scores_nothing_and_gives_the_same(suite_file):
     found = before.methods[0].measured
     assert {cell.agreement.n for cell in found.values()} == {8}
     assert 0.9 < found["A"].agreement.srcc.value < 1
+
+
+def test_a_new_calibration_does_not_make_scores_again(suite_file):
+    class Calibrated(Brightness):
+        def settings(self) -> dict[str, Any]:
+            return {**super().settings(), "calibration": "abc"}
+
+        def rate(self, images: Iterable[str]) -> Iterator[Rating]:
+            for rating in super().rate(images):
+                yield replace(rating, low=2.0, high=4.0, coverage=0.9, expected_mos=3.0)
+
+    first, second = Calibrated(), Brightness()
+    before = go(suite_file, lambda _: first)
+    assert go(suite_file, lambda _: second).to_dict() == before.to_dict()
+    assert second.rated == []
+    (journal,) = suite_file.with_name("cache").iterdir()
+    assert {rating.low for rating in read_journal(journal)[1]} == {None}
 
 
 def test_an_interrupted_run_goes_on(suite_file):

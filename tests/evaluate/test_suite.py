@@ -81,6 +81,7 @@ def test_published_rows(tmp_path, paper, count):
         ("model: niqe", "scores: s.csv, seed: 1", "takes no seed"),
         ("model: niqe", "scores: s.csv, temperature: 1", "takes no temperature"),
         ("model: niqe", "model: nano, reference: true", "leave reference out"),
+        ("model: niqe", "model: nano, calibration: c.json", "leave calibration out"),
         ("model: niqe", "model: niqe, samples: 0", r"methods\.0\.samples"),
         ("model: niqe", "model: nano, samples: many", r"methods\.0\.samples"),
         ("model: niqe", "model: nano, mode: guess", r"methods\.0\.mode"),

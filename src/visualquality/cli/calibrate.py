@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def calibrate(
     model: Annotated[
         str,
-        typer.Argument(help="nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME."),
+        typer.Argument(
+            metavar="MODEL",
+            help="nano, a folder, a Hugging Face name, niqe, brisque, or pyiqa:NAME.",
+        ),
     ],
     data: Annotated[
         Path,
@@ -56,7 +59,7 @@ def calibrate(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write, for --calibration; by default one that is found.",
+            help="The file to write, for --calibration.",
         ),
     ] = None,
     *,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..data.manifest import Manifest, Row
 from ..data.row import mos_on_1_to_5
@@ -51,7 +52,7 @@ def calibrate(
     # An older calibration is of no use here, and the header of the journal would name it.
     rater.calibration = None
     rows = rows_of(manifest, split)
-    dataset, mos_range = _scale(rows, mos_range)
+    dataset, mos_range = scale_of(rows, mos_range)
     names = [row.image.name for row in rows]
     mos = [mos_on_1_to_5(row.mos, mos_range) for row in rows]
     check_ratings(mos, names, coverage, dataset, mos_range)
@@ -69,10 +70,13 @@ def calibrate(
     )
 
 
-def _scale(
+def scale_of(
     rows: Sequence[Row], mos_range: tuple[float, float] | None
 ) -> tuple[str, tuple[float, float]]:
-    """The one data set of the rows, and the ends of its scale."""
+    """The one data set of the rows, and the ends of its scale: `mos_range`, else those that `SOURCES` knows.
+
+    Raises UserError for several data sets, an unknown scale, and ends that are not in order.
+    """
     names = list(dict.fromkeys(row.dataset for row in rows))
     if len(names) > 1:
         raise UserError(
@@ -103,7 +107,11 @@ def default_place(rater: Rater) -> Path:
 def table(calibration: Calibration) -> Table:
     """What the terminal shows of a calibration: how often its intervals held, by groups of images."""
     check, n = calibration.check, calibration.n
-    drawn = Table("images of " + calibration.dataset)
+    # An image is among the lowest or highest rated partly by chance, which no predictor sees.
+    note = "What is promised is the share of all images. Of those with the most extreme MOS it is smaller by nature."
+    drawn = Table(caption=note, caption_justify="left")
+    # Text, since the name of a data set may look like Rich's markup.
+    drawn.add_column(Text(f"images of {calibration.dataset}"))
     drawn.add_column("n", justify="right")
     drawn.add_column(f"in their {100 * calibration.coverage:g} % interval", justify="right")
     for name, count, covered in (

@@ -238,7 +238,9 @@ def _std_panel(number: int, checked: StdCheck) -> Panel:
     )
     least, most = bins["n"].min(), bins["n"].max()
     images = f"{least}" if least == most else f"{least} to {most}"
-    note = f"{checked.n} images in {len(bins)} bins of {images}; bars are 95 % intervals of the mean."
+    note = (
+        f"{checked.n} images in {len(bins)} bins of {images}; bars are 95 % intervals of the mean."
+    )
     return Panel(svg, note)
 
 
