@@ -108,7 +108,7 @@ def table(calibration: Calibration) -> Table:
     """What the terminal shows of a calibration: how often its intervals held, by groups of images."""
     check, n = calibration.check, calibration.n
     # An image is among the lowest or highest rated partly by chance, which no predictor sees.
-    note = "What is promised is the share of all images. Of those with the most extreme MOS it is smaller by nature."
+    note = "Only the share of all images is promised. Those rated lowest or highest are often covered less."
     drawn = Table(caption=note, caption_justify="left")
     # Text, since the name of a data set may look like Rich's markup.
     drawn.add_column(Text(f"images of {calibration.dataset}"))
