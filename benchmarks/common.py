@@ -6,7 +6,6 @@ rates: above 1, ours is better.
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import sys
@@ -17,13 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import xxhash
 from rich.console import Console
 from rich.table import Table
 
 from visualquality.errors import UserError
-from visualquality.score.rating import Rater
 
 # Python puts the folder of the running script on its path, so the scripts here import each other by their plain names.
 # This line adds the repository's root and tests/, for `recipes.nano` and `small_models`. Import this module first.
@@ -81,27 +77,6 @@ def clean_exit() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; the ratings so far are kept: run it again to continue", file=sys.stderr)
         sys.exit(130)
-
-
-# What is rated
-
-
-def evenly(items: Sequence[T], count: int) -> list[T]:
-    """`count` of the items at even distances, the first and the last among them; all where there are fewer."""
-    if count >= len(items):
-        return list(items)
-    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
-
-
-def journal_of(rater: Rater, folder: Path) -> Path:
-    """The file in `folder` for the ratings that `rater` makes: another one for other weights or options.
-
-    So ratings of another model are never taken for those of this one.
-    """
-    settings = rater.settings()
-    digest = xxhash.xxh3_64_hexdigest(json.dumps(settings, sort_keys=True).encode())
-    # The model may be a folder, whose path does not belong into a name.
-    return folder / f"{Path(str(settings['model'])).name}-{digest}.jsonl"
 
 
 # Time and memory

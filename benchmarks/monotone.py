@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import add_work, clean_exit, evenly, journal_of, parser, this_command, write_result
+from common import add_work, clean_exit, parser, this_command, write_result
 from monotone_table import ALLOWED, change_table, family_table, verdicts
 from monotone_variants import (
     BORDERS,
@@ -45,9 +45,10 @@ from visualquality.data.images import open_image
 from visualquality.errors import UserError
 from visualquality.evaluate.agreement import RESAMPLES, resampled
 from visualquality.evaluate.coefficients import srcc
+from visualquality.evaluate.page import pick_evenly
 from visualquality.io import progress_bar, tracked
 from visualquality.process import quiet_libraries
-from visualquality.score.journal import Journal
+from visualquality.score.journal import Journal, journal_of
 from visualquality.score.raters import make_rater
 from visualquality.score.rating import Rater
 from visualquality.score.settings import score_settings
@@ -206,14 +207,14 @@ def run(args: argparse.Namespace) -> None:
     if args.limit < 1:
         raise UserError(f"--limit {args.limit}: give at least one photo")
     # By name alone, so that the choice does not depend on where the folders lie.
-    photos = evenly(sorted(find_images(args.photos), key=lambda path: path.name), args.limit)
+    photos = pick_evenly(sorted(find_images(args.photos), key=lambda path: path.name), args.limit)
     cases = [
         Case(photo, variant)
         for index, photo in enumerate(photos)
         for variant in variants(families_of(index, args.per_photo))
     ]
     rater = make_rater(args.model, score_settings(mode=args.mode, batch=16))
-    scores = rate(rater, cases, journal_of(rater, args.work), Console(stderr=True))
+    scores = rate(rater, cases, journal_of(args.work, rater.settings()), Console(stderr=True))
     found = measure(scores)
     console = Console(width=100)
     console.print(family_table(found["families"]))

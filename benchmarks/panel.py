@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import add_work, clean_exit, journal_of, parser, this_command, write_result
+from common import add_work, clean_exit, parser, this_command, write_result
 from panel_sets import (
     RatedSet,
     Scores,
@@ -42,10 +42,11 @@ from panel_table import SHOWN, Column, Coverage, Measured, mean_away, notes, pan
 from rich.console import Console
 from rich.text import Text
 
+from visualquality.data.row import mos_on_1_to_5
 from visualquality.errors import UserError
 from visualquality.evaluate.agreement import agreement
 from visualquality.process import quiet_libraries
-from visualquality.score.journal import score_all
+from visualquality.score.journal import journal_of, score_all
 from visualquality.score.raters import make_rater
 from visualquality.score.rating import Rater, Rating
 from visualquality.score.settings import ScoreSettings, score_settings
@@ -86,18 +87,15 @@ def coverage(rated: RatedSet, ratings: Mapping[str, Rating]) -> Coverage | None:
     """Over the ratings that have an interval; None where none has, or where the scale of the MOS was not given."""
     if rated.mos_range is None:
         return None
-    low, high = rated.mos_range
     inside, widths, stated = [], [], None
     for image, row in rated.images.items():
-        # Ratings of a model that is not calibrated have no such fields, or they are None.
-        lower, upper = (getattr(ratings[image], name, None) for name in ("low", "high"))
-        if lower is None or upper is None:
+        rating = ratings[image]
+        if rating.low is None or rating.high is None:
             continue
-        # Intervals are on the scale of the scores, 1 to 5.
-        mos = 1 + 4 * (row.mos - low) / (high - low)
-        inside.append(lower <= mos <= upper)
-        widths.append(upper - lower)
-        stated = getattr(ratings[image], "coverage", None)
+        mos = mos_on_1_to_5(row.mos, rated.mos_range)
+        inside.append(rating.low <= mos <= rating.high)
+        widths.append(rating.high - rating.low)
+        stated = rating.coverage
     if not inside:
         return None
     return Coverage(float(np.mean(inside)), float(np.mean(widths)), len(inside), stated)
@@ -155,7 +153,7 @@ def columns_of(
         # Made here, so that one model at a time is in memory.
         rater = make_rater(model.name, model.settings)
         weights[model.label] = rater.settings().get("weights")
-        ratings = rate(rater, sets, journal_of(rater, work), console)
+        ratings = rate(rater, sets, journal_of(work, rater.settings()), console)
         seconds = time.perf_counter() - started
         console.print(f"{model.label}: {seconds:.0f} s", markup=False, highlight=False)
         scores = {

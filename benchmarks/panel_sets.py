@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from common import evenly
-
 from recipes.nano.measure import test_sets
 from visualquality.data.manifest import Manifest, Row
 from visualquality.data.tables import read_table, to_number, write_table
 from visualquality.errors import UserError
+from visualquality.evaluate.page import pick_evenly
 
 # home: of the kind that the model was trained on. away: all others. test: looked at once per finished model.
 Role = Literal["home", "away", "test"]
@@ -50,7 +49,7 @@ class RatedSet:
         """`count` of the images at even distances; all for None."""
         if count is None:
             return self
-        return replace(self, images=dict(evenly(list(self.images.items()), count)))
+        return replace(self, images=dict(pick_evenly(list(self.images.items()), count)))
 
 
 def rated_set(

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
-from common import parser, this_command, write_result
+from common import add_work, parser, this_command, write_result
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +27,8 @@ from visualquality.evaluate.agreement import RESAMPLES, resampled
 from visualquality.evaluate.calibrate import scale_of
 from visualquality.evaluate.matching import sources_of
 from visualquality.process import quiet_libraries
-from visualquality.score.journal import score_all
+from visualquality.score.conformal import as_array, coverage_check
+from visualquality.score.journal import journal_of, score_all
 from visualquality.score.raters import make_rater
 from visualquality.score.settings import Mode, score_settings
 
@@ -77,19 +78,13 @@ def coverage(ratings: Sequence[Rating], mos: Sequence[float]) -> dict[str, Any]:
         np.array([getattr(rating, name) for rating in ratings]) for name in ("low", "high")
     )
     held = ((low <= mos) & (mos <= high)).astype(np.float64)
-    n, fifth = len(held), len(held) // 5
+    n = len(held)
     drawn = resampled(lambda counts: counts @ held / n, n, RESAMPLES)
-    scores = [rating.score for rating in ratings]
-    by_mos, by_score = (held[np.argsort(values, kind="stable")] for values in (mos, scores))
+    scores = as_array([rating.score for rating in ratings])
     return {
         "stated": ratings[0].coverage,
-        "coverage": float(held.mean()),
         "coverage_95": np.percentile(drawn, [2.5, 97.5]).tolist(),
-        "mean_width": float((high - low).mean()),
-        "lowest_mos": float(by_mos[:fifth].mean()),
-        "highest_mos": float(by_mos[-fifth:].mean()),
-        "lowest_scores": float(by_score[:fifth].mean()),
-        "highest_scores": float(by_score[-fifth:].mean()),
+        **coverage_check(held, high - low, scores, as_array(mos)).model_dump(),
     }
 
 
@@ -170,21 +165,17 @@ def main() -> None:
     options.add_argument("--model", default="nano", help="as of visualquality score")
     options.add_argument("--mode", choices=get_args(Mode), default="expect")
     options.add_argument("--calibration", type=Path, help="by default the one that is found")
-    options.add_argument(
-        "--work", type=Path, default=Path("runs/reliability"), help="keeps the ratings"
-    )
+    add_work(options, "runs/reliability")
     args = options.parse_args()
     quiet_libraries()
     console = Console(stderr=True)
     rater = make_rater(args.model, score_settings(mode=args.mode, calibration=args.calibration))
     settings = rater.settings()
+    journal = journal_of(args.work, settings)
     manifest = read_manifests(args.data)
     sets = []
     for name in manifest.datasets:
         rows = [row for row in manifest.rows if row.dataset == name]
-        # Another model's ratings, or those of an older calibration, are never taken for this one's.
-        made_by = f"{settings['weights'][:8]}-{settings.get('calibration', 'none')}"
-        journal = args.work / f"{name}-{args.mode}-{made_by}.jsonl"
         images = sources_of(rows, reference=False)
         ratings = list(score_all(rater, images, journal=journal, console=console))
         sets.append(measure(rows, ratings, args.range))

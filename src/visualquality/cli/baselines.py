@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .shared import clean_exit, err, out
+from .shared import Split, clean_exit, err, out
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
@@ -36,9 +36,7 @@ def fit(
         typer.Option("--data", help="A manifest (CSV or Parquet); for niqe also a folder."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
-    split: Annotated[
-        str | None, typer.Option(help="Only rows of this split: train, val or test.")
-    ] = None,
+    split: Split = None,
 ) -> None:
     """Fit NIQE's model of pristine photos, or BRISQUE's regression of MOS."""
     with clean_exit("nothing was written"):

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from ..errors import UserError
-from .shared import clean_exit, err, kept_in, out, rates
+from .shared import Split, WithReferences, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -41,15 +41,8 @@ def calibrate(
             help="Ends of the scale that people rated on; not needed for data sets of data import.",
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Only rows of this split: train, val or test.")
-    ] = None,
-    reference: Annotated[
-        bool,
-        typer.Option(
-            "--reference", help="Rate each image against the manifest's column reference."
-        ),
-    ] = False,
+    split: Split = None,
+    reference: WithReferences = False,
     journal: Annotated[
         Path | None,
         typer.Option(help="Keep the scores in this .jsonl file. Run again to continue."),

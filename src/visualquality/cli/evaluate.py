@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .shared import clean_exit, err, kept_in, out, rates
+from .shared import Split, WithReferences, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -25,15 +25,8 @@ def evaluate(
     scores: Annotated[
         Path | None, typer.Option(help="A file of scores instead of a model.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Only rows of this split: train, val or test.")
-    ] = None,
-    reference: Annotated[
-        bool,
-        typer.Option(
-            "--reference", help="Rate each image against the manifests' column reference."
-        ),
-    ] = False,
+    split: Split = None,
+    reference: WithReferences = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from .shared import clean_exit, err, out
+from .shared import Split, clean_exit, err, out
 
 
 def report(
@@ -25,9 +25,7 @@ def report(
         list[Path] | None, typer.Argument(help="Further manifests.", show_default=False)
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
-    split: Annotated[
-        str | None, typer.Option(help="Only rows of this split: train, val or test.")
-    ] = None,
+    split: Split = None,
 ) -> None:
     """Write one self-contained HTML page about a training run, or about results and their agreement with people."""
     with clean_exit():

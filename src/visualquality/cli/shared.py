@@ -25,6 +25,14 @@ for stream in (sys.stdout, sys.stderr):  # a file name need not be text in any e
         stream.reconfigure(errors="backslashreplace")
 
 
+# Options that several commands have.
+Split = Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")]
+WithReferences = Annotated[
+    bool,
+    typer.Option("--reference", help="Rate each image against the manifest's column reference."),
+]
+
+
 @contextmanager
 def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
     """What the user can fix is one sentence and exit status 2; Ctrl-C is `on_stop` and status 130."""

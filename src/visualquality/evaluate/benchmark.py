@@ -1,13 +1,10 @@
 """Runs a suite: every method on every data set, with scores cached by image content, and their agreement with MOS."""
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from rich.console import Console
 from rich.progress import Progress
 
@@ -15,7 +12,7 @@ from ..data.images import image_digest, open_image
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
-from ..score.journal import Journal
+from ..score.journal import Journal, journal_of
 from ..score.rating import Rater
 from .agreement import RESAMPLES, Agreement, JsonReady, agreement, average
 from .matching import evaluate_scores, rows_of
@@ -224,16 +221,6 @@ def _from_rater(
         agreed = agreement(scores, [row.mos for row in rows], bootstrap=RESAMPLES)
         return Measured(agreed, problems[0] if problems else None)
 
-    with Journal(_cache_file(cache, settings), settings) as journal:
+    # Its images are named by the digest of their pixels.
+    with Journal(journal_of(cache, settings), settings) as journal:
         return Result(method.name, method.group, settings, measured=_each_set(sets, measure))
-
-
-def _cache_file(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """The file in `folder` for scores made with `settings` (model, weights, prompt, mode, seed, …): one for each.
-
-    It is a journal of results, whose images are named by the digest of their pixels.
-    """
-    # Sorted, since two dicts with the same content may differ in order.
-    canonical = json.dumps(dict(settings), sort_keys=True, allow_nan=False)
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(str(settings["model"])).name).strip("-.")
-    return folder / f"{name[:60]}-{xxhash.xxh3_64(canonical.encode()).hexdigest()}.jsonl"

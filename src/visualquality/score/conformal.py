@@ -185,6 +185,11 @@ def cross_check(scores: Array, stds: Array, mos: Array, coverage: float) -> Chec
         low, _, high = fitted.intervals(scores[held], stds[held])
         covered[held] = (low <= mos[held]) & (mos[held] <= high)
         width[held] = high - low
+    return coverage_check(covered, width, scores, mos)
+
+
+def coverage_check(covered: Array, width: Array, scores: Array, mos: Array) -> Check:
+    """The shares of n images whose interval, `width` wide, held the MOS (`covered`)."""
     fifth = len(scores) // 5
     by_mos, by_score = (covered[np.argsort(values, kind="stable")] for values in (mos, scores))
     return Check(

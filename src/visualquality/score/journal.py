@@ -8,12 +8,14 @@ keeps its journal beside it, as `out.csv.jsonl`, and writes the output from it a
 import fcntl
 import json
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from rich.console import Console
 
 from ..errors import UserError
@@ -36,6 +38,18 @@ def journal_path(output: Path) -> Path:
     if output.suffix in (".csv", ".parquet"):
         return output.with_name(output.name + ".jsonl")
     raise UserError(f"{output} must end in .jsonl, .csv or .parquet; give -o such a name")
+
+
+def journal_of(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """The journal in `folder` for ratings made with `settings` (model, weights, prompt, mode, seed, …): one for each.
+
+    So ratings made with other weights or options are never taken for these.
+    """
+    # Sorted, since two dicts with the same content may differ in order.
+    canonical = json.dumps(dict(settings), sort_keys=True, allow_nan=False)
+    # The model may be a folder, whose path does not belong into a name.
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(str(settings["model"])).name).strip("-.")
+    return folder / f"{name[:60]}-{xxhash.xxh3_64(canonical.encode()).hexdigest()}.jsonl"
 
 
 class Journal:

@@ -190,9 +190,8 @@ class PromptEncoder:
         prompt.images["vision_features"] = features
         if cache.size < cache.max_bytes:
             kept = [*prompt.tokens.values(), *prompt.images.values()]
-            if (
-                wanted[0] in cache.features
-            ):  # another question about these images: their features are there once
+            if wanted[0] in cache.features:
+                # Another question about these images: their features are there once.
                 kept = [tensor for tensor in kept if tensor is not features]
             cache.size += sum(tensor.nbytes for tensor in kept)
             cache.features[wanted[0]] = features
