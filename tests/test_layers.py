@@ -15,6 +15,8 @@ PACKAGE = ROOT / "src" / "visualquality"
 RANKS = {
     "errors": 0,
     "seeds": 0,
+    "terminal": 0,
+    "parsing": 0,
     "io": 1,
     "process": 1,
     "rl2r": 1,

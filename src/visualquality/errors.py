@@ -8,6 +8,11 @@ class UserError(ValueError):
     """
 
 
-def first_line(error: Exception) -> str:
+def shortened(text: str, length: int = 80) -> str:
+    """What a file holds, for a message about it: cut where it is longer than a line can show."""
+    return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"
+
+
+def first_line(error: BaseException) -> str:
     """The first line of what another library says is wrong, or the kind of error where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

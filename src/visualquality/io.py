@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import (
@@ -28,11 +27,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .errors import UserError, first_line
+from .errors import UserError, first_line, shortened
+from .parsing import MAX_YAML, parse_json, parse_yaml
 
 T = TypeVar("T")
 U = TypeVar("U")
 Model = TypeVar("Model", bound=BaseModel)
+
+_LISTED_FAULTS = 20  # of a file of settings
 
 
 # Whole files
@@ -70,6 +72,14 @@ def write_text(path: Path, text: str) -> None:
     """
     with write_whole(path) as part:
         part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+
+
+def expand(path: Path) -> Path:
+    """The path with `~` at its start as the home folder. Raises UserError where nobody has such a home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder, give the whole path") from error
 
 
 # JSON Lines
@@ -110,7 +120,7 @@ def read_jsonl(path: Path) -> Iterator[JsonLine]:
 
 def _json_object(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError:  # of JSON and of UTF-8
         return None
     return found if isinstance(found, dict) else None
@@ -135,18 +145,23 @@ def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 class Settings(BaseModel):
-    """Typed settings that refuse unknown keys and cannot be changed once made."""
+    """Typed settings that refuse unknown keys and numbers that are not finite, and cannot be changed once made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """The mapping in a YAML file; `what` names it in errors, such as "recipe". Raises UserError."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            # No more than it may have: a device such as /dev/zero never ends.
+            tree = parse_yaml(file.read(MAX_YAML + 1))
     except FileNotFoundError as error:
         raise UserError(f"no {what} {path}: give a YAML file that exists") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be read ({reason}): give a YAML file") from error
+    except ValueError as error:  # of YAML and of UTF-8
         raise UserError(f"{path} is not a YAML file: {first_line(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(
@@ -165,7 +180,9 @@ def validated(model: type[Model], tree: dict[str, Any], path: Path, what: str) -
         faults = []
         for e in error.errors():
             where = ".".join(map(str, e["loc"])) or what
-            faults.append(f"{where}: {plain.get(e['type'], e['msg'])}")
+            faults.append(f"{shortened(where)}: {plain.get(e['type'], e['msg'])}")
+        if len(faults) > _LISTED_FAULTS:
+            faults[_LISTED_FAULTS:] = [f"and {len(faults) - _LISTED_FAULTS} more faults"]
         raise UserError(f"{path}: {'; '.join(faults)}") from error
 
 
@@ -178,10 +195,10 @@ def progress_bar(console: Console, *, transient: bool = True) -> Progress:
     `transient`: it is wiped when it ends. A task needs the field `note`, the text after its count.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # the name of a method may hold brackets
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

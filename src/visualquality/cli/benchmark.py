@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
+from ..terminal import shown
 from .shared import clean_exit, err, out
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def benchmark(
         # A line that is too wide runs over the edge: wrapped, its columns would be lost.
         out.print(terminal(table), no_wrap=True, overflow="ignore", crop=False)
         for note in table.notes:
-            out.print(Text(f"· {note}", style="dim"))
-        err.print(Text(f"-> {folder}"))
+            out.print(shown(f"· {note}", style="dim"))
+        err.print(shown(f"-> {folder}"))
         if missing := results.missing():
             for sentence in missing:
-                err.print(Text(f"not measured: {sentence}", style="yellow"))
+                err.print(shown(f"not measured: {sentence}", style="yellow"))
             raise typer.Exit(1)
 
 

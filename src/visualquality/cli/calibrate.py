@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from ..errors import UserError
+from ..terminal import shown
 from .shared import Split, WithReferences, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ def calibrate(
         how = "score, compare and rank find it there"
         if output is not None:
             how = f"use it with --calibration {output}"
-        err.print(Text(f"-> {place}: {how}"), soft_wrap=True)
+        err.print(shown(f"-> {place}: {how}"), soft_wrap=True)

@@ -11,10 +11,10 @@ import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from ..data.sources import SOURCES
 from ..errors import UserError
+from ..terminal import shown, shown_line
 from .shared import clean_exit, err, out
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def import_(
         # Before the data set is read, which may take long.
         _writable(output, (".csv", ".parquet"), overwrite)
         pairs = _columns(columns or [])
-        with err.status(f"reading {escape(str(root))}"):
+        with err.status(f"reading {root}"):
             done = import_dataset(
                 name,
                 root,
@@ -85,7 +85,7 @@ def import_(
             # Some names, so that the user sees which folder or suffix is wrong.
             first = ", ".join(done.missing[:3]) + (" …" if len(done.missing) > 3 else "")
             text = f"left out, since not there: {len(done.missing)} images ({first})"
-            err.print(Text(text, style="yellow"))
+            err.print(shown(text, style="yellow"))
         _print_contents(done.manifest, output)
 
 
@@ -160,9 +160,9 @@ def show(
         from ..data.sheet import contact_sheet
 
         _writable(output, (".png", ".jpg", ".jpeg"), overwrite)
-        with err.status(f"drawing {escape(str(output))}"):
+        with err.status(f"drawing {output}"):
             contact_sheet(Manifest.read(manifest, check_images=False), output, count=count)
-        err.print(Text(f"contact sheet -> {output}"))
+        err.print(shown(f"contact sheet -> {output}"))
 
 
 def _writable(output: Path, suffixes: tuple[str, ...], overwrite: bool) -> None:
@@ -208,10 +208,9 @@ def _print_contents(manifest: "Manifest", output: Path) -> None:
         references = {row.reference for row in rows if row.reference}
         splits = _splits(Counter(row.split or "" for row in rows))
         span = f"{min(mos):g} to {max(mos):g}"
-        # Text: a name in brackets would be taken for markup.
-        table.add_row(Text(name), str(len(rows)), str(len(references) or "-"), splits, span)
+        table.add_row(shown_line(name), str(len(rows)), str(len(references) or "-"), splits, span)
     out.print(table)
-    err.print(Text(f"{len(manifest)} rows -> {output}"))
+    err.print(shown(f"{len(manifest)} rows -> {output}"))
 
 
 def _splits(counts: Mapping[str, int]) -> str:
@@ -225,7 +224,7 @@ def _splits(counts: Mapping[str, int]) -> str:
 def _report(found: "Check") -> Group:
     parts: list[RenderableType] = [_summary(summary) for summary in found.datasets]
     for broken in found.broken[:_LISTED]:
-        parts.append(Text(f"broken: {broken.problem}", style="red"))
+        parts.append(shown(f"broken: {broken.problem}", style="red"))
     if len(found.broken) > _LISTED:
         parts.append(f"and {len(found.broken) - _LISTED} more broken: --json lists all")
     leaks = [overlap for overlap in found.overlaps if overlap.leak]
@@ -241,7 +240,7 @@ def _report(found: "Check") -> Group:
             parts.append(f"and {len(overlaps) - _LISTED} more: --json lists all")
     counts = f"broken images: {len(found.broken)}, leaks: {len(leaks)}"
     verdict = f"{counts}, duplicates beside them: {len(others)}"
-    parts.append(Text(verdict, style="green" if found.clean else "yellow"))
+    parts.append(shown(verdict, style="green" if found.clean else "yellow"))
     return Group(*parts)
 
 
@@ -261,17 +260,17 @@ def _summary(summary: "DatasetSummary") -> Table:
             facts[name] = f"{sizes[0]:.4g} to {sizes[2]:.4g}, median {sizes[1]:.4g}"
     kinds = [f"{kind} {count}" for kind, count in summary.kinds.items()]
     facts["stored as"] = ", ".join(kinds) or "-"
-    title = Text(f"{summary.dataset} ({summary.manifest})")
+    title = shown_line(f"{summary.dataset} ({summary.manifest})")
     table = Table(title=title, title_justify="left", show_header=False)
     for name, text in facts.items():
-        table.add_row(name, Text(text))
+        table.add_row(name, shown(text))
     return table
 
 
 def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool) -> Table:
     images = [member.image for overlap in overlaps for member in overlap.members]
     folder = os.path.commonpath([os.path.dirname(image) for image in images])
-    table = Table(title=f"{title}, in {escape(folder)}", title_justify="left")
+    table = Table(title=f"{title}, in {folder}", title_justify="left")
     # Folded, since the end of a cut name would be what differs.
     table.add_column("what")
     table.add_column("image", overflow="fold")
@@ -287,8 +286,8 @@ def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool)
         members += [member for member in overlap.members if member not in members]
         for member in members[:_LISTED_MEMBERS]:
             where = f"{member.manifest} {member.split}" if show_manifest else member.split
-            image = Text(os.path.relpath(member.image, folder))
-            table.add_row(what, image, Text(where.strip()), f"{member.mos:.4g}")
+            image = shown_line(os.path.relpath(member.image, folder))
+            table.add_row(what, image, shown_line(where.strip()), f"{member.mos:.4g}")
             what = ""  # on the first line of a finding only
         if len(members) > _LISTED_MEMBERS:
             table.add_row("", f"and {len(members) - _LISTED_MEMBERS} more", "", "")

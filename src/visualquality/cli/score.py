@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from ..terminal import shown, shown_line, visible_line
 from .shared import clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def score(
             ratings.append(rating)
             if as_json:
                 # Each as soon as it is there, for a program that reads along.
-                sys.stdout.write(json.dumps(rating.to_dict(), ensure_ascii=False) + "\n")
+                line = json.dumps(rating.to_dict(), ensure_ascii=False)
+                sys.stdout.write(visible_line(line) + "\n")
                 sys.stdout.flush()
         if not as_json and output is None:
             out.print(_ratings_table(ratings))
@@ -73,7 +75,7 @@ def score(
             err.print(f"{len(ratings) - len(failed)} of {len(ratings)} images scored -> {output}")
         if failed:
             for rating in failed[:5]:
-                err.print(Text(f"{rating.image}: {rating.problem}", style="yellow"))
+                err.print(shown_line(f"{rating.image}: {rating.problem}", style="yellow"))
             if len(failed) > 5:
                 err.print(f"and {len(failed) - 5} more without a score")
             raise typer.Exit(1)
@@ -100,15 +102,15 @@ def compare(
         scored = first.score is not None and second.score is not None
         if scored and not (has_uncertainty(first) and has_uncertainty(second)):
             out.print(_ratings_table([first, second]))
-            out.print(Text(_which_is_better(first, second)))
+            out.print(shown_line(_which_is_better(first, second)))
             return
         probability = thurstone(first, second)
         out.print(_ratings_table([first, second]))
-        out.print(Text(f"P({a.name} better than {b.name}) = {probability:.3f}"))
+        out.print(shown_line(f"P({a.name} better than {b.name}) = {probability:.3f}"))
         if first.mos_std is None:
             note = "No calibration is known for this model and these options: the probability is the model's own, and "
             out.print(
-                Text(f"{note}was not checked against people (visualquality calibrate).", "dim")
+                shown(f"{note}was not checked against people (visualquality calibrate).", "dim")
             )
 
 
@@ -172,12 +174,11 @@ def _ratings_table(ratings: "list[Rating]", *, ranked: bool = False) -> Table:
         table.add_column(f"MOS\n{100 * coverage:g} %", justify="right", no_wrap=True)
     table.add_column("reason")
     for place, rating in enumerate(ratings, start=1):
-        # Text, since a file name or a model's words may hold rich's markup.
-        reason = Text(rating.reasoning or "")
+        reason = shown(rating.reasoning or "")
         if rating.problem:
-            reason = Text(rating.problem, style="yellow")
-        cells: list[Text | str] = [
-            Text(rating.image),
+            reason = shown_line(rating.problem, style="yellow")
+        cells: list[RenderableType] = [
+            shown_line(rating.image),
             "-" if rating.score is None else f"{rating.score:.2f}",
             "-" if rating.std is None else f"{rating.std:.2f}",
         ]

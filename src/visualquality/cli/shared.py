@@ -1,8 +1,10 @@
 """What the commands share: the two consoles, how errors end a command, and the options of what rates images."""
 
+import errno
 import functools
 import inspect
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,20 +12,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from ..errors import UserError
 from ..score.settings import ScoreSettings, score_settings
+from ..terminal import PlainConsole, shown
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
 
-out, err = Console(), Console(stderr=True)
+out, err = PlainConsole(), PlainConsole(stderr=True)
 for stream in (sys.stdout, sys.stderr):  # a file name need not be text in any encoding
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
 
+
+# Why a file cannot be written that are no fault of the program: no room, no permission, a disk that fails.
+_NO_PLACE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
 
 # Options that several commands have.
 Split = Annotated[str | None, typer.Option(help="Only rows of this split: train, val or test.")]
@@ -39,7 +51,17 @@ def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        err.print(Text(f"error: {error}", style="red"))
+        err.print(shown(f"error: {error}", style="red"))
+        raise typer.Exit(2) from None
+    except OSError as error:
+        # A pipe that nobody reads any more is typer's affair.
+        if error.errno not in _NO_PLACE:
+            raise
+        # What is left in the buffer cannot be written either, and would fail again when the process ends.
+        if error.filename is None:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
+        where = error.filename or "standard output"
+        err.print(shown(f"error: {where} cannot be written ({error.strerror}): make room", "red"))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         err.print(f"stopped; {on_stop}")
@@ -118,5 +140,5 @@ def make_rater(*, model: str = "nano", **options: Any) -> "Rater":
         found = rater.settings()
         if "calibration" not in found:
             why = why_no_interval(settings.calibration, found)
-            err.print(Text(why, style="yellow"), soft_wrap=True)
+            err.print(shown(why, style="yellow"), soft_wrap=True)
     return rater

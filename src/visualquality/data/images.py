@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from ..io import map_ahead
+from .bombs import refuse_bomb, refuse_slow_header
 from .find import FORMATS
 
 MAX_PIXELS = 100_000_000
@@ -104,9 +105,12 @@ def image_digest(image: Image.Image) -> str:
 @contextmanager
 def header(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The image of a file with its header read and its size checked, its pixels not yet decoded."""
-    with _open_file(path) as file, _parse(file, path, max_pixels) as image:
-        _refuse_size(image.size, str(path), max_pixels)
-        yield image
+    with _open_file(path) as file:
+        refuse_slow_header(file, path)
+        with _parse(file, path, max_pixels) as image:
+            _refuse_size(image.size, str(path), max_pixels)
+            refuse_bomb(image, file, path)
+            yield image
 
 
 def _open_file(path: Path) -> BinaryIO:

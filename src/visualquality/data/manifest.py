@@ -8,16 +8,16 @@ MOS units), `reference` (the pristine original, see `Row.reference_image`), `dat
 import functools
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..errors import UserError, shortened
 from .images import image_faults
 from .row import SPLITS, Row
-from .tables import read_table, to_number, write_table
+from .tables import csv_path, read_table, to_number, write_table
 
 _LISTED_FAULTS = 20
 # File names that do not name a data set; its folder does.
@@ -76,7 +76,10 @@ class Manifest:
         path = Path(path)
         if path.suffix.lower() not in (".csv", ".parquet"):
             raise UserError(f"{path} is neither .csv nor .parquet: give it one of these suffixes")
-        table: dict[str, list] = {"image": self._relative_images(path)}
+        images = self._relative_images(path)
+        if path.suffix.lower() == ".csv":
+            images = list(map(csv_path, images))
+        table: dict[str, list] = {"image": images}
         for field in _FIELDS[1:]:
             values = [getattr(row, field) for row in self.rows]
             # A column that no row fills is left out.
@@ -205,16 +208,16 @@ def _row(given: dict[str, str], image: Path, dataset: str) -> tuple[Row, list[st
         faults.append("image: is empty: give a file name")
     mos = to_number(given.get("mos", ""))
     if mos is None:
-        text = f"mos: {given.get('mos', '')!r} is not a finite number"
+        text = f"mos: {shortened(given.get('mos', ''))!r} is not a finite number"
         faults.append(f"{text}: give one, or delete the row")
         # The row is kept for the other checks of its image.
         mos = math.nan
     std = to_number(given.get("std", ""))
     if "std" in given and (std is None or std < 0):
-        text = f"std: {given['std']!r} is not a number of at least 0"
+        text = f"std: {shortened(given['std'])!r} is not a number of at least 0"
         faults.append(f"{text}: leave it empty if unknown")
     if given.get("split", "train") not in SPLITS:
-        text = f"split: {given.pop('split')!r} is unknown"
+        text = f"split: {shortened(given.pop('split'))!r} is unknown"
         faults.append(f"{text}: use {', '.join(SPLITS)}, or leave it empty")
     row = Row(
         image=image,
@@ -233,7 +236,8 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:
     for field, column in ({name: name for name in _REQUIRED} | columns).items():
         if column in header:
             continue
-        text = f"column {column!r} is missing, there are {', '.join(map(repr, header))}"
+        there = shortened(", ".join(map(repr, header)), 1000)
+        text = f"column {column!r} is missing, there are {there}"
         alike = [name for name in header if name.lower() in _ALIASES.get(field, [field])]
         if alike:
             text += f": rename {alike[0]!r} to {field!r}, or map it with columns"
@@ -241,9 +245,9 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:
             text += " (only if higher is better in it)" if field == "mos" else ""
         yield text
     # Nameless columns may be many: they are not read.
-    for name in dict.fromkeys(header):
-        if name and header.count(name) > 1:
-            yield f"column {name!r} is there {header.count(name)} times: keep one"
+    for name, count in Counter(header).items():
+        if name and count > 1:
+            yield f"column {shortened(name)!r} is there {count} times: keep one"
 
 
 def _checked(

@@ -9,12 +9,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
 from ..io import write_whole
+from ..terminal import visible_line
 from .images import open_image
 from .manifest import Manifest, Row
 
 _CELL, _GAP, _MARGIN = 192, 14, 28  # pixels
 _CAPTION, _HEADING = 44, 64  # heights
 _PAGE, _PANEL, _TEXT, _MUTED = "#fafaf8", "#ecedef", "#23272e", "#5c6470"
+_MOST_CHARACTERS = 1000  # of a text; no line is that wide
 _LONGEST = 65_500  # pixels: what a JPEG can be
 
 
@@ -101,6 +103,11 @@ def _write(
 ) -> None:
     """Write one line, its middle left out where it is wider than `width`: the ends of file names differ."""
     font = ImageFont.load_default(size)
+    # The ends are enough: to measure a text of a million characters anew for each that is left out would take hours.
+    ends = _MOST_CHARACTERS // 2
+    text = text if len(text) <= _MOST_CHARACTERS else text[:ends] + text[-ends:]
+    # Pillow draws line breaks as lines, and fails for half a character.
+    text = visible_line(text)
     shorter, kept = text, len(text)
     while font.getlength(shorter) > width and kept > 1:
         kept -= 1

@@ -8,12 +8,28 @@ pandas and pyarrow are imported where they are used, so that a CSV does not wait
 
 import csv
 import math
+import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import _csv
+
+
+# A small file may unfold to far more than any table of ratings has: XML of a kilobyte that fits in a byte, or one text
+# in a million rows.
+MAX_SHEET_BYTES = 500_000_000
+MAX_ROWS = 10_000_000
+MAX_TABLE_BYTES = 2_000_000_000
+
+# A spreadsheet takes a cell that begins with one of these for a formula, also where a line break or a tab stands
+# before it, and in East Asian versions in their wide forms.
+_FORMULA = re.compile("[=+\\-@\t\r\n＝＋－＠]")
+# What `csv_cell` put before such a text, and `from_csv_cell` takes away.
+_GUARDED = re.compile(f"'+{_FORMULA.pattern}")
+_GUARDED_PATH = re.compile(rf"(\./)+{_FORMULA.pattern}")
 
 
 class Table(NamedTuple):
@@ -53,8 +69,45 @@ def _read_csv(path: Path) -> Table:
     with path.open(encoding="utf-8-sig", newline="") as file:
         # strict: a quote that is never closed would otherwise swallow the rest of the file.
         reader = csv.reader(file, strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        return Table(header, list(numbered_rows(reader)))
+        header = [from_csv_cell(name.strip()) for name in next(reader, [])]
+        rows = [
+            (number, list(map(from_csv_cell, cells))) for number, cells in numbered_rows(reader)
+        ]
+        return Table(header, rows)
+
+
+def csv_cell(text: str) -> str:
+    """A text as a cell of a CSV: one that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    The names of files and the words of models are a stranger's, and a spreadsheet runs the formulas of a file that
+    it opens. Numbers stay numbers, also as text, such as "-1.5". `from_csv_cell` gives the text back exactly.
+
+    >>> csv_cell("=1+1"), csv_cell("-1.5"), from_csv_cell(csv_cell("=1+1"))
+    ("'=1+1", '-1.5', '=1+1')
+    """
+    guarded = _FORMULA.match(text) or _GUARDED.match(text)
+    return f"'{text}" if guarded and to_number(text) is None else text
+
+
+def from_csv_cell(cell: str) -> str:
+    """The text that `csv_cell` wrote."""
+    return cell[1:] if _GUARDED.match(cell) and to_number(cell[1:]) is None else cell
+
+
+def csv_path(path: str) -> str:
+    """A file name as a cell of a CSV: "./" before one that a spreadsheet would take for a formula.
+
+    It is then the name of the same file to every program. `from_csv_path` gives the name back exactly.
+
+    >>> csv_path("=1.png"), csv_path("photos/=1.png")
+    ('./=1.png', 'photos/=1.png')
+    """
+    return f"./{path}" if _FORMULA.match(path) or _GUARDED_PATH.match(path) else path
+
+
+def from_csv_path(cell: str) -> str:
+    """The name that `csv_path` wrote."""
+    return cell.removeprefix("./") if _GUARDED_PATH.match(cell) else cell
 
 
 def numbered_rows(reader: "_csv.Reader") -> Iterator[tuple[int, list[str]]]:
@@ -68,19 +121,47 @@ def numbered_rows(reader: "_csv.Reader") -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_parquet(path: Path) -> Table:
+    names, rows = parquet_rows(path)
+    return Table(names, list(enumerate(rows, start=2)))
+
+
+def parquet_rows(path: Path, *needed: str) -> tuple[list[str], list[list]]:
+    """The names of a Parquet file's columns, and the cells of each row: of all columns, or of the `needed` ones.
+
+    Where one of `needed` is missing, there are no rows. Raises what pyarrow raises, and ValueError for a file that
+    unfolds to more than a table of ratings can be.
+    """
     import pyarrow.parquet as pq
 
     # Opened here, so that a missing file gives the usual OSError and not pyarrow's own.
     with path.open("rb") as file:
-        table = pq.read_table(file)
-    columns = [column.to_pylist() for column in table.columns]
-    rows = [list(cells) for cells in zip(*columns, strict=True)]
-    return Table(table.column_names, list(enumerate(rows, start=2)))
+        table = pq.ParquetFile(file)
+        if table.metadata.num_rows > MAX_ROWS:
+            raise ValueError(f"it has {table.metadata.num_rows:,} rows, more than {MAX_ROWS:,}")
+        names = table.schema_arrow.names
+        rows: list[list] = []
+        size = 0
+        # A part at a time, since one text may stand in all rows and be stored once.
+        if not set(needed) <= set(names):
+            return names, []
+        for batch in table.iter_batches(batch_size=4096, columns=list(needed) or None):
+            size += batch.nbytes
+            if size > MAX_TABLE_BYTES:
+                raise ValueError(f"its cells take more than {MAX_TABLE_BYTES:,} bytes")
+            columns = [column.to_pylist() for column in batch.columns]
+            rows += [list(cells) for cells in zip(*columns, strict=True)]
+        return names, rows
 
 
 def _read_excel(path: Path) -> Table:
     import pandas as pd
 
+    # An .xlsx is a ZIP archive of XML; an .xls is not, and is not compressed.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+        if size > MAX_SHEET_BYTES:
+            raise ValueError(f"it unpacks to {size:,} bytes, more than {MAX_SHEET_BYTES:,}")
     # header=None, so that pandas neither renames columns nor drops the blank rows, which count.
     # keep_default_na: "NA" and "null" are names like any other.
     sheet = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
@@ -89,7 +170,7 @@ def _read_excel(path: Path) -> Table:
 
 
 def write_table(path: Path, columns: dict[str, list]) -> None:
-    """Write named columns to a .parquet file, or else as a CSV; whole or not at all."""
+    """Write named columns to a .parquet file, or else as a CSV (texts as `csv_cell`); whole or not at all."""
     # Here, since `--help` imports this module and should not wait for pydantic and YAML.
     from ..io import write_whole
 
@@ -101,5 +182,11 @@ def write_table(path: Path, columns: dict[str, list]) -> None:
             pq.write_table(pa.table(columns), part)
         else:
             # Not by pandas, which would write whole numbers beside an empty cell as 3.0.
+            cells = [list(map(_csv_value, values)) for values in columns.values()]
             with part.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
+                header = list(map(csv_cell, columns))
+                csv.writer(file).writerows([header, *zip(*cells, strict=True)])
+
+
+def _csv_value(value: object) -> object:
+    return csv_cell(value) if isinstance(value, str) else value

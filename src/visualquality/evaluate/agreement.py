@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UserError
+from ..terminal import shown, shown_line
 from .coefficients import (
     NAN,
     Array,
@@ -253,8 +254,7 @@ def table(rows: Mapping[str, Agreement]) -> Table:
     """A table for the terminal: a row for each data set by name, their average, and the problems below."""
     lines = with_average(rows)
     problems = [f"{name}: {problem}" for name, row in lines.items() for problem in row.problems]
-    # Text, since the name of a data set may look like Rich's markup.
-    caption = Text("\n".join(problems), style="yellow") if problems else None
+    caption = shown("\n".join(problems), style="yellow") if problems else None
     drawn = Table(caption=caption, caption_justify="left")
     drawn.add_column("data set")
     for header in ("n", *COEFFICIENTS.values(), "no score"):
@@ -271,5 +271,5 @@ def table(rows: Mapping[str, Agreement]) -> Table:
             elif not np.isnan(estimate.low):
                 cell.append(f" [{estimate.low:.3f}, {estimate.high:.3f}]", "dim")
             cells.append(cell)
-        drawn.add_row(Text(name), str(row.n), *cells, str(row.n_unreadable))
+        drawn.add_row(shown_line(name), str(row.n), *cells, str(row.n_unreadable))
     return drawn

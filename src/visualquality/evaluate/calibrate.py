@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..data.manifest import Manifest, Row
 from ..data.row import mos_on_1_to_5
@@ -17,6 +16,7 @@ from ..score.journal import score_all
 from ..score.raters import ImageFunctionRater
 from ..score.rating import Rater
 from ..score.scorer import Scorer
+from ..terminal import shown_line
 from .matching import rows_of, sources_of
 
 
@@ -110,8 +110,7 @@ def table(calibration: Calibration) -> Table:
     # An image is among the lowest or highest rated partly by chance, which no predictor sees.
     note = "Only the share of all images is promised. Those rated lowest or highest are often covered less."
     drawn = Table(caption=note, caption_justify="left")
-    # Text, since the name of a data set may look like Rich's markup.
-    drawn.add_column(Text(f"images of {calibration.dataset}"))
+    drawn.add_column(shown_line(f"images of {calibration.dataset}"))
     drawn.add_column("n", justify="right")
     drawn.add_column(f"in their {100 * calibration.coverage:g} % interval", justify="right")
     for name, count, covered in (

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from ..data.images import open_image
 from ..errors import UserError
 from ..io import write_text
+from ..terminal import visible
 
 # Pixels of the longer side of a thumbnail.
 THUMBNAIL = 192
@@ -95,7 +96,7 @@ def draw(
         svg = svg.replace(light, f"var(--{colour})")
     opening = re.search(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', svg)
     assert opening, "matplotlib writes the size of an SVG as a viewBox"
-    head = Markup('<svg {} role="img" aria-label="{}">').format(Markup(opening[1]), alt)
+    head = Markup('<svg {} role="img" aria-label="{}">').format(Markup(opening[1]), visible(alt))
     return head + Markup(svg[opening.end() :])
 
 
@@ -124,14 +125,21 @@ def pick_evenly(items: Sequence[Item], count: int) -> list[Item]:
     return [items[place] for place in places]
 
 
+def _visible(value: Any) -> Any:
+    # Markup is ours; a name or a reasoning is a stranger's, and a mark of direction in it would turn our words too.
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def write_page(output: Path, template: str, **values: Any) -> None:
     """Render the template `template` of this package with `values` into the file `output`; its folder is made.
 
-    What is not marked as markup is escaped. Raises UserError where `output` cannot be written.
+    What is not marked as markup is escaped, and its control characters are made visible (`terminal.visible`). Raises
+    UserError where `output` cannot be written.
     """
     environment = Environment(
         loader=PackageLoader("visualquality", "evaluate"),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

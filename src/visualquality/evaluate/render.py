@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.text import Text
 
+from ..data.tables import csv_cell
 from ..io import write_text
 from .agreement import COEFFICIENTS
 from .benchmark import Measured, Results
@@ -218,8 +219,8 @@ def to_csv(results: Results) -> str:
     """
     writer = csv.DictWriter(text := StringIO(), CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_measured_rows(results))
-    writer.writerows(_published_rows(results))
+    for row in (*_measured_rows(results), *_published_rows(results)):
+        writer.writerow({k: csv_cell(v) if isinstance(v, str) else v for k, v in row.items()})
     return text.getvalue()
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..io import Settings, read_yaml, validated
+from ..io import Settings, expand, read_yaml, validated
 from ..score.settings import ScoreSettings, score_settings
 from .paper import TABLE_2, TABLE_4, paper_tables
 
@@ -117,12 +117,12 @@ def read_suite(path: Path) -> Suite:
         if data.column and not group:
             group = paper_tables().columns[data.column].group
         # An absolute path stays as it is.
-        manifest = folder / data.manifest.expanduser()
+        manifest = folder / expand(data.manifest)
         datasets.append(data.model_copy(update={"manifest": manifest, "group": group}))
     methods = []
     for method in suite.methods:
         if method.scores is not None:
-            update: dict[str, Any] = {"scores": folder / method.scores.expanduser()}
+            update: dict[str, Any] = {"scores": folder / expand(method.scores)}
         else:
             update = {"model": _model_in(folder, str(method.model))}
         methods.append(method.model_copy(update=update))
@@ -134,9 +134,9 @@ def _model_in(folder: Path, model: str) -> str:
     # niqe:FILE and brisque:FILE name fitted parameters; the rest of pyiqa:NAME is no path.
     kind, _, parameters = model.partition(":")
     if kind in ("niqe", "brisque") and parameters:
-        return f"{kind}:{folder / Path(parameters).expanduser()}"
+        return f"{kind}:{folder / expand(Path(parameters))}"
     # A name of the Hugging Face hub looks like a relative path: a folder that exists comes first.
-    weights = folder / Path(model).expanduser()
+    weights = folder / expand(Path(model))
     return str(weights) if weights.is_dir() else model
 
 

@@ -33,6 +33,7 @@ from transformers.processing_utils import ProcessorMixin
 from ..errors import UserError
 from ..io import write_text
 from ..response import PromptName
+from .folder import NO_CODE
 from .nano import NanoConfig, NanoProcessor
 
 
@@ -75,7 +76,7 @@ def placeholder_ids(config: PreTrainedConfig) -> list[int]:
 
 
 def _nano_processor(name: str, subfolder: str) -> ProcessorMixin:
-    return NanoProcessor.from_pretrained(name)
+    return NanoProcessor.from_pretrained(name, **NO_CODE)
 
 
 def _limit_nano(processor: ProcessorMixin, max_pixels: int) -> None:
@@ -137,7 +138,7 @@ def _write_json(path: Path, settings: dict[str, Any]) -> None:
 
 def _qwen_processor(model_type: str) -> Callable[[str, str], ProcessorMixin]:
     def load_processor(name: str, subfolder: str) -> ProcessorMixin:
-        processor = ImageOnlyQwenVLProcessor.from_pretrained(name, subfolder=subfolder)
+        processor = ImageOnlyQwenVLProcessor.from_pretrained(name, subfolder=subfolder, **NO_CODE)
         processor.model_type = model_type
         # Pillow's, whatever else is installed: the same pixels on every machine.
         processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(
@@ -159,7 +160,7 @@ def _limit_edges(processor: ProcessorMixin, max_pixels: int) -> None:
 
 
 def _auto_processor(name: str, subfolder: str) -> ProcessorMixin:
-    processor = AutoProcessor.from_pretrained(name, subfolder=subfolder)
+    processor = AutoProcessor.from_pretrained(name, subfolder=subfolder, **NO_CODE)
     if not isinstance(processor, ProcessorMixin):  # AutoProcessor may give a bare tokenizer instead
         raise UserError(
             f"{name!r} has no processor for images here; its processor may need torchvision"

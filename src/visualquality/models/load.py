@@ -1,12 +1,14 @@
 """From a name or a folder to a model and its processor."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
@@ -15,15 +17,19 @@ from transformers.processing_utils import ProcessorMixin
 from ..errors import UserError, first_line
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
-from .families import family_of, subfolder_of
+from .families import family_of, placeholder_ids, subfolder_of
+from .folder import ADAPTER, NO_CODE, check_adapter, check_folder, read_object
+from .generate import eos_token_ids
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, NanoProcessor
+from .prompt import encode_prompt
 
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
 EMBEDDED_NAMES = ("nano", "nano-base")
 # On held-out photos an earlier nano named 82 % of the faults, 81 % at 0.7; all answers were readable.
 NANO_TEMPERATURE = 0.4
 
-ADAPTER = "adapter_config.json"
+# Of a prompt with an image of 112 x 112 pixels. Known models make some hundred.
+MOST_TOKENS = 4096
 # In a trained model's folder: how it was asked (prompt, reference or not), and the digest of the weights that an
 # adapter of an embedded model is for.
 TRAINED_WITH = "visualquality.json"
@@ -60,26 +66,30 @@ def load(
     bfloat16 is slower; nano is always float32, since its statistics would lose their last digits. `max_pixels`: a bound
     on the pixels that the model sees of one image; larger ones are resized.
     A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
-    Raises UserError where there is no such model or it cannot look at images.
+    Nothing of a folder is run, and no pickle is opened (`folder.py`).
+    Raises UserError where there is no such model, it is damaged, or it cannot look at images.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch_dtype = _dtype(dtype, device)
-    if name in EMBEDDED_NAMES:
-        model, processor = _embedded(name)
-    elif (Path(name) / ADAPTER).is_file():
-        model, processor = _with_adapter(Path(name), torch_dtype)
-    else:
-        model, processor = _pretrained(name, torch_dtype)
-    # Responses are appended to a batch of prompts, so all prompts must end in the same column.
-    processor.tokenizer.padding_side = "left"
-    if max_pixels is not None:
-        if max_pixels < 28 * 28:
-            raise UserError(
-                f"max_pixels is {max_pixels}; give at least {28 * 28}, which is one token of a Qwen-VL"
-            )
-        family_of(model.config).limit_pixels(processor, max_pixels)
-    _move(model, device=device)
-    trained_with = _trained_with(Path(name))
+    with faults_of_model(name, loading=True):
+        if name in EMBEDDED_NAMES:
+            model, processor = _embedded(name)
+        elif (Path(name) / ADAPTER).is_file():
+            model, processor = _with_adapter(Path(name), torch_dtype)
+        else:
+            model, processor = _pretrained(name, torch_dtype)
+        # Responses are appended to a batch of prompts, so all prompts must end in the same column.
+        processor.tokenizer.padding_side = "left"
+        if max_pixels is not None:
+            if max_pixels < 28 * 28:
+                raise UserError(
+                    f"max_pixels is {max_pixels}; give at least {28 * 28}, which is one token of a Qwen-VL"
+                )
+            family_of(model.config).limit_pixels(processor, max_pixels)
+        if name not in EMBEDDED_NAMES:
+            _try_out(model, processor, name)
+        _move(model, device=device)
+        trained_with = trained_as(Path(name))
     return VisionLanguageModel(
         name,
         model.eval(),
@@ -143,28 +153,65 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
             "or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
     subfolder = subfolder_of(name)
-    try:
-        config = AutoConfig.from_pretrained(name, subfolder=subfolder)
-        family = family_of(config)
-        processor = family.load_processor(name, subfolder)
-        model = load_strictly(
-            AutoModelForImageTextToText,
-            name,
-            subfolder=subfolder,
-            dtype=torch.float32 if family.float32 else dtype,
-            attn_implementation="sdpa",
-        )
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"the model {name!r} could not be read or fetched: {first_line(error)}"
-        ) from error
-    except (ValueError, KeyError, ImportError) as error:
-        raise UserError(
-            f"{name!r} is not a vision-language model that this can load: {first_line(error)}"
-        ) from error
+    if Path(name).is_dir():
+        check_folder(Path(name) / subfolder)
+    config = AutoConfig.from_pretrained(name, subfolder=subfolder, **NO_CODE)
+    family = family_of(config)
+    processor = family.load_processor(name, subfolder)
+    model = load_strictly(
+        AutoModelForImageTextToText,
+        name,
+        subfolder=subfolder,
+        dtype=torch.float32 if family.float32 else dtype,
+        attn_implementation="sdpa",
+        **NO_CODE,
+    )
     return model, processor
+
+
+@contextmanager
+def faults_of_model(name: str, *, loading: bool = False) -> Iterator[None]:
+    """What other libraries raise about a model that is not our own, as one UserError.
+
+    A damaged or hostile folder makes them raise nearly anything while it is loaded and while it is run.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # tokenizers, which is Rust, raises a "panic" that is no Exception; Ctrl-C and the like go on.
+        passing = not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        if passing or isinstance(error, UserError) or name in EMBEDDED_NAMES:
+            raise
+        reason = first_line(error)
+        if not loading:
+            fix = "if memory is short, lower --batch or --max-pixels, else get it again"
+            raise UserError(f"the model {name!r} fails on images ({reason}): {fix}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"the model {name!r} could not be read or fetched: {reason}") from error
+        raise UserError(
+            f"{name!r} is not a vision-language model that this can load: {reason}"
+        ) from error
+
+
+def _try_out(model: PreTrainedModel, processor: ProcessorMixin, name: str) -> None:
+    """Ask about a small image, as far as the processor goes: its faults are those of every image.
+
+    Raises UserError where no token of the prompt stands for the image, and what a broken chat template raises.
+    """
+    prompt = encode_prompt(processor, [Image.new("RGB", (112, 112))], "?")
+    ids = prompt.tokens["input_ids"].tolist()
+    if len(ids) > MOST_TOKENS:
+        raise UserError(
+            f"{name!r} makes {len(ids):,} tokens of a small image: get the model again, or give --max-pixels"
+        )
+    if not set(ids) & set(placeholder_ids(model.config)):
+        raise UserError(
+            f"{name!r} has a chat template or a token for images that is not its own: get the model again"
+        )
+    if not all(0 <= token < 2**31 for token in eos_token_ids(model, processor)):
+        raise UserError(
+            f"{name!r} names an end of answers (eos_token_id) that is no token: get the model again"
+        )
 
 
 def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
@@ -172,7 +219,10 @@ def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
 
     transformers gives missing weights random values and says so in a log line only.
     """
-    model, info = kind.from_pretrained(name, output_loading_info=True, **kwargs)
+    # A pickle of weights may hold code; without this, one would be opened where there is no safetensors file.
+    model, info = kind.from_pretrained(
+        name, output_loading_info=True, use_safetensors=True, **kwargs
+    )
     groups = ("missing_keys", "mismatched_keys", "unexpected_keys")
     wrong = [str(key) for group in groups for key in info[group]]
     if wrong:
@@ -183,28 +233,33 @@ def load_strictly(kind: Any, name: str | Path, **kwargs: Any) -> Any:
     return model
 
 
-def _trained_with(folder: Path) -> dict[str, Any]:
-    """What the file `TRAINED_WITH` says, or nothing."""
-    record = folder / TRAINED_WITH
+def trained_as(folder: Path) -> dict[str, Any]:
+    """What the file `TRAINED_WITH` says, or nothing. Raises UserError where it is not as training writes it."""
+    path = folder / TRAINED_WITH
     # Models of the hub and models that were trained with other software have none.
-    if not record.is_file():
+    if not path.is_file():
         return {}
-    return json.loads(record.read_text())
+    found = read_object(path)
+    allowed = {
+        "prompt": (*get_args(PromptName), None),
+        "reference": (False, True),
+    }
+    for key, values in allowed.items():
+        if key in found and found[key] not in values:
+            raise UserError(f"{path}: {key} is none that there is: get the model again")
+    return found
 
 
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
     from peft import PeftModel  # takes seconds
 
-    base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
-    if not base:
-        raise UserError(
-            f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)"
-        )
+    settings = check_adapter(folder)
+    base = settings["base_model_name_or_path"]
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
         processor = family_of(model.config).load_processor(str(folder), "")
     # The embedded models change with the package. An adapter on other weights would load without a word.
-    trained_on = _trained_with(folder).get("base")
+    trained_on = trained_as(folder).get("base")
     other_weights = trained_on is not None and trained_on != weights_digest(model.state_dict())
     if other_weights or _reads_pixels(model.config) != _reads_pixels(processor.image_processor):
         raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from ..errors import UserError
 from ..io import Settings, validated, write_text
+from ..parsing import parse_json
 from ..seeds import order_key
 from .conformal import FOLDS, Check, Conformal, Finite, as_array, cross_check, fit_conformal
 from .rating import Rating
@@ -184,7 +185,7 @@ def least_images(coverage: float) -> int:
 def read_calibrations(path: Path) -> tuple[Calibration, ...]:
     """The calibrations in a file. Raises UserError where there is no such file, or it holds something else."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(
             f"no calibration {path}: give a file that visualquality calibrate made"

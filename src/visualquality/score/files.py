@@ -6,7 +6,7 @@ and its two parsers either accept text after a closing quote or do not tell the 
 
 import csv
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields
@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.tables import numbered_rows
-from ..errors import UserError
+from ..data.tables import csv_cell, csv_path, from_csv_path, numbered_rows, parquet_rows
+from ..errors import UserError, shortened
 from ..io import read_jsonl, write_whole
 from .rating import INTERVAL, Rating
 
@@ -38,8 +38,9 @@ SCHEMA = pa.schema([(field.name, NUMBERS.get(field.name, pa.string())) for field
 def export(ratings: Iterable[Rating], output: Path) -> None:
     """Write `ratings` to `output` (.csv or .parquet), all of them or nothing.
 
-    Columns are the fields of `Rating`. None is an empty cell (CSV) or null (Parquet); `samples` is a JSON list in
-    CSV. Raises UserError for another ending, a file that cannot be written, or an image name that Parquet cannot hold.
+    Columns are the fields of `Rating`. None is an empty cell (CSV) or null (Parquet); in CSV `samples` is a JSON list,
+    and no cell is a formula (`csv_path`, `csv_cell`). Raises UserError for another ending, a file that cannot be
+    written, or an image name that Parquet cannot hold.
     """
     if output.suffix not in (".csv", ".parquet"):
         raise UserError(
@@ -61,7 +62,9 @@ def export(ratings: Iterable[Rating], output: Path) -> None:
             writer = csv.DictWriter(file, SCHEMA.names)
             writer.writeheader()
             for row in rows:
-                writer.writerow({**row, "samples": json.dumps(row["samples"])})
+                row["samples"] = json.dumps(row["samples"])
+                texts = {name: csv_cell(value) for name, value in row.items() if type(value) is str}
+                writer.writerow({**row, **texts, "image": csv_path(row["image"])})
 
 
 def read_scores(path: Path) -> dict[str, float | None]:
@@ -93,10 +96,11 @@ def read_scores(path: Path) -> dict[str, float | None]:
         if score is None or score != score:  # NaN alone differs from itself
             scores[image] = None
             continue
-        # Not isinstance: True and False are numbers to Python, and to no one else.
-        if type(score) not in (int, float) or math.isinf(score):
+        # Not isinstance: True and False are numbers to Python, and to no one else. A whole number of 400 digits is
+        # larger than any float.
+        if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
             raise UserError(
-                f"{path}, row {row}: the score {score!r} of {image} must be a number, or empty for none"
+                f"{path}, row {row}: the score {shortened(repr(score))} of {image} must be a number, or empty for none"
             )
         scores[image] = float(score)
     if not scores:
@@ -140,7 +144,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 # Text that is no number stays as it is, for the error message.
                 with suppress(ValueError):
                     score = float(text)
-                yield number, cells[image], score
+                yield number, from_csv_path(cells[image]), score
         except csv.Error as error:
             raise UserError(
                 f"{path}, after row {number}: not CSV ({error}); fix the quotes there"
@@ -149,10 +153,10 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from error
-    _need_columns(str(path), file.schema_arrow.names)
-    rows = file.read(columns=["image", "score"]).to_pylist()
-    for number, cells in enumerate(rows, start=1):
-        yield number, cells["image"], cells["score"]
+        names, rows = parquet_rows(path, "image", "score")
+    # ArrowInvalid is a ValueError.
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a Parquet file that can be read: {error}") from error
+    _need_columns(str(path), names)
+    for number, (image, score) in enumerate(rows, start=1):
+        yield number, image, score

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import NormalDist, fmean, stdev
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import UserError
+from ..errors import UserError, shortened
 
 if TYPE_CHECKING:
     from ..response import Response
@@ -171,13 +172,34 @@ class Rating:
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
             )
-        # The constructor refuses NaN, and a score beside a problem; `tuple` refuses samples that are no list.
+        # The constructor refuses NaN, and a score beside a problem.
         try:
+            _check_kinds(row)
             return cls(**{**row, "samples": tuple(row["samples"])})
-        except (TypeError, ValueError) as error:
+        # A whole number of 400 digits is larger than any float.
+        except (TypeError, ValueError, OverflowError) as error:
+            name = shortened(repr(row["image"]))
             raise UserError(
-                f"the rating of {row['image']!r} holds a wrong value: {error}"
+                f"the rating of {name} holds a wrong value: {shortened(str(error), 300)}"
             ) from error
+
+
+def _check_kinds(row: dict[str, Any]) -> None:
+    """Raises TypeError where a field of a row from a file is not of its kind."""
+    kinds: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(("image", "model", "mode"), (str,)),
+        **dict.fromkeys(("reasoning", "problem", "prompt"), (str, NoneType)),
+        **dict.fromkeys(("score", "std", *INTERVAL), (int, float, NoneType)),
+        "seed": (int,),
+        "seconds": (int, float),
+        "samples": (list,),
+    }
+    # Not isinstance: True and False are numbers to Python, and to no one else.
+    wrong = [name for name in kinds if name in row and type(row[name]) not in kinds[name]]
+    if not wrong and any(type(sample) not in (int, float, NoneType) for sample in row["samples"]):
+        wrong = ["samples"]
+    if wrong:
+        raise TypeError(f"{wrong[0]} is {shortened(repr(row[wrong[0]]))}")
 
 
 def _printable(text: str | None) -> str | None:

@@ -24,7 +24,14 @@ from ..models.generate import (
     prefill,
     sample_completions,
 )
-from ..models.load import EMBEDDED, EMBEDDED_NAMES, VisionLanguageModel, folder_of, load
+from ..models.load import (
+    EMBEDDED,
+    EMBEDDED_NAMES,
+    VisionLanguageModel,
+    faults_of_model,
+    folder_of,
+    load,
+)
 from ..models.prompt import Prompt, collate
 from ..seeds import uniform_streams
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
@@ -174,7 +181,8 @@ class Scorer:
             following = 0
             for start in range(0, len(readable), size):
                 batch = readable[start : start + size]
-                rated = self._rate_batch([window[i] for i in batch])
+                with faults_of_model(self.vlm.name):
+                    rated = self._rate_batch([window[i] for i in batch])
                 ratings.update(zip(batch, rated, strict=True))
                 while following in ratings:
                     yield ratings.pop(following)

@@ -23,7 +23,7 @@ class ScoreSettings(Settings):
         description="reason: in words first. expect: no words, the expected score at once. direct: answers drawn "
         "without words. auto: expect, and reason where that is unsure.",
     )
-    samples: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    samples: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         6, description="Answers drawn for each image; the score is their mean. Or auto."
     )
     tolerance: float = Field(
@@ -56,13 +56,16 @@ class ScoreSettings(Settings):
         "follow its words. By default drawn, or expected for nano. Without effect in mode expect.",
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="Longest answer; by default 512 tokens with words, 24 without."
+        None,
+        ge=1,
+        le=100_000,
+        description="Longest answer; by default 512 tokens with words, 24 without.",
     )
     max_pixels: int | None = Field(
         None, ge=1, description="Bound on the pixels that the model sees of an image."
     )
     reference: bool = Field(False, description="Rate each image against a reference image.")
-    batch: int = Field(8, ge=1, description="Images at a time.")
+    batch: int = Field(8, ge=1, le=100_000, description="Images at a time.")
     device: str | None = Field(None, description="cpu or cuda; by default cuda where there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

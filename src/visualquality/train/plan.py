@@ -5,12 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..errors import UserError
+from ..models.folder import NO_CODE, check_folder
 from ..models.load import EMBEDDED_NAMES, load
 from ..rl2r import ON_1_TO_5
 from .examples import Example
@@ -126,13 +128,17 @@ def model_size(name: str) -> ModelSize:
         if name in EMBEDDED_NAMES:
             model = load(name, device="cpu").model
         else:
-            config = AutoConfig.from_pretrained(name)
+            if Path(name).is_dir():
+                check_folder(Path(name))
+            config = AutoConfig.from_pretrained(name, **NO_CODE)
             # On the device "meta" a model has shapes, but takes no memory.
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(config)
     except UserError:  # of `load`
         raise
-    except (OSError, ValueError) as error:
+    except (
+        Exception
+    ) as error:  # of a configuration that is damaged, transformers raises nearly anything
         billions = re.search(r"(\d+(?:\.\d+)?)B\b", name)
         if billions is None:
             raise UserError(

@@ -1,9 +1,8 @@
 """A training recipe: one YAML file, strictly typed. Unknown keys are refused."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -13,11 +12,14 @@ from pydantic import (
     model_validator,
 )
 
-from ..errors import UserError
-from ..io import Settings, read_yaml, validated
+from ..errors import UserError, shortened
+from ..io import Settings, expand, read_yaml, validated
+from ..parsing import parse_yaml
 from ..response import PromptName
 from ..rl2r import ON_1_TO_5, REWARDS
 
+# Of steps, images and the like. A number with a zero too many is a fault to find before memory runs out.
+MOST = 10_000_000
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
 
 
@@ -48,7 +50,7 @@ class RL2R(Settings):
     """Settings of Eq. 1-6 (see rl2r); the defaults are the paper's."""
 
     # K; at least 2, because Eq. 4 compares the responses of an image.
-    responses: int = Field(6, ge=2)
+    responses: int = Field(6, ge=2, le=MOST)
     reward: str = "fidelity"  # ranking reward, a key of rl2r.REWARDS (see check_reward)
     format_weight: NonNegativeFloat = 1.0  # of the format reward, added to the ranking reward
     # Penalty of a response of max_new_tokens; of a shorter one in proportion.
@@ -80,11 +82,11 @@ class Optimizer(Settings):
     """AdamW, linear to 0. Exactly one of `epochs` and `steps`."""
 
     learning_rate: PositiveFloat = 1e-6
-    epochs: PositiveFloat | None = None
-    steps: PositiveInt | None = None
-    images_per_device: PositiveInt = 8
+    epochs: Annotated[float, Field(gt=0, le=MOST)] | None = None
+    steps: Annotated[int, Field(gt=0, le=MOST)] | None = None
+    images_per_device: int = Field(8, gt=0, le=MOST)
     # Batches of images_per_device in an update; RL2R compares all their images.
-    accumulation: PositiveInt = 1
+    accumulation: int = Field(1, gt=0, le=MOST)
     warmup: float = Field(0.0, ge=0, lt=1)  # share of the steps
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
@@ -97,8 +99,8 @@ class Optimizer(Settings):
 
 
 class LoRA(Settings):
-    rank: PositiveInt = 16
-    alpha: PositiveInt = 32
+    rank: int = Field(16, gt=0, le=MOST)
+    alpha: int = Field(32, gt=0, le=MOST)
     # Regular expression of module names. The vision tower's layers have other names.
     targets: str = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -113,7 +115,7 @@ class Recipe(Settings):
     prompt: PromptName = "paper"
     reasoning: bool = True
     reference: bool = False  # rate each image against its reference image, the first in the prompt
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)  # what NumPy takes
     rl2r: RL2R = RL2R()
     sft: SFT = SFT()
     expect: Expect = Expect()
@@ -190,7 +192,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
         paths = {"manifest": source.manifest, "images": source.images}
         # An absolute path stays as it is: `/` takes the right one.
         return source.model_copy(
-            update={name: base / p.expanduser() for name, p in paths.items() if p is not None}
+            update={name: base / expand(p) for name, p in paths.items() if p is not None}
         )
 
     changes: dict[str, Any] = {"data": tuple(map(placed, recipe.data))}
@@ -224,16 +226,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *parents, leaf = name.split(".")
     node: Any = tree
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
         for parent in parents:
             # A section that the recipe leaves out, or sets to null, has its defaults beside the new value.
             if isinstance(node, dict) and node.get(parent) is None:
                 node[parent] = {}
             node = node[int(parent)] if isinstance(node, list) else node[parent]
         node[int(leaf) if isinstance(node, list) else leaf] = parsed
-    except (yaml.YAMLError, ValueError, IndexError, KeyError, TypeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError) as error:
         raise UserError(
-            f"--set {override}: there is no such field, or the value is not YAML"
+            f"--set {shortened(override)}: there is no such field, or the value is not YAML"
         ) from error
     # The two exclude each other, and the override wins.
     other = {"epochs": "steps", "steps": "epochs"}.get(leaf)

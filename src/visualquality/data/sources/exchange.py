@@ -1,12 +1,13 @@
 """File formats that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table."""
 
-import json
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import PurePosixPath
 
-from ...errors import UserError
+from ...errors import UserError, shortened
+from ...parsing import parse_json
 from ..row import SPLITS, Row
 from .distribution import Distribution
 from .records import read_labels, read_records, read_text
@@ -44,13 +45,13 @@ def authors_jsonl(data: Distribution) -> Iterable[Row]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             (image,) = entry["image"]
             turns = entry["conversations"]
             # One image and one answer: the unpacking is an error for any other number.
             (answer,) = [turn["value"] for turn in turns if turn["from"] == "gpt"]
             mos, dataset = float(answer), entry["dataset_name"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             wanted = "an object with dataset_name, one image, and one answer of gpt that is the mos"
             raise data.error(f"{path}: row {number} is not {wanted} ({error})") from error
         if not math.isfinite(mos) or not isinstance(image, str) or not isinstance(dataset, str):
@@ -120,7 +121,7 @@ def deqa_json(data: Distribution) -> Iterable[Row]:
     """
     path, folder = data.single_file()
     try:
-        entries = json.loads(read_text(data, path))
+        entries = parse_json(read_text(data, path))
     except ValueError as error:
         raise data.error(f"{path} is not JSON ({error})") from error
     if not isinstance(entries, list):
@@ -146,9 +147,12 @@ def deqa_json(data: Distribution) -> Iterable[Row]:
 
 def _json_number(value: object, what: str) -> float:
     # In Python, true and false are integers.
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise UserError(f"{what} is {value!r}, not a finite number: correct it")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # A whole number of 400 digits is larger than any float.
+        with suppress(OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+    raise UserError(f"{what} is {shortened(repr(value))}, not a finite number: correct it")
 
 
 def any_table(data: Distribution) -> Iterable[Row]:

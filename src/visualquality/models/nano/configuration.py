@@ -31,6 +31,10 @@ class NanoConfig(PreTrainedConfig):
         tie_word_embeddings: bool = True,
         **kwargs: Any,
     ):
+        numbers = {"cell": cell, "max_cells": max_cells, "image_token_id": image_token_id}
+        for name, value in numbers.items():
+            if value is not None and not (type(value) is int and 0 < value < 2**31):
+                raise ValueError(f"{name} of nano is {value!r}, not a whole number above 0")
         # config.json gives a plain dictionary, and transformers builds a configuration without any arguments too.
         if not isinstance(text_config, LlamaConfig):
             text_config = LlamaConfig(**(text_config or {}))
