@@ -127,10 +127,18 @@ def _json_object(line: bytes) -> dict[str, Any] | None:
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
-    """Append one object as one line. For logs: a journal of results, which is locked, writes its own."""
-    with path.open("a", encoding="utf-8") as file:
-        # ASCII only: a file name may hold bytes that are no UTF-8, and would stop the run.
-        file.write(json.dumps(record) + "\n")
+    """Append one object as one line. For logs: a journal of results, which is locked, writes its own.
+
+    Raises UserError where the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            # ASCII only: a file name may hold bytes that are no UTF-8, and would stop the run.
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): make room, and continue"
+        ) from error
 
 
 def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -25,6 +25,11 @@ def keep_freed_memory() -> bool:
     return all(mallopt(*option) for option in options)
 
 
+def quiet_matplotlib() -> None:
+    """Without a home folder that can be written, it says at length where it keeps its cache."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
 def quiet_libraries() -> None:
     """Keep other libraries' notices off the user's screen; their errors stay."""
     import transformers
@@ -32,6 +37,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
+    quiet_matplotlib()
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module="transformers|trl|peft|accelerate"
     )

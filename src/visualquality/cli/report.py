@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
+from ..process import quiet_matplotlib
 from .shared import Split, clean_exit, err, out
 
 
@@ -38,6 +39,7 @@ def report(
             raise UserError(
                 f"{source} is a folder, and --data belongs to a file of results: leave --data out"
             )
+        quiet_matplotlib()
         with err.status(f"writing {output}"):
             # A run is a folder, results are a file. Imported here, because matplotlib takes seconds.
             if source.is_dir():

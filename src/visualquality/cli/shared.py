@@ -57,10 +57,13 @@ def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
         # A pipe that nobody reads any more is typer's affair.
         if error.errno not in _NO_PLACE:
             raise
-        # What is left in the buffer cannot be written either, and would fail again when the process ends.
-        if error.filename is None:
+        where = error.filename or "a file"
+        try:
+            sys.stdout.flush()
+        except OSError:
+            where = "standard output"
+            # What is left in its buffer would fail again when the process ends.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
-        where = error.filename or "standard output"
         err.print(shown(f"error: {where} cannot be written ({error.strerror}): make room", "red"))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:

@@ -1,15 +1,54 @@
 """What the trainers of all methods share, beside what they inherit from TRL."""
 
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from ..errors import UserError, first_line
+from ..models.folder import check_folder
 from ..models.load import VisionLanguageModel, load_strictly
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Remove a folder that could not be written whole, as on a full disk, and raise one UserError."""
+    try:
+        yield
+    # Of a full disk, safetensors and torch.save raise errors of their own.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"{folder} cannot be written ({first_line(error)}): make room, and continue with --resume"
+        ) from error
+
+
+@contextmanager
+def readable_checkpoint(checkpoint: str | None) -> Iterator[None]:
+    """What PyTorch raises about a file of a checkpoint, as one UserError.
+
+    transformers opens these pickles with `weights_only`, so that code in them is refused and not run.
+    """
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError) as error:
+        reason = first_line(error)
+        # PyTorch then advises to open it all the same.
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "a file in it is damaged or holds code"
+        raise UserError(
+            f"{checkpoint} cannot be read ({reason}): delete it, and --resume takes the one before"
+        ) from error
 
 
 class RunTrainer:
@@ -45,6 +84,7 @@ class RunTrainer:
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         model = model or self.model
+        check_folder(Path(resume_from_checkpoint))
         if self.is_deepspeed_enabled or hasattr(model, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
@@ -52,6 +92,23 @@ class RunTrainer:
         # would load nothing, and the run would go on from the start without a word.
         saved = load_strictly(type(model), resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
+
+    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with disk_errors(folder):
+            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+
+    def save_model(self: Any, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        with disk_errors(Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, *args, **kwargs)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        with readable_checkpoint(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+
+    def _load_rng_state(self: Any, checkpoint: str | None) -> None:
+        with readable_checkpoint(checkpoint):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
 
     def log_metrics(self: Any, metrics: dict[str, Any]) -> None:
         """Add to the step's line of metrics.jsonl; TRL averages what comes several times in a step."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..errors import UserError
 from ..io import progress_bar, read_yaml, write_text
 from ..models.families import family_of
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
+from ..parsing import parse_json
 from ..process import keep_freed_memory
 from .base import RunTrainer
 from .examples import Example, FeatureCache, PromptEncoder, read_examples, run_order
@@ -132,8 +134,12 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 def last_checkpoint(output: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    # The trainer's state is written last, so a checkpoint without it was interrupted.
-    found = [path.parent for path in output.glob("checkpoint-*/trainer_state.json")]
+    # The trainer's state is written last, so a checkpoint without it, or with a part of it, was interrupted.
+    found = []
+    for path in output.glob("checkpoint-*/trainer_state.json"):
+        with suppress(ValueError):
+            parse_json(path.read_bytes())
+            found.append(path.parent)
     return max(found, key=checkpoint_step, default=None)
 
 
