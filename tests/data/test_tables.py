@@ -1,12 +1,27 @@
 """Tables keep the row numbers that an editor or a spreadsheet shows."""
 
+import csv
+import time
+import zipfile
+from pathlib import Path
+
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xlwt
 
-from visualquality.data.tables import read_table, to_number
+from visualquality.data import tables
+from visualquality.data.manifest import Manifest
+from visualquality.data.tables import (
+    csv_cell,
+    csv_path,
+    from_csv_cell,
+    from_csv_path,
+    read_table,
+    to_number,
+    write_table,
+)
 
 
 def test_csv_rows_are_counted_as_lines(tmp_path):
@@ -72,3 +87,82 @@ def test_what_cannot_be_read_says_why(tmp_path, name, content, reason):
 def test_a_number_is_finite():
     assert to_number("1e2") == 100
     assert [to_number(text) for text in ("nan", "inf", "", "x")] == [None] * 4
+
+
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "＠x"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, "'=1", "''@x", "- too dark", "-inf"])
+def test_no_text_is_a_formula_and_each_comes_back(text):
+    cell = csv_cell(text)
+    assert cell == f"'{text}"
+    assert from_csv_cell(cell) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "-1.5", "+3", "-1e-3", "'tis", "'", "a=b", "./=x", " =x"]
+)
+def test_other_texts_and_numbers_stay_as_they_are(text):
+    assert csv_cell(text) == text
+    assert from_csv_cell(text) == text
+
+
+@pytest.mark.parametrize("name", ["=1.png", "@a/b.png", "-e.png", "./=1.png", "././+x.png"])
+def test_a_guarded_file_name_is_the_same_file(name):
+    cell = csv_path(name)
+    assert Path("folder", cell) == Path("folder", name)
+    assert cell.startswith("./")
+    assert from_csv_path(cell) == name
+
+
+@pytest.mark.parametrize("name", ["a.png", "photos/=1.png", "/=1.png", "./a.png", "../=x.png"])
+def test_other_file_names_stay_as_they_are(name):
+    assert csv_path(name) == from_csv_path(name) == name
+
+
+def test_a_written_table_has_no_formula_and_is_read_back(tmp_path):
+    columns = {"=name": [*FORMULAS, "plain"], "mos": [-1.5, *range(len(FORMULAS))]}
+    write_table(tmp_path / "a.csv", columns)
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert [cell for cell in cells if cell[0] in "=+@\t\r\n＝＠"] == []
+    assert "-1.5" in cells
+    table = read_table(tmp_path / "a.csv")
+    assert table.header == ["=name", "mos"]
+    assert [row[0] for _, row in table.rows] == columns["=name"]
+
+
+def test_a_sheet_that_unpacks_to_too_much_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_SHEET_BYTES", 10_000_000)
+    path = tmp_path / "a.xlsx"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", bytes(11_000_000))
+    assert path.stat().st_size < 20_000
+    with pytest.raises(ValueError, match="unpacks to 11,000,000 bytes"):
+        read_table(path)
+
+
+def test_a_parquet_of_too_many_rows_is_refused_at_once(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": pa.nulls(11_000_000, pa.string())}), path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="11,000,000 rows"):
+        read_table(path)
+
+
+def test_a_parquet_of_one_long_text_in_all_rows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 10_000_000)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": ["x" * 10_000] * 5000, "mos": [1.0] * 5000}), path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="more than 10,000,000 bytes"):
+        read_table(path)
+
+
+def test_many_columns_take_no_longer_than_their_cells(tmp_path):
+    path = tmp_path / "a.csv"
+    names = ",".join(f"x{n}" for n in range(50_000))
+    path.write_text(f"image,mos,{names}\na.png,3{',1' * 50_000}\nb.png,2{',1' * 50_000}\n")
+    started = time.perf_counter()
+    assert len(Manifest.read(path, check_images=False)) == 2
+    assert time.perf_counter() - started < 10

@@ -163,3 +163,45 @@ def test_an_export_that_fails_leaves_the_old_one(tmp_path):
     with pytest.raises(UserError, match="xlsx"):
         export(ratings, tmp_path / "out.xlsx")
     assert {p.name for p in tmp_path.iterdir()} == {"out.csv", "out.parquet"}
+
+
+NAMES = [
+    "=1+1.png",
+    "@x/y.png",
+    "-e.png",
+    "./=1.png",
+    "+.png",
+    "\t=.png",
+    "plain.png",
+    "photos/=1.png",
+]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_names_and_reasons_that_look_like_formulas_come_back_exactly(suffix, tmp_path):
+    path = tmp_path / f"scores{suffix}"
+    export([Rating(name, -1.5, 0.5, (), f"={name}", None, *BY) for name in NAMES], path)
+    assert read_scores(path) == dict.fromkeys(NAMES, -1.5)
+
+
+def test_no_cell_of_an_export_is_a_formula(tmp_path):
+    path = tmp_path / "scores.csv"
+    ratings = [Rating(name, -1.5, 0.5, (), f"={name}", None, *BY) for name in NAMES]
+    export([*ratings, Rating("z", None, None, (), None, "=z is damaged", *BY)], path)
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    cells = [cell for row in rows for cell in row.values()]
+    assert [c for c in cells if c.startswith(("=", "+", "@", "\t", "\r")) or c[:2] == "-e"] == []
+    # A number stays a number, and a guarded name is the same file.
+    assert {row["score"] for row in rows} == {"-1.5", ""}
+    assert [os.path.normpath(row["image"]) for row in rows[:-1]] == [
+        os.path.normpath(name) for name in NAMES
+    ]
+    assert rows[-1]["problem"] == "'=z is damaged"
+
+
+def test_a_score_of_400_digits_is_one_sentence(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"image": "a", "score": 1' + "0" * 400 + "}\n")
+    with pytest.raises(UserError, match="row 1: the score 10+… .+ of a must be a number"):
+        read_scores(path)

@@ -191,3 +191,23 @@ def test_half_a_character_from_a_server_does_not_reach_a_file():
     rating = Rating.from_samples("a", [response(3.0, "soft \ud83d")], **BY)
     assert rating.reasoning == "soft ?"
     assert Rating.from_dict(json.loads(json.dumps(rating.to_dict()))) == rating
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("image", wrong) for wrong in (None, [], {}, ["x"], 3)],
+        *[("reasoning", wrong) for wrong in (3, [], {"a": 1})],
+        *[("score", wrong) for wrong in ("3", True, [], 10**400)],
+        *[("std", wrong) for wrong in ("x", 10**400)],
+        *[("seconds", wrong) for wrong in (None, 10**400, "1")],
+        *[("samples", wrong) for wrong in (None, 3, "34", {}, [[1]], ["3"], [True], [10**400])],
+        *[("seed", wrong) for wrong in (None, 1.5, "1")],
+        *[("model", None), ("mode", []), ("low", 10**400), ("coverage", "x")],
+    ],
+)
+def test_a_row_of_a_file_with_a_value_of_another_kind_is_one_sentence(field, value):
+    row = Rating("a.png", 3.0, None, (3.0,), None, None, "m", "reason", 0, 0.1).to_dict()
+    with pytest.raises(UserError, match="holds a wrong value") as found:
+        Rating.from_dict({**row, field: value})
+    assert len(str(found.value)) < 500

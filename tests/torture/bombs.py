@@ -109,7 +109,11 @@ def jpeg_scans(side: int, scans: int) -> bytes:
 def jpeg_segments(marker: int, start: bytes, count: int) -> bytes:
     sound = saved((16, 16), "JPEG")
     body = start + bytes(60000)
-    return sound[:2] + (bytes([255, marker]) + struct.pack(">H", len(body) + 2) + body) * count + sound[2:]
+    return (
+        sound[:2]
+        + (bytes([255, marker]) + struct.pack(">H", len(body) + 2) + body) * count
+        + sound[2:]
+    )
 
 
 def j2k(width: int, height: int, tile: int) -> bytes:
@@ -180,7 +184,11 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         + png(LARGE, LARGE)
     ),
     "psd size": lambda: (
-        b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 30000, 30000, 8, 3) + bytes(12) + b"\0\1" + bytes(99)
+        b"8BPS"
+        + struct.pack(">H6xHIIHH", 1, 3, 30000, 30000, 8, 3)
+        + bytes(12)
+        + b"\0\1"
+        + bytes(99)
     ),
 }
 # Small images with something in them that is skipped, read to its own size, or bounded: they may be opened.

@@ -55,7 +55,9 @@ def main() -> int:
         for engine in engines:
             rows.append(attack(name, engine, seconds, given.seed, given.failures))
             row = rows[-1]
-            print(f"{name:10} {engine:9} {row['examples']:9,} examples  {row['result']}", flush=True)
+            print(
+                f"{name:10} {engine:9} {row['examples']:9,} examples  {row['result']}", flush=True
+            )
     failed = [row for row in rows if row["result"] != "held"]
     if given.json:
         figures = {

@@ -230,9 +230,9 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "terminal": [b"a\x1b[31mb\xc2\x9b", "\u202egnp.exe".encode(), b"\xff\xfe\r\n\t"],
     "cells": [b"=1+1", b"'=1+1", b"./@x", b"-1.5", b"\t=x", "＝1".encode()],
-    "exports": [b"=1.png", b"photos/a.png", b"a,b\n\"c\"", b"\xff\xfe.png"],
+    "exports": [b"=1.png", b"photos/a.png", b'a,b\n"c"', b"\xff\xfe.png"],
     "manifests": [
-        b"image,mos,std,reference,split,reasoning\na.png,1,0.5,r1,train,=x\nb.png,2,,r2,test,\"a, b\"\n",
+        b'image,mos,std,reference,split,reasoning\na.png,1,0.5,r1,train,=x\nb.png,2,,r2,test,"a, b"\n',
         "\ufeffimage,mos\r\na.png,1\r\nb.png,2\r\n".encode(),
     ],
     "sheets": [_SHEET],
@@ -285,6 +285,27 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 # Pieces that mean something to some reader.
 _DICTIONARY = (
     *(b"<answer>", b"</answer>", b"<think>", b"</think>", b"nan", b"1e999", b"-0", b"9" * 400),
-    *(b"[" * 500, b"{" * 500, b'{"a":' * 300, b"&a [*a]", b"<<: *a", b"!!int x", b"2024-99-99", b"\\0"),
-    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\r", b'"', b"'", b",", b";", b"\n", b"=", b"\x1b[2J", b"null"),
+    *(
+        b"[" * 500,
+        b"{" * 500,
+        b'{"a":' * 300,
+        b"&a [*a]",
+        b"<<: *a",
+        b"!!int x",
+        b"2024-99-99",
+        b"\\0",
+    ),
+    *(
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"\r",
+        b'"',
+        b"'",
+        b",",
+        b";",
+        b"\n",
+        b"=",
+        b"\x1b[2J",
+        b"null",
+    ),
 )

@@ -57,11 +57,11 @@ def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
         # A pipe that nobody reads any more is typer's affair.
         if error.errno not in _NO_PLACE:
             raise
-        where = error.filename or "a file"
+        # Standard output, or a file that is open already, has no name here.
+        where = error.filename or "the output"
         try:
             sys.stdout.flush()
         except OSError:
-            where = "standard output"
             # What is left in its buffer would fail again when the process ends.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
         err.print(shown(f"error: {where} cannot be written ({error.strerror}): make room", "red"))
