@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: install demo test bench golden lint format clean
+.PHONY: install demo test bench golden torture audit sbom lint format clean
 
 install: $(VENV)/installed
 
@@ -36,6 +36,30 @@ golden: install
 	$(BIN)/python tests/golden/golden.py make $(GOLD)/new
 	$(BIN)/python tests/golden/golden.py compare $(GOLD)/old $(GOLD)/new
 
+# The long form of tests/torture. Without atheris the fuzzer does all its changes at random.
+torture: install
+	-$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torture]'
+	$(BIN)/python tests/torture/bombs.py --json benchmarks/results/bombs.json
+	$(BIN)/python tests/torture/fuzz.py --minutes 10 --json benchmarks/results/fuzz.json
+
+# Tools that look at the environment from outside, and are no part of it.
+TOOLS := .venv-tools
+
+$(TOOLS)/installed: constraints.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	touch $@
+
+# Known vulnerabilities of the packages in .venv. It fails where the advisories cannot be reached.
+audit: install $(TOOLS)/installed
+	$(TOOLS)/bin/python .ci/audit.py $(BIN)/python
+
+# All packages in .venv, those of developers too, with versions and licences: CycloneDX 1.6.
+sbom: install $(TOOLS)/installed
+	mkdir -p runs
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+		--output-file runs/sbom.json $(VENV)
+
 # Style, order of imports, form, and types.
 lint: install
 	$(BIN)/ruff check .
@@ -47,4 +71,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(TOOLS) build dist .pytest_cache .ruff_cache .mypy_cache

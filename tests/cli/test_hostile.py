@@ -1,4 +1,4 @@
-"""Commands on hostile names and full disks: nothing reaches the terminal that moves it, and each fault is a sentence."""
+"""Commands on hostile names and full disks: nothing reaches the terminal that moves it; each fault is a sentence."""
 
 import csv
 import json
@@ -180,15 +180,21 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(command, folder):
 
 
 def test_what_was_scored_before_the_disk_was_full_is_kept(folder):
-    whole = shell(folder, *"score 0.png 1.png 2.png --model niqe -o whole.csv".split())
+    whole = shell(
+        folder, *["score", "0.png", "1.png", "2.png", "--model", "niqe", "-o", "whole.csv"]
+    )
     assert whole.returncode == 0
     size = (folder / "whole.csv.jsonl").stat().st_size
-    done = shell(folder, *"score 0.png 1.png 2.png --model niqe -o s.csv".split(), limit=size - 20)
+    done = shell(
+        folder,
+        *["score", "0.png", "1.png", "2.png", "--model", "niqe", "-o", "s.csv"],
+        limit=size - 20,
+    )
     assert done.returncode == 2
     kept = (folder / "s.csv.jsonl").read_bytes()
     assert kept.endswith(b"\n")
     assert kept.count(b"\n") == 3  # the header and two of three
-    done = shell(folder, *"score 0.png 1.png 2.png --model niqe -o s.csv".split())
+    done = shell(folder, *["score", "0.png", "1.png", "2.png", "--model", "niqe", "-o", "s.csv"])
     assert (done.returncode, "2 of 3 images are in s.csv.jsonl already" in done.stderr) == (0, True)
 
 
@@ -206,7 +212,7 @@ def test_no_home_no_temporary_folder_and_no_configuration(folder, monkeypatch):
     for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", str(folder / "none"))
-    done = shell(folder, *"score 0.png --model niqe -o s.csv".split())
+    done = shell(folder, *["score", "0.png", "--model", "niqe", "-o", "s.csv"])
     assert (done.returncode, "1 of 1 images scored" in done.stderr) == (0, True)
-    done = shell(folder, *"report s.csv -o r.html".split())
+    done = shell(folder, *["report", "s.csv", "-o", "r.html"])
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)

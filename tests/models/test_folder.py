@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from contextlib import suppress
 
 import pytest
 import torch
@@ -117,10 +118,9 @@ def test_code_of_a_folder_is_never_run(files, folder, tmp_path):
         change(folder, name, **CODE[name])
     (folder / "custom_generate").mkdir()
     shutil.copy(folder / "evil.py", folder / "custom_generate" / "generate.py")
-    try:
+    # Some of it is refused, the rest has no effect.
+    with suppress(UserError):
         load(str(folder), device="cpu")
-    except UserError as error:
-        assert "\n" not in str(error)
     assert not mark.exists()
 
 

@@ -203,5 +203,5 @@ def test_no_cell_of_an_export_is_a_formula(tmp_path):
 def test_a_score_of_400_digits_is_one_sentence(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"image": "a", "score": 1' + "0" * 400 + "}\n")
-    with pytest.raises(UserError, match="row 1: the score 10+… .+ of a must be a number"):
+    with pytest.raises(UserError, match=r"row 1: the score 10+… .+ of a must be a number"):
         read_scores(path)

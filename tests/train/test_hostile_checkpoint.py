@@ -3,7 +3,7 @@
 import os
 import resource
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -61,14 +61,16 @@ def recipe(trained, tmp_path):
 )
 def test_code_in_a_checkpoint_is_never_run(name, recipe, tmp_path):
     mark = tmp_path / "ran"
+    # So that a step is left to do, which needs all of the checkpoint.
+    shutil.rmtree(last_checkpoint(recipe.output))
     checkpoint = last_checkpoint(recipe.output)
     assert (checkpoint / name).is_file(), "transformers has given the file another name"
     torch.save({"x": Evil(mark)}, checkpoint / name)
-    try:
+    # The arguments are written for whoever wants to read them, and never opened.
+    opened = name != "training_args.bin"
+    reason = "a file in it is damaged or holds code"
+    with pytest.raises(UserError, match=reason) if opened else nullcontext():
         train(recipe, resume=True)
-    except UserError as error:
-        assert "a file in it is damaged or holds code" in str(error)
-        assert "weights_only" not in str(error)
     assert not mark.exists()
 
 
