@@ -1,6 +1,6 @@
 """Asks public advisories about every package of an environment: python .ci/audit.py PYTHON, run by `make audit`.
 
-It passes only where each package was looked up and none has a known vulnerability. pip-audit by itself also passes where
+It passes only where each package was looked up and none has a known vulnerability. pip-audit by itself passes too where
 a mirror knows of no advisories at all; so a release whose vulnerability everybody knows is asked about first.
 """
 

@@ -3,8 +3,11 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from visualquality import parsing
+from visualquality.classics.niqe import Niqe
 from visualquality.errors import UserError
 from visualquality.evaluate.suite import read_suite
 from visualquality.io import read_jsonl, read_yaml
@@ -120,3 +123,19 @@ def test_no_such_home_folder(tmp_path):
     path.write_text('data: [{manifest: "~nobody-here/m.csv"}]\noptimizer: {steps: 3}\n')
     with pytest.raises(UserError, match="there is no such home folder"):
         read_recipe(path)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parsing, "MAX_ARCHIVE", 1_000_000)
+    path = tmp_path / "niqe.npz"
+    np.savez_compressed(path, mean=np.zeros(36), covariance=np.zeros((1000, 1000)))
+    assert path.stat().st_size < 20_000
+    with pytest.raises(UserError, match=r"niqe\.npz holds no fitted .*it unpacks to 8,"):
+        Niqe.load(path)
+
+
+def test_a_pickle_among_fitted_parameters_is_never_opened(tmp_path):
+    path = tmp_path / "niqe.npz"
+    np.savez(path, mean=np.array([Path(tmp_path)], dtype=object), covariance=np.eye(36))
+    with pytest.raises(UserError, match="Object arrays cannot be loaded"):
+        Niqe.load(path)

@@ -1,13 +1,17 @@
-"""JSON and YAML from strangers: read with bounds, so that a small file cannot take all memory or hours.
+"""JSON, YAML and ZIP archives from strangers: read with bounds, so that a small file cannot take all memory or hours.
 
-Both raise ValueError with a reason, and nothing else, for a text that is not what it should be.
+`parse_json` and `parse_yaml` raise ValueError with a reason, and nothing else, for a text that is not as it should be.
 """
 
 import json
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+# Unpacked. A thousandth of it may be the size of the archive.
+MAX_ARCHIVE = 500_000_000
 # A recipe has some thousand characters. YAML is read at about 50,000 a second.
 MAX_YAML = 200_000
 # Values in a YAML file, each alias counted as often as it stands there.
@@ -22,6 +26,18 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:  # C code that counts levels
         raise ValueError(_TOO_DEEP) from None
+
+
+def refuse_archive_bomb(path: Path) -> None:
+    """Raises ValueError for a ZIP archive (an .xlsx or .npz file) that unpacks to more than `MAX_ARCHIVE` bytes.
+
+    Other files pass. What an archive says of its sizes is true: zipfile reads no more than that.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+        if size > MAX_ARCHIVE:
+            raise ValueError(f"it unpacks to {size:,} bytes, more than {MAX_ARCHIVE:,}")
 
 
 def parse_yaml(text: str) -> Any:

@@ -2,13 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.io import savemat
 
 from source_forms import brief, draw, put, refusal, rows
 from visualquality.data.manifest import Row
+from visualquality.data.sources import records
+from visualquality.data.sources.distribution import Distribution
 from visualquality.data.sources.records import parse_label
+from visualquality.errors import UserError
 
 
 def test_authors_txt(tmp_path):
@@ -140,3 +145,13 @@ def test_any_csv(tmp_path):
     assert found[0].dataset == "mine"
     assert found[0].extra == {"note": "x"}
     assert "1 of 3" in refusal("csv", path, columns=columns, images=tmp_path / "photos")
+
+
+def test_a_matlab_file_of_too_many_values_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_ROWS", 1000)
+    path = tmp_path / "mos.mat"
+    savemat(path, {"mos": np.zeros((1, 2000)), "other": np.ones((1, 3))}, do_compression=True)
+    data = Distribution("clive", tmp_path, "a set", None, {}, None)
+    with pytest.raises(UserError, match="mos has 2,000 values"):
+        records.read_mat(data, path, "mos")
+    assert records.read_mat(data, path, "other") == [1, 1, 1]

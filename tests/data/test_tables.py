@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import xlwt
 
+from visualquality import parsing
 from visualquality.data import tables
 from visualquality.data.manifest import Manifest
 from visualquality.data.tables import (
@@ -133,7 +134,7 @@ def test_a_written_table_has_no_formula_and_is_read_back(tmp_path):
 
 
 def test_a_sheet_that_unpacks_to_too_much_is_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_SHEET_BYTES", 10_000_000)
+    monkeypatch.setattr(parsing, "MAX_ARCHIVE", 10_000_000)
     path = tmp_path / "a.xlsx"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", bytes(11_000_000))

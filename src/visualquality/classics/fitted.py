@@ -1,6 +1,5 @@
 """A metric that is its fitted numbers: arrays in an .npz file, checked when they are read."""
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..io import write_whole
+from ..parsing import refuse_archive_bomb
 from ..seeds import arrays_digest
 
 Shape = tuple[int | None, ...]  # None: any size of at least 1
@@ -52,13 +52,14 @@ class FittedMetric:
         path = path or WEIGHTS / f"{cls.name}.npz"
         again = f"make it again with: visualquality baselines fit {cls.name}"
         try:
+            refuse_archive_bomb(path)
             # A pickle in a stranger's file could run code. Little-endian, so that the digest is the same everywhere.
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: np.asarray(file[name], dtype="<f8") for name in cls.shapes}
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist: correct the path, or {again}") from error
-        # NumPy raises each of these for some file that is not what it should be.
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        # NumPy raises nearly anything for a file that is not what it should be.
+        except Exception as error:
             raise UserError(
                 f"{path} holds no fitted parameters of {cls.name} ({error}): {again}"
             ) from error

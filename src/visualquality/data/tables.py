@@ -9,18 +9,17 @@ pandas and pyarrow are imported where they are used, so that a CSV does not wait
 import csv
 import math
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from ..parsing import refuse_archive_bomb
 
 if TYPE_CHECKING:
     import _csv
 
 
-# A small file may unfold to far more than any table of ratings has: XML of a kilobyte that fits in a byte, or one text
-# in a million rows.
-MAX_SHEET_BYTES = 500_000_000
+# A small file may unfold to far more than any table of ratings has, such as one text in a million rows.
 MAX_ROWS = 10_000_000
 MAX_TABLE_BYTES = 2_000_000_000
 
@@ -157,11 +156,7 @@ def _read_excel(path: Path) -> Table:
     import pandas as pd
 
     # An .xlsx is a ZIP archive of XML; an .xls is not, and is not compressed.
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(part.file_size for part in archive.infolist())
-        if size > MAX_SHEET_BYTES:
-            raise ValueError(f"it unpacks to {size:,} bytes, more than {MAX_SHEET_BYTES:,}")
+    refuse_archive_bomb(path)
     # header=None, so that pandas neither renames columns nor drops the blank rows, which count.
     # keep_default_na: "NA" and "null" are names like any other.
     sheet = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ...errors import UserError
 from ..find import SUFFIXES
 from ..row import Row
-from ..tables import read_table, to_number
+from ..tables import MAX_ROWS, read_table, to_number
 from .distribution import Distribution
 
 # Normalised scores pass their bounds by rounding: SRIQA-Bench has 100.00000000000001.
@@ -94,16 +94,21 @@ def read_mat(data: Distribution, path: Path, variable: str) -> list[Any]:
     """
     # Here, since naming the sources in a help text must not wait for SciPy.
     import numpy as np
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     try:
-        content = loadmat(path)
-        if variable in content:
+        sizes = {name: math.prod(shape) for name, shape, _ in whosmat(path)}
+        if variable in sizes:
+            # Compressed, a few megabytes may hold a billion zeros.
+            if sizes[variable] > MAX_ROWS:
+                raise ValueError(f"{variable} has {sizes[variable]:,} values")
+            # The other variables are not read: they may be as large.
+            content = loadmat(path, variable_names=[variable])
             # A cell array holds arrays of one element; item() is an error for a cell of several.
             return [np.asarray(value).item() for value in content[variable].ravel()]
     except Exception as error:  # a damaged file raises nearly anything
         raise data.unreadable(path, error) from error
-    there = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "none"
+    there = ", ".join(sorted(sizes)) or "none"
     raise data.error(f"{path}: variable {variable!r} is missing, there are {there}")
 
 
