@@ -94,13 +94,17 @@ def check(
     manifests: Annotated[
         list[Path], typer.Argument(help="Manifests; they are compared with each other too.")
     ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Name also images that this model cannot take."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all that was found to this file.")
     ] = None,
 ) -> None:
     """Open every image: sizes, broken files, duplicates, and leaks between splits and manifests.
 
-    The exit status is 1 if any image is unreadable, duplicated or leaked.
+    The exit status is 1 if any image is unreadable, too much for --model, duplicated or leaked.
     """
     with clean_exit():
         from ..data.check import check as check_images
@@ -114,7 +118,14 @@ def check(
             )
         # Unreadable images are findings here, not errors.
         read = {str(path): Manifest.read(path, check_images=False) for path in manifests}
-        found = check_images(read, console=err)
+        limits = {}
+        if model is not None:
+            from ..models.limits import size_refusal
+            from ..process import quiet_libraries
+
+            quiet_libraries()
+            limits["refusal"] = size_refusal(model)
+        found = check_images(read, **limits, console=err)
         if json_file is not None:
             text = json.dumps(found.to_dict(), ensure_ascii=False, indent=1)
             write_text(json_file, text + "\n")

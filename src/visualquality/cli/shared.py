@@ -35,11 +35,12 @@ WithReferences = Annotated[
 
 @contextmanager
 def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
-    """What the user can fix is one sentence and exit status 2; Ctrl-C is `on_stop` and status 130."""
+    """What the user can fix is one sentence (and its notes) and exit status 2; Ctrl-C is `on_stop` and status 130."""
     try:
         yield
     except UserError as error:
-        err.print(Text(f"error: {error}", style="red"))
+        text = "\n".join([f"error: {error}", *getattr(error, "__notes__", [])])
+        err.print(Text(text, style="red"), soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         err.print(f"stopped; {on_stop}")

@@ -22,7 +22,8 @@ from .tables import read_table, to_number, write_table
 _LISTED_FAULTS = 20
 # File names that do not name a data set; its folder does.
 _GENERIC_STEMS = ("manifest", "train", "val", "test", "data")
-_FIELDS = tuple(field.name for field in fields(Row) if field.name != "extra")
+# The columns that have a meaning here; all others are in `extra`.
+_FIELDS = tuple(field.name for field in fields(Row) if field.name not in ("extra", "number"))
 _REQUIRED = ("image", "mos")
 # What published files call the two required columns, in lower case.
 _ALIASES = {
@@ -190,7 +191,7 @@ def _read_file(
         # No file system takes a null byte: this becomes the fault of a file that does not exist.
         image = folder / given.get("image", "").replace("\0", "\ufffd")
         # One file by two paths is one image; but an image that is itself a link keeps its own name.
-        row, wrong = _row(given, Path(realpath(image.parent), image.name), name)
+        row, wrong = _row(given, Path(realpath(image.parent), image.name), name, number)
         row.extra.update((column, values[column]) for column in header if column in extra)
         faults += [(path, number, text) for text in wrong]
         if "image" in given:
@@ -198,7 +199,7 @@ def _read_file(
     return entries, faults
 
 
-def _row(given: dict[str, str], image: Path, dataset: str) -> tuple[Row, list[str]]:
+def _row(given: dict[str, str], image: Path, dataset: str, number: int) -> tuple[Row, list[str]]:
     """The row of the fields that are not empty, and what is wrong with it."""
     faults = []
     if "image" not in given:
@@ -225,6 +226,7 @@ def _row(given: dict[str, str], image: Path, dataset: str) -> tuple[Row, list[st
         split=given.get("split"),
         distortion=given.get("distortion"),
         reasoning=given.get("reasoning"),
+        number=number,
     )
     return row, faults
 

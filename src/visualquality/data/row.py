@@ -26,6 +26,8 @@ class Row:
     reasoning: str | None = None
     # Not in the hash: a dictionary has none.
     extra: dict[str, object] = field(default_factory=dict, hash=False)
+    # Of this row in its file, the header being 1; 0 where it is of no file.
+    number: int = field(default=0, compare=False)
 
     @property
     def reference_image(self) -> Path | None:

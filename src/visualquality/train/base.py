@@ -1,26 +1,36 @@
 """What the trainers of all methods share, beside what they inherit from TRL."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import SequentialSampler
+from transformers.trainer_utils import rotate_checkpoints
 
 from ..models.load import VisionLanguageModel, load_strictly
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
+
+# In the folder of a run: what is being written and has no name yet.
+PART = ".saving"
 
 
 class RunTrainer:
     """Stands before a trainer of TRL in a class's bases.
 
     `examples` are trained on in the `order` of `run_order`; `encode` makes their prompts, and `encode.vlm` is the
-    model that is trained. TRL's trainer gets `kwargs`.
+    model that is trained. `probes` are scored along the way (RL2R). TRL's trainer gets `kwargs`.
     """
 
     vlm: VisionLanguageModel
     examples: list[Example]
+    probes: list[Example]
     recipe: Recipe
     encode: PromptEncoder
 
@@ -30,9 +40,11 @@ class RunTrainer:
         examples: list[Example],
         order: list[tuple[int, int]],
         encode: PromptEncoder,
+        probes: list[Example],
         **kwargs: Any,
     ):
-        self.recipe, self.examples, self.encode, self.vlm = recipe, examples, encode, encode.vlm
+        self.recipe, self.examples, self.probes = recipe, examples, probes
+        self.encode, self.vlm = encode, encode.vlm
         rows, visits = zip(*order, strict=True)
         # Numbers only: images are opened when a batch is made.
         dataset = Dataset.from_dict({"row": rows, "visit": visits})
@@ -53,6 +65,41 @@ class RunTrainer:
         saved = load_strictly(type(model), resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
 
+    def _get_output_dir(self: Any, trial: Any = None) -> str:
+        # Where the trainer writes a checkpoint.
+        return str(Path(self.args.output_dir) / PART)
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any = None) -> None:
+        with self.whole_folder(f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self.accelerator.is_main_process:
+            # Only now: until then the checkpoint before is the newest.
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+
+    @contextmanager
+    def whole_folder(self: Any, name: str) -> Iterator[Path]:
+        """A folder to write to, for all processes, which becomes `name` in the run's when the block ends.
+
+        Whatever ends the run meanwhile, a power cut too, the folder is there whole or not at all, or still the old one.
+        """
+        output, main = Path(self.args.output_dir), self.accelerator.is_main_process
+        part = output / PART
+        if main:
+            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        self.accelerator.wait_for_everyone()
+        try:
+            yield part / name
+            self.accelerator.wait_for_everyone()
+            if main:
+                _sync(part)
+                if (output / name).exists():
+                    os.replace(output / name, part / "old")
+                os.replace(part / name, output / name)
+        finally:
+            # After an error too: what is left over would fill the disk.
+            if main:
+                shutil.rmtree(part, ignore_errors=True)
+
     def log_metrics(self: Any, metrics: dict[str, Any]) -> None:
         """Add to the step's line of metrics.jsonl; TRL averages what comes several times in a step."""
         for name, value in metrics.items():
@@ -62,3 +109,11 @@ class RunTrainer:
         """Raises FloatingPointError for a loss that is not finite: an update with it would destroy all weights."""
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step}")
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk confirm all files of a folder: older ones are deleted once these count."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())

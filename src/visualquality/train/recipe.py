@@ -113,6 +113,8 @@ class Recipe(Settings):
     prompt: PromptName = "paper"
     reasoning: bool = True
     reference: bool = False  # rate each image against its reference image, the first in the prompt
+    # Leave out images that cannot be read or that the model's processor refuses, instead of naming them and ending.
+    skip_bad: bool = False
     seed: int = 0
     rl2r: RL2R = RL2R()
     sft: SFT = SFT()

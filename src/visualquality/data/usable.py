@@ -1,0 +1,198 @@
+"""Which images can be trained on: each is decoded in full, and taken by the model's processor.
+
+A header says nothing of a body that was cut off, and one such image would end a run hours after its start.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import PIL
+from rich.console import Console
+
+from ..errors import UserError
+from ..io import map_ahead, progress_bar, tracked
+from .images import open_image
+
+LINE_SECONDS = 15.0  # between lines where there is no terminal
+COMMIT_SECONDS = 2.0  # the most that a kill makes the next check do again
+# What was sound to one version need not be so to another.
+READER = f"visualquality {version('visualquality')}, Pillow {PIL.__version__}"
+
+Size = tuple[int, int]  # width, height of the upright image
+
+
+class Stamp(NamedTuple):
+    """What changes with a file: its bytes, and the time of its last change in nanoseconds."""
+
+    size: int
+    changed: int
+
+
+def image_problems(
+    paths: Sequence[Path],
+    *,
+    refusal: Callable[[int, int], str | None] = lambda width, height: None,
+    memory: "SoundImages",
+    console: Console,
+) -> dict[Path, str]:
+    """The images that cannot be used, with a sentence for each that names it; in the order of `paths`.
+
+    All images are decoded, in threads. refusal: why a model cannot take a width and height, or None. memory: what
+    need not be decoded again. console: gets a bar with rate and time left, or lines where it is no terminal.
+    """
+    problems: dict[Path, str] = {}
+    # Asked here and not in the threads: the memory is for one thread.
+    asked = ((path, memory.recall(path)) for path in paths)
+    with progress_bar(console) as bar:
+        found = tracked(bar, map_ahead(_decode, asked), "checking images", len(paths))
+        lines = _progress_lines(len(paths), console)
+        for path, decoded in zip(paths, found, strict=True):
+            next(lines)
+            if isinstance(decoded, UserError):
+                problems[path] = str(decoded)
+                continue
+            if decoded.fresh:
+                memory.remember(path, decoded.stamp, decoded.size)
+            if reason := refusal(*decoded.size):
+                problems[path] = f"{path}: {reason}"
+    return problems
+
+
+class _Sound(NamedTuple):
+    """An image that could be decoded; `fresh`: just now, so that it is not remembered yet."""
+
+    stamp: Stamp | None
+    size: Size
+    fresh: bool
+
+
+def _decode(asked: tuple[Path, tuple[Stamp, Size] | None]) -> _Sound | UserError:
+    path, known = asked
+    # Before the file is opened: if it changes meanwhile, what is remembered no longer fits it.
+    stamp = _stamp(path)
+    if known is not None and known[0] == stamp:
+        return _Sound(*known, fresh=False)
+    try:
+        return _Sound(stamp, open_image(path).size, fresh=True)
+    except UserError as error:
+        return error
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # opening it tells what is wrong
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def _progress_lines(total: int, console: Console) -> Iterator[None]:
+    """Each `next` is an image; now and then a line says how many are done, where there is no bar."""
+    started = printed = time.monotonic()
+    done = 0
+    while True:
+        yield
+        done += 1
+        now = time.monotonic()
+        if not console.is_terminal and now - printed > LINE_SECONDS:
+            printed = now
+            rate = done / (now - started)
+            left = (total - done) / rate / 60
+            text = f"checked {done} of {total} images, {rate:.1f} images/s, {left:.1f} min left"
+            console.print(text, soft_wrap=True)
+
+
+class SoundImages:
+    """The sizes of images that were decoded without an error, until their file changes.
+
+    A cache, in an SQLite file. Where that cannot be read or written (no home, a full disk, another run that holds it),
+    nothing is remembered and images are decoded again. To be used in one thread.
+    """
+
+    def __init__(self, file: Path | None):
+        self._database: sqlite3.Connection | None = None
+        self._committed = time.monotonic()
+        if file is None:
+            return
+        with suppress(OSError, sqlite3.Error):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(file, timeout=1)
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS sound"
+                " (path BLOB PRIMARY KEY, size, changed, width, height, reader)"
+            )
+            # So the file does not grow with each version.
+            database.execute("DELETE FROM sound WHERE reader != ?", (READER,))
+            database.commit()
+            self._database = database
+
+    def __enter__(self) -> "SoundImages":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._commit()
+        if self._database is not None:
+            self._database.close()
+
+    def recall(self, path: Path) -> tuple[Stamp, Size] | None:
+        """What the file was like when it was decoded, and the image's size."""
+        if self._database is None:
+            return None
+        try:
+            row = self._database.execute(
+                "SELECT size, changed, width, height FROM sound WHERE path = ?", (_key(path),)
+            ).fetchone()
+        except sqlite3.Error:
+            self._database = None
+            return None
+        return row and (Stamp(row[0], row[1]), (row[2], row[3]))
+
+    def remember(self, path: Path, stamp: Stamp | None, size: Size) -> None:
+        """That the file, as `stamp` says it was, is a sound image of this size."""
+        if self._database is None or stamp is None:
+            return
+        try:
+            self._database.execute(
+                "INSERT OR REPLACE INTO sound VALUES (?, ?, ?, ?, ?, ?)",
+                (_key(path), *stamp, *size, READER),
+            )
+        except sqlite3.Error:
+            self._database = None
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self._commit()
+
+    def _commit(self) -> None:
+        self._committed = time.monotonic()
+        if self._database is not None:
+            try:
+                self._database.commit()
+            except sqlite3.Error:
+                self._database = None
+
+
+def _key(path: Path) -> bytes:
+    # A file name need not be text in any encoding.
+    return os.fsencode(path.absolute())
+
+
+def cache_file() -> Path | None:
+    """The user's file for `SoundImages`; None where there is no home.
+
+    It is in $XDG_CACHE_HOME/visualquality (XDG Base Directory Specification), where that is an absolute path, else in
+    %LOCALAPPDATA%/visualquality on Windows, else in ~/.cache/visualquality.
+    """
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        given = os.environ.get(variable, "")
+        # The specification says to ignore a relative path.
+        if os.path.isabs(given):
+            return Path(given) / "visualquality" / "sound-images.sqlite"
+    try:
+        return Path.home() / ".cache" / "visualquality" / "sound-images.sqlite"
+    except RuntimeError:
+        return None
