@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: install demo test bench golden lint format clean
+.PHONY: install demo test bench golden torture lint format clean
 
 install: $(VENV)/installed
 
@@ -35,6 +35,10 @@ golden: install
 	test -d $(GOLD)/old/golden || $(BIN)/python tests/golden/golden.py make $(GOLD)/old --package $(OLD)/src
 	$(BIN)/python tests/golden/golden.py make $(GOLD)/new
 	$(BIN)/python tests/golden/golden.py compare $(GOLD)/old $(GOLD)/new
+
+# The long form of tests/torture: 20 ends of training and 50 kills of scoring at random moments.
+torture: install
+	$(BIN)/python tests/torture/kills.py --json runs/torture/kills.json
 
 # Style, order of imports, form, and types.
 lint: install
