@@ -88,6 +88,7 @@ def test_what_another_version_found_sound_is_decoded_again(images, opened, tmp_p
 
 @pytest.mark.parametrize("fault", ["folder", "not a database", "locked", "full"])
 def test_a_memory_that_cannot_be_used_stops_nothing(images, tmp_path, fault, monkeypatch):
+    monkeypatch.setattr(usable, "LOCK_SECONDS", 0.1)
     file = tmp_path / "cache.sqlite"
     other = None
     if fault == "folder":
@@ -114,6 +115,17 @@ def test_a_memory_that_cannot_be_used_stops_nothing(images, tmp_path, fault, mon
     assert len(problems) == 2
     if other is not None:
         other.close()
+
+
+def test_two_processes_remember_what_each_of_them_found(images, opened, tmp_path):
+    pictures = [images[0], images[2]]
+    with SoundImages(tmp_path / "c.sqlite") as one, SoundImages(tmp_path / "c.sqlite") as other:
+        for memory, path in ((one, pictures[0]), (other, pictures[1])):
+            image_problems([path], memory=memory, console=QUIET)
+    opened.clear()
+    with SoundImages(tmp_path / "c.sqlite") as memory:
+        image_problems(pictures, memory=memory, console=QUIET)
+    assert opened == []
 
 
 def test_a_file_name_that_is_no_text_is_remembered(tmp_path, opened):

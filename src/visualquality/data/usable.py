@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import PIL
 from rich.console import Console
@@ -20,7 +20,8 @@ from ..io import map_ahead, progress_bar, tracked
 from .images import open_image
 
 LINE_SECONDS = 15.0  # between lines where there is no terminal
-COMMIT_SECONDS = 2.0  # the most that a kill makes the next check do again
+WRITE_SECONDS = 2.0  # between writes of what is remembered: the most that a kill loses
+LOCK_SECONDS = 5.0  # to wait for another process that writes
 # What was sound to one version need not be so to another.
 READER = f"visualquality {version('visualquality')}, Pillow {PIL.__version__}"
 
@@ -111,18 +112,19 @@ def _progress_lines(total: int, console: Console) -> Iterator[None]:
 class SoundImages:
     """The sizes of images that were decoded without an error, until their file changes.
 
-    A cache, in an SQLite file. Where that cannot be read or written (no home, a full disk, another run that holds it),
-    nothing is remembered and images are decoded again. To be used in one thread.
+    A cache, in an SQLite file that several processes may share. Where that cannot be read or written (no home, a full
+    disk, no locks), nothing is remembered and images are decoded again. To be used in one thread.
     """
 
     def __init__(self, file: Path | None):
         self._database: sqlite3.Connection | None = None
-        self._committed = time.monotonic()
+        self._new: list[tuple[Any, ...]] = []  # rows that are not in the file yet
+        self._written = time.monotonic()
         if file is None:
             return
         with suppress(OSError, sqlite3.Error):
             file.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(file, timeout=1)
+            database = sqlite3.connect(file, timeout=LOCK_SECONDS)
             database.execute(
                 "CREATE TABLE IF NOT EXISTS sound"
                 " (path BLOB PRIMARY KEY, size, changed, width, height, reader)"
@@ -136,7 +138,7 @@ class SoundImages:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._commit()
+        self._write()
         if self._database is not None:
             self._database.close()
 
@@ -155,25 +157,24 @@ class SoundImages:
 
     def remember(self, path: Path, stamp: Stamp | None, size: Size) -> None:
         """That the file, as `stamp` says it was, is a sound image of this size."""
-        if self._database is None or stamp is None:
+        if stamp is None:
             return
-        try:
-            self._database.execute(
-                "INSERT OR REPLACE INTO sound VALUES (?, ?, ?, ?, ?, ?)",
-                (_key(path), *stamp, *size, READER),
-            )
-        except sqlite3.Error:
-            self._database = None
-        if time.monotonic() - self._committed > COMMIT_SECONDS:
-            self._commit()
+        self._new.append((_key(path), *stamp, *size, READER))
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write()
 
-    def _commit(self) -> None:
-        self._committed = time.monotonic()
-        if self._database is not None:
+    def _write(self) -> None:
+        # In one go: while a transaction is open, no other process can write.
+        if self._database is not None and self._new:
             try:
-                self._database.commit()
+                with self._database:
+                    self._database.executemany(
+                        "INSERT OR REPLACE INTO sound VALUES (?, ?, ?, ?, ?, ?)", self._new
+                    )
             except sqlite3.Error:
                 self._database = None
+        self._new.clear()
+        self._written = time.monotonic()
 
 
 def _key(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,13 @@ def _train(
     cache: FeatureCache | None,
     signals: StopSignals,
 ) -> Path:
+    """`train` without its last words: from a claimed folder and its last checkpoint to `final`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Processes share the check of the images, so they must know each other before the trainer would have them meet.
-        PartialState(cpu=not torch.cuda.is_available(), backend=_backend())
+        cuda = torch.cuda.is_available()
+        # As the trainer would: the time that GPUs wait for one another, in place of NCCL's own 10 minutes.
+        waits = {"timeout": timedelta(minutes=30)} if cuda else {}
+        PartialState(cpu=not cuda, backend=_backend(), **waits)
     metrics = recipe.output / "metrics.jsonl"
     # Faults of the data are found before the model is loaded, which may take minutes.
     usable = usable_examples(
@@ -114,6 +119,13 @@ def _train(
         trainer._total_train_tokens = last_number(metrics, "num_tokens")
     try:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        # A signal in the last step comes too late to stop anything.
+        if signals.agreed and trainer.state.global_step < steps:
+            raise Stopped(signals.agreed)
+        with trainer.whole_folder(FINAL) as final:
+            trainer.save_model(str(final))
+            if is_main():
+                write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
     except Exception as error:
         try:
             whole_step.keep(trainer)
@@ -123,12 +135,6 @@ def _train(
         raise
     finally:
         bar.stop()  # an interrupt must not leave the terminal without its cursor
-    if signals.agreed and trainer.state.global_step < steps:
-        raise Stopped(signals.agreed)
-    with trainer.whole_folder(FINAL) as final:
-        trainer.save_model(str(final))
-        if is_main():
-            write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
     return recipe.output / FINAL
 
 
