@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
+from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
 from .families import family_of, subfolder_of
@@ -56,13 +57,14 @@ def load(
 ) -> VisionLanguageModel:
     """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
 
-    `device`: "cuda" where there is one, else "cpu". `dtype`: "auto" is bfloat16 on CUDA and float32 on a CPU, where
+    `device`: cpu, cuda, cuda:N or mps; by default "cuda" where there is one, else "cpu". `dtype`: "auto" is bfloat16 on CUDA and float32 on a CPU, where
     bfloat16 is slower; nano is always float32, since its statistics would lose their last digits. `max_pixels`: a bound
     on the pixels that the model sees of one image; larger ones are resized.
     A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
-    Raises UserError where there is no such model or it cannot look at images.
+    Raises UserError where there is no such model or device, and for a model that cannot look at images.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
+    use_model_here(device)
     torch_dtype = _dtype(dtype, device)
     if name in EMBEDDED_NAMES:
         model, processor = _embedded(name)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from ..models.load import VisionLanguageModel, load_strictly
+from ..models.prompt import prompt_opening
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
 
@@ -23,6 +24,7 @@ class RunTrainer:
     examples: list[Example]
     recipe: Recipe
     encode: PromptEncoder
+    opening: str  # of each response, that the chat template has written already
 
     def __init__(
         self: Any,
@@ -33,6 +35,7 @@ class RunTrainer:
         **kwargs: Any,
     ):
         self.recipe, self.examples, self.encode, self.vlm = recipe, examples, encode, encode.vlm
+        self.opening = prompt_opening(self.vlm.processor)
         rows, visits = zip(*order, strict=True)
         # Numbers only: images are opened when a batch is made.
         dataset = Dataset.from_dict({"row": rows, "visit": visits})
