@@ -78,7 +78,7 @@ def usable_device(name: str | None) -> str:
             raise UserError(f"device is {name}, but there is cuda:0{last}: give one that is there")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError(
-            f"device is {name}, which is the GPU of a Mac, and PyTorch finds none here: give another device, such as cpu"
+            f"device is {name}, the GPU of a Mac, and PyTorch finds none here: give another, such as cpu"
         )
     return name
 

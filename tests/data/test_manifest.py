@@ -232,14 +232,14 @@ def test_at_most_twenty_faults_are_listed(folder):
     [
         (b"", "cannot be read (its first line is empty)"),
         (b"image,mos\n", "has a header but no rows"),
-        (b"image,mos;std\na.png;1\n", "there are 'image', 'mos;std'"),
+        (b"image,mos;std\na.png,1;2\n", "there are 'image', 'mos;std'"),
         (b"image,mos,mos\na.png,1,2\n", "column 'mos' is there 2 times"),
         (
             b"image,dmos\na.png,1\n",
             "rename 'dmos' to 'mos', or map it with columns (only if higher is better",
         ),
-        ("image,mos\né.png,1\n".encode("latin-1"), "cannot be read ('utf-8' codec"),
-        (b'image,mos\n"a.png,1\n', "cannot be read (unexpected end of data)"),
+        (b"image,mos\n\x81.png,1\n", "cannot be read ('charmap' codec"),
+        (b'image,mos\n"a.png,1\n', "cannot be read (after row 1: not CSV (unexpected end of data))"),
         (b"image,mos\na\0.png,1\n", "row 2, image:"),
         (b"image,mos\na.png,3\nb.png,3.0\n", "mos: all images of data set 'm' have the MOS 3"),
         (None, "cannot be read (No such file or directory)"),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 
+from ..data.find import listed_path
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.files import read_scores
@@ -64,7 +65,8 @@ def match(
     by_path: dict[str, str] = {}
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in found:
-        path = str(Path(realpath(Path(image).parent), Path(image).name))
+        named_so = listed_path(Path(), image)
+        path = str(Path(realpath(named_so.parent), named_so.name))
         if path in by_path:
             raise UserError(
                 f"{source} has {by_path[path]} and {image}, which are the same file: remove one of the two"
@@ -72,7 +74,7 @@ def match(
         by_path[path] = image
         # A file that is a row's by its path must not be matched to another row by its name.
         if path not in paths:
-            by_name[Path(image).name].append(image)
+            by_name[named_so.name].append(image)
     matched = []
     for row in rows:
         # A manifest's paths are absolute, with the links of the folder followed.
@@ -81,7 +83,8 @@ def match(
             named = sorted(by_name[row.image.name])
             # Names such as 1.png are in many data sets: another folder means another image.
             # A name without a folder may be of any folder.
-            if all(Path(other).parent.name not in ("", row.image.parent.name) for other in named):
+            folders = [listed_path(Path(), other).parent.name for other in named]
+            if all(folder not in ("", row.image.parent.name) for folder in folders):
                 if not complete:
                     continue
                 if not named:

@@ -57,9 +57,10 @@ def load(
 ) -> VisionLanguageModel:
     """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
 
-    `device`: cpu, cuda, cuda:N or mps; by default "cuda" where there is one, else "cpu". `dtype`: "auto" is bfloat16 on CUDA and float32 on a CPU, where
-    bfloat16 is slower; nano is always float32, since its statistics would lose their last digits. `max_pixels`: a bound
-    on the pixels that the model sees of one image; larger ones are resized.
+    `device`: cpu, cuda, cuda:N or mps; by default "cuda" where there is one, else "cpu".
+    `dtype`: "auto" is bfloat16 on CUDA, and float32 elsewhere, as on a CPU, where bfloat16 is slower; nano is always
+    float32, since its statistics would lose their last digits.
+    `max_pixels`: a bound on the pixels that the model sees of one image; larger ones are resized.
     A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
     Raises UserError where there is no such model or device, and for a model that cannot look at images.
     """

@@ -2,6 +2,7 @@
 
 CSV goes through `csv`, not pandas, so that every error names its row: pandas fills up rows that are too short,
 and its two parsers either accept text after a closing quote or do not tell the row of a quote that is never closed.
+The table may be of any form that `data.tables.read_csv` reads.
 """
 
 import csv
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.tables import numbered_rows
+from ..data.tables import read_csv
 from ..errors import UserError
 from ..io import read_jsonl, write_whole
 from .rating import INTERVAL, Rating
@@ -122,29 +123,24 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    # utf-8-sig: Excel writes a byte order mark, which would otherwise be part of the first column's name.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        number = 1
-        try:
-            header = next(reader, [])
-            _need_columns(str(path), header)
-            image, score_at = header.index("image"), header.index("score")
-            for number, cells in numbered_rows(reader):
-                if len(cells) != len(header):
-                    raise UserError(
-                        f"{path}, row {number}: it has more or fewer cells than the header"
-                    )
-                text = cells[score_at].strip()
-                score: float | str | None = text or None
-                # Text that is no number stays as it is, for the error message.
-                with suppress(ValueError):
-                    score = float(text)
-                yield number, cells[image], score
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, after row {number}: not CSV ({error}); fix the quotes there"
-            ) from error
+    try:
+        # A file name need not be text: our own exports hold such names byte for byte.
+        header, rows = read_csv(path, "surrogateescape")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}, {error}: save it as CSV in UTF-8, every quote of a text closed"
+        ) from error
+    _need_columns(str(path), header)
+    image, score_at = header.index("image"), header.index("score")
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise UserError(f"{path}, row {number}: it has more or fewer cells than the header")
+        text = cells[score_at].strip()
+        score: float | str | None = text or None
+        # Text that is no number stays as it is, for the error message.
+        with suppress(ValueError):
+            score = float(text)
+        yield number, cells[image], score
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

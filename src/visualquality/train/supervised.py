@@ -64,7 +64,9 @@ class SupervisedTrainer(RunTrainer, SFTTrainer):
         uniform = uniform_streams(self.recipe.seed, [name], 1, 1)[0, 0, 0]
         noise = float(norm.ppf(max(uniform, 1e-12)))  # at 0 it would be infinite
         score = example.mos + self.recipe.sft.score_noise * noise
-        text = target_text(score, example.reasoning if reasoning else None, opened=bool(self.opening))
+        text = target_text(
+            score, example.reasoning if reasoning else None, opened=bool(self.opening)
+        )
         tokenizer = self.vlm.processor.tokenizer
         return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
 
