@@ -239,7 +239,10 @@ def test_at_most_twenty_faults_are_listed(folder):
             "rename 'dmos' to 'mos', or map it with columns (only if higher is better",
         ),
         (b"image,mos\n\x81.png,1\n", "cannot be read ('charmap' codec"),
-        (b'image,mos\n"a.png,1\n', "cannot be read (after row 1: not CSV (unexpected end of data))"),
+        (
+            b'image,mos\n"a.png,1\n',
+            "cannot be read (after row 1: not CSV (unexpected end of data))",
+        ),
         (b"image,mos\na\0.png,1\n", "row 2, image:"),
         (b"image,mos\na.png,3\nb.png,3.0\n", "mos: all images of data set 'm' have the MOS 3"),
         (None, "cannot be read (No such file or directory)"),

@@ -89,7 +89,8 @@ def read_csv(path: Path, errors: str = "strict") -> Table:
         if named:
             next(reader)
         header = [name.strip() for name in next(reader, [])]
-        rows.extend(numbered_rows(reader))
+        for row in numbered_rows(reader):
+            rows.append(row)
     except csv.Error as error:
         last = rows[-1][0] if rows else 1
         raise ValueError(f"after row {last}: not CSV ({error})") from error

@@ -16,8 +16,9 @@ from ..data.find import listed_path
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.files import read_scores
-from ..score.journal import read_journal, score_all
+from ..score.journal import read_journal
 from ..score.rating import Rater, Rating
+from ..score.resume import score_all
 from ..score.source import Referenced
 from .agreement import RESAMPLES, Agreement, agreement
 
@@ -131,15 +132,17 @@ def evaluate_model(
     split: str | None = None,
     reference: bool = False,
     journal: Path | None = None,
+    trust_names: bool = False,
     console: Console,
 ) -> dict[str, Agreement]:
     """Score every image and compare with its MOS, by data set. `journal` keeps the scores, and is continued.
 
     reference: rate each image against its row's `reference_image`; the rater and the manifest must allow this.
+    trust_names: as in `score_all`.
     """
     rows = rows_of(manifest, split)
     images = sources_of(rows, reference=reference)
-    ratings = score_all(rater, images, journal=journal, console=console)
+    ratings = score_all(rater, images, journal=journal, trust_names=trust_names, console=console)
     return _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
 
 

@@ -192,13 +192,13 @@ def _trained_with(folder: Path) -> dict[str, Any]:
     # Models of the hub and models that were trained with other software have none.
     if not record.is_file():
         return {}
-    return json.loads(record.read_text())
+    return json.loads(record.read_text(encoding="utf-8"))
 
 
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
     from peft import PeftModel  # takes seconds
 
-    base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
+    base = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
     if not base:
         raise UserError(
             f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)"

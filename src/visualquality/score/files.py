@@ -23,6 +23,8 @@ from ..io import read_jsonl, write_whole
 from .rating import INTERVAL, Rating
 
 Row = tuple[int, Any, Any]  # number, image and score of a row, not checked yet
+DROPPED = "dropped"  # the one key of a journal's line that takes back the row of an image
+_TAKEN_BACK = object()  # the score of such a line
 
 # The columns of an export are the fields of `Rating`; those that are not named here are text.
 NUMBERS = {
@@ -69,7 +71,8 @@ def read_scores(path: Path) -> dict[str, float | None]:
     """The scores of a .jsonl, .csv or .parquet file: image name -> score, in the order of the file.
 
     The columns `image` and `score` are needed, others are ignored. An empty score or NaN is None. Of a journal of
-    results, the header is no row, and the last line counts of an image that was tried again.
+    results, the header is no row, the last line counts of an image that was tried again, and a row that was dropped
+    does not.
 
     Rows of CSV and JSON Lines are numbered by lines, as an editor shows them, from 1. Raises UserError with the row
     of what is wrong.
@@ -82,6 +85,10 @@ def read_scores(path: Path) -> dict[str, float | None]:
     scores: dict[str, float | None] = {}
     row_of: dict[str, int] = {}  # image -> its row, for the error about a second one
     for row, image, score in readers[path.suffix](path):
+        if score is _TAKEN_BACK:
+            scores.pop(image, None)
+            row_of.pop(image, None)
+            continue
         if not isinstance(image, str) or not image:
             raise UserError(f"{path}, row {row}: image is {image!r}; it must be a file name")
         # A journal has a second line for an image that had no score the first time.
@@ -116,7 +123,11 @@ def _need_columns(where: str, columns: list[str]) -> None:
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     for line in read_jsonl(path):
-        if line.number == 1 and line.record.keys() == {"header"}:
+        # Of a journal: see journal.py.
+        if line.record.keys() == {"header"}:
+            continue
+        if line.record.keys() == {DROPPED}:
+            yield line.number, line.record[DROPPED], _TAKEN_BACK
             continue
         _need_columns(f"{path}, row {line.number}", list(line.record))
         yield line.number, line.record["image"], line.record["score"]
