@@ -58,7 +58,7 @@ def lock_file(fd: int) -> None:
         return
     os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
     try:
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
     except PermissionError as error:
         raise BlockingIOError(error.errno, "another process holds the lock") from error
 
@@ -69,7 +69,7 @@ def unlock_file(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
         return
     os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
-    msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+    msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 
 
 # Whole files

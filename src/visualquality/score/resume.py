@@ -1,13 +1,16 @@
 """Scoring many images with a journal: which of its ratings still hold, and the others made and appended."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
+from ..data.find import relative_path
 from ..io import map_ahead, progress_bar, tracked
 from .files import export
 from .journal import Journal
@@ -60,39 +63,50 @@ def score_all(
         if len(todo) < len(images):
             there = len(images) - len(todo)
             console.print(f"{there} of {len(images)} images are in {journal} already")
-        looks: deque[tuple[Stamp | None, ...]] = deque()
-        fresh = tracked(bar, rater.rate(_looked_at(todo, looks)), "scoring", len(todo))
+        looks: deque[list[Stamp | None]] = deque()
+        asked_for = iter(todo) if store is None else _looked_at(todo, looks)
+        fresh = tracked(bar, rater.rate(asked_for), "scoring", len(todo))
         for image in images:
             name = name_of(image)
             if name in done:
                 yield done[name]
                 continue
             rating = next(fresh)
-            # Taken before the file was opened: what is changed from then on differs from it.
-            before = looks.popleft()
             if store is not None:
-                known = rating.answered and None not in before
-                stamps = tuple(stamped(each) for each in before if each) if known else ()
+                # Taken before the file was opened: what is changed from then on differs from it.
+                before = looks.popleft()
                 # Before it is yielded, so that nothing the caller has seen can be lost.
-                store.append(rating, stamps)
+                store.append(rating, _stamps_of(store, before) if rating.answered else ())
             yield rating
     if store is not None and export_to is not None:
         export(store.ratings.values(), export_to)
 
 
-def _files_of(source: str | Referenced) -> tuple[str, ...]:
+def _files_of(source: str | Referenced) -> list[str]:
     if isinstance(source, Referenced):
-        return str(source.image), str(source.reference)
-    return (source,)
+        return [str(source.image), str(source.reference)]
+    return [source]
 
 
 def _looked_at(
-    images: Iterable[str | Referenced], looks: "deque[tuple[Stamp | None, ...]]"
+    images: Iterable[str | Referenced], looks: "deque[list[Stamp | None]]"
 ) -> Iterator[str | Referenced]:
     """The images as they are asked for, each with a look at its files, which goes into `looks`."""
     for image in images:
-        looks.append(tuple(map(look, _files_of(image))))
+        looks.append(list(map(look, _files_of(image))))
         yield image
+
+
+def _stamps_of(store: Journal, looks: list[Stamp | None]) -> Stamps:
+    """The stamps of files that were rated; none where one of them could not be looked at."""
+    found = [each for each in looks if each is not None]
+    return tuple(_in(store, stamped(each)) for each in found) if len(found) == len(looks) else ()
+
+
+def _in(store: Journal, stamp: Stamp) -> Stamp:
+    """The stamp with its path seen from the journal's folder: it is found from every folder, and tells of no other."""
+    folder = os.path.abspath(store.path.parent)
+    return replace(stamp, path=relative_path(os.path.abspath(stamp.path), folder))
 
 
 def drop_changed(
@@ -101,8 +115,8 @@ def drop_changed(
     """Drop the ratings of files that are no longer what was rated, and say which; record what is known anew."""
     wanted = {name_of(image): _files_of(image) for image in images}
     known = [name for name, stamps in store.stamps.items() if stamps]
-    unknown = [name for name in store.ratings if not store.stamps[name]]
-    unknown = [name for name in unknown if store.ratings[name].answered]
+    answered = [name for name, rating in store.ratings.items() if rating.answered]
+    unknown = [name for name in answered if not store.stamps[name]]
     if unknown:
         console.print(
             f"{len(unknown)} of the images in {store.path} were scored by a version that did not record what their "
@@ -110,16 +124,21 @@ def drop_changed(
         )
 
     def compare(name: str) -> Stamps | None:
+        found = []
         stamps = store.stamps[name]
         # What this run was not given is looked for where it was.
-        paths = wanted.get(name) or [stamp.path for stamp in stamps]
-        now = tuple(map(unchanged, stamps, paths))
-        return None if None in now else now  # type: ignore[return-value]
+        paths = wanted.get(name) or [str(store.path.parent / stamp.path) for stamp in stamps]
+        for stamp, path in zip(stamps, paths, strict=False):
+            now = unchanged(stamp, path)
+            if now is None:
+                return None
+            found.append(stamp if now is stamp else _in(store, now))
+        return tuple(found)
 
     changed = []
-    for name, now in zip(
-        known, tracked(bar, map_ahead(compare, known), "comparing", len(known)), strict=True
-    ):
+    # In threads, since a disk may be slow; they are gone before workers are forked.
+    compared = tracked(bar, map_ahead(compare, known), "comparing", len(known))
+    for name, now in zip(known, compared, strict=True):
         if now is None:
             changed.append(name)
             store.drop(name)
@@ -128,10 +147,10 @@ def drop_changed(
             store.replace(store.ratings[name], now)
     again = [name for name in changed if name in wanted]
     gone = [name for name in changed if name not in wanted]
-    for names, what in ((again, "are scored again"), (gone, "have no score any more")):
+    for names, what in ((again, "scored again"), (gone, "without a score now")):
         if names:
             listed = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
-            text = f"{len(names)} images changed since they were scored and {what}: {listed}"
+            text = f"changed under their names since they were scored, and {what}: {len(names)} ({listed})"
             console.print(text, markup=False)
 
 

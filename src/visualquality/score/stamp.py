@@ -19,9 +19,9 @@ _CHUNK = 1 << 20  # bytes
 class Stamp:
     """A file as it was.
 
-    size: in bytes. mtime_ns: time of its last change, in nanoseconds; None where it had just changed, and could have
-    changed once more within the same time. digest: 32 hex digits, xxh3_128 of its bytes; None where it changed while
-    it was rated.
+    path: where it is; in a journal seen from the journal's folder. size: in bytes.
+    mtime_ns: time of its last change, in nanoseconds; None where it had just changed, and could have changed once more
+    within the same time. digest: 32 hex digits, xxh3_128 of its bytes; None where it changed while it was rated.
     """
 
     path: str
@@ -69,11 +69,11 @@ def stamped(before: Stamp) -> Stamp:
 def unchanged(stamp: Stamp, path: str) -> Stamp | None:
     """The stamp of the file `path` if its content is that of `stamp`, else None.
 
-    Where size and time are the same, so is the content; where only the time differs, the digest decides. A file that
-    is gone counts as unchanged: nothing contradicts its rating.
+    Where size and time are the same, so is the content, and the stamp is `stamp` itself; where only the time differs,
+    the digest decides. A file that is gone counts as unchanged: nothing contradicts its rating.
     """
     now = look(path)
-    if now is None or now == replace(stamp, digest=None):
+    if now is None or (now.size, now.mtime_ns) == (stamp.size, stamp.mtime_ns):
         return stamp
     if now.size != stamp.size or stamp.digest is None:
         return None
