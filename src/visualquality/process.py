@@ -59,9 +59,10 @@ def usable_device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind, _, number = device_name(name).partition(":")
+        name = device_name(name)
     except UserError as error:
         raise UserError(f"device is {name!r}: {error}") from error
+    kind, _, number = name.partition(":")
     if kind == "cuda":
         if torch.version.cuda is None and torch.version.hip is None:
             raise UserError(

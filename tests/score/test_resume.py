@@ -162,6 +162,8 @@ def test_images_are_found_again_from_every_folder(tmp_path, monkeypatch):
     assert run(journal, ["only two"])[2].count("changed") == 0
     assert read_scores(journal) == {"a": 1, "only one": 1, "only two": 2}
     assert run(journal, ["a"])[:2] == ([2], ["a"])
+    os.utime("a", (1000, 1000))
+    assert run(journal, ["a"])[:2] == ([2], [])
     assert str(tmp_path) not in journal.read_text(encoding="utf-8")
 
 
