@@ -141,7 +141,7 @@ def _missing(path: Path) -> None: ...
 
 
 def _text(path: Path) -> None:
-    path.write_text("mean,covariance")
+    path.write_text("mean,covariance", encoding="utf-8")
 
 
 def _other(path: Path) -> None:

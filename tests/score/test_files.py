@@ -75,6 +75,16 @@ def test_scores_of_other_programs_are_read(tmp_path):
         read_scores(tmp_path / "none.csv")
 
 
+def test_scores_of_a_spreadsheet_are_read(tmp_path):
+    path = tmp_path / "s.csv"
+    for text, encoding in (
+        ("image;score\r\nsub\\a.png;3,5\r\n", "utf-8-sig"),
+        ("image\tscore\r\nsub\\a.png\t3.5\r\n", "utf-16"),
+    ):
+        path.write_bytes(text.encode(encoding))
+        assert read_scores(path) == {"sub\\a.png": 3.5}
+
+
 def test_a_line_that_a_kill_tore_is_no_score(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"image": "a", "score": 1}\n\n{"image": "b", "score": 2.')

@@ -13,9 +13,9 @@ from rich.console import Console
 from visualquality import Scorer, UserError
 from visualquality.classics.brisque import Brisque
 from visualquality.classics.niqe import Niqe
-from visualquality.score.journal import score_all
 from visualquality.score.raters import ImageFunctionRater, make_rater
 from visualquality.score.rating import Rater
+from visualquality.score.resume import score_all
 from visualquality.score.settings import ScoreSettings, score_settings
 
 

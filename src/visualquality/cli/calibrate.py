@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from ..errors import UserError
-from .shared import Split, WithReferences, clean_exit, err, kept_in, out, rates
+from .shared import Split, TrustNames, WithReferences, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -47,6 +47,7 @@ def calibrate(
         Path | None,
         typer.Option(help="Keep the scores in this .jsonl file. Run again to continue."),
     ] = None,
+    trust_names: TrustNames = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -73,6 +74,10 @@ def calibrate(
             raise UserError(
                 "calibrate makes a calibration: name its file with -o, and leave --calibration out"
             )
+        if trust_names and journal is None:
+            raise UserError(
+                "--trust-names is about scores that were kept: give their file with --journal"
+            )
         if journal is not None and journal.suffix != ".jsonl":
             raise UserError(f"{journal} must end in .jsonl: give --journal such a name")
         # What could not be added to is found before hours of scoring.
@@ -88,6 +93,7 @@ def calibrate(
             split=split,
             reference=reference,
             journal=journal,
+            trust_names=trust_names,
             console=err,
         )
         place = output or default_place(rater)

@@ -66,6 +66,7 @@ def import_(
 ) -> None:
     """Read a data set in its official form and write its manifest."""
     with clean_exit():
+        from ..data.row import std_notes
         from ..data.sources import import_dataset
 
         # Before the data set is read, which may take long.
@@ -86,6 +87,8 @@ def import_(
             first = ", ".join(done.missing[:3]) + (" …" if len(done.missing) > 3 else "")
             text = f"left out, since not there: {len(done.missing)} images ({first})"
             err.print(Text(text, style="yellow"))
+        for note in std_notes(done.manifest.rows, SOURCES[name].mos_range):
+            err.print(Text(f"warning: {note}", style="yellow"))
         _print_contents(done.manifest, output)
 
 
@@ -235,6 +238,7 @@ def _splits(counts: Mapping[str, int]) -> str:
 
 def _report(found: "Check") -> Group:
     parts: list[RenderableType] = [_summary(summary) for summary in found.datasets]
+    parts += [Text(f"warning: {note}", style="yellow") for note in found.notes]
     for broken in found.broken[:_LISTED]:
         parts.append(Text(f"broken: {broken.problem}", style="red"))
     if len(found.broken) > _LISTED:
@@ -280,8 +284,10 @@ def _summary(summary: "DatasetSummary") -> Table:
 
 
 def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool) -> Table:
+    from ..data.find import common_folder, relative_path
+
     images = [member.image for overlap in overlaps for member in overlap.members]
-    folder = os.path.commonpath([os.path.dirname(image) for image in images])
+    folder = common_folder([os.path.dirname(image) for image in images])
     table = Table(title=f"{title}, in {escape(folder)}", title_justify="left")
     # Folded, since the end of a cut name would be what differs.
     table.add_column("what")
@@ -298,7 +304,7 @@ def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool)
         members += [member for member in overlap.members if member not in members]
         for member in members[:_LISTED_MEMBERS]:
             where = f"{member.manifest} {member.split}" if show_manifest else member.split
-            image = Text(os.path.relpath(member.image, folder))
+            image = Text(relative_path(member.image, folder))
             table.add_row(what, image, Text(where.strip()), f"{member.mos:.4g}")
             what = ""  # on the first line of a finding only
         if len(members) > _LISTED_MEMBERS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .shared import Split, WithReferences, clean_exit, err, kept_in, out, rates
+from .shared import Split, TrustNames, WithReferences, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -30,6 +30,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")
     ] = None,
+    trust_names: TrustNames = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the agreement to this file.")
     ] = None,
@@ -56,6 +57,8 @@ def evaluate(
             raise UserError(
                 f"--scores gives scores already: leave --{options[0].replace('_', '-')} out"
             )
+        if trust_names and output is None:
+            raise UserError("--trust-names is about scores that were kept: give their file with -o")
         if output is not None and output.suffix != ".jsonl":
             raise UserError(f"{output} must end in .jsonl: give -o such a name")
         # Before hours of scoring, not after them.
@@ -69,7 +72,13 @@ def evaluate(
         else:
             scorer = make(reference=reference)
             results = evaluate_model(
-                scorer, manifest, split=split, reference=reference, journal=output, console=err
+                scorer,
+                manifest,
+                split=split,
+                reference=reference,
+                journal=output,
+                trust_names=trust_names,
+                console=err,
             )
             by = scorer.settings()
         out.print(table(results))

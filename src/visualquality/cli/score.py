@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .shared import clean_exit, err, kept_in, out, rates
+from ..errors import UserError
+from .shared import TrustNames, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater, Rating
@@ -37,17 +38,22 @@ def score(
         bool, typer.Option("--json", help="One JSON object a line on standard output.")
     ] = False,
     reference: Reference = None,
+    trust_names: TrustNames = False,
     *,
     make: "Callable[..., Rater]",
 ) -> None:
     """Score images from 1 (bad) to 5 (excellent), with an uncertainty and a reason.
 
-    The exit status is 1 if any image could not be scored.
+    With -o a second run scores only what is new, and what changed under its name. The exit status is 1 if any image
+    could not be scored.
     """
     with clean_exit(kept_in(output)):
         from ..data.find import find_images
-        from ..score.journal import journal_path, score_all
+        from ..score.journal import journal_path
+        from ..score.resume import score_all
 
+        if trust_names and output is None:
+            raise UserError("--trust-names is about scores that were kept: give their file with -o")
         images = _sources(find_images(paths), reference)
         journal = None if output is None else journal_path(output)
         ratings = []
@@ -58,6 +64,7 @@ def score(
             # -o x.jsonl is its own journal.
             export_to=output if output != journal else None,
             references=reference,
+            trust_names=trust_names,
             console=err,
         ):
             ratings.append(rating)
@@ -122,7 +129,7 @@ def rank(
     """Order images from the best to the worst."""
     with clean_exit():
         from ..data.find import find_images
-        from ..score.journal import score_all
+        from ..score.resume import score_all
 
         images = _sources(find_images(paths), reference)
         scorer = make(reference=reference is not None)

@@ -33,6 +33,15 @@ WithReferences = Annotated[
 ]
 
 
+TrustNames = Annotated[
+    bool,
+    typer.Option(
+        "--trust-names",
+        help="Take a file that was scored before for the same by its name, without a look at it: for network disks.",
+    ),
+]
+
+
 @contextmanager
 def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
     """What the user can fix is one sentence (and its notes) and exit status 2; Ctrl-C is `on_stop` and status 130."""

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from .images import MAX_PIXELS, header, image_digest, open_image
 from .manifest import SPLITS, Manifest
+from .row import std_notes
 
 # Images look alike within this many of the 256 bits of their perceptual hashes. Measured on 3700 images (BIQ2021,
 # AGIQA-3K, Kodak, BSDS500): their 6.8 million pairs are 127 ± 8 bits apart; 36 are within 40, each the same picture or
@@ -101,6 +102,7 @@ class Check:
     datasets: tuple[DatasetSummary, ...]
     broken: tuple[Broken, ...]
     overlaps: tuple[Overlap, ...]  # leaks first
+    notes: tuple[str, ...]  # about numbers that are doubtful (`row.std_notes`)
 
     @property
     def clean(self) -> bool:
@@ -168,7 +170,8 @@ def check(
     # Leaks first; the rest of the key makes the order the same for every order of the rows.
     overlaps.sort(key=lambda found: (not found.leak, found.kind, found.bits, found.members))
     summaries = [_summary(group) for _, group in table.groupby(["manifest", "dataset"])]
-    return Check(tuple(summaries), tuple(sorted(broken)), tuple(overlaps))
+    notes = [note for manifest in manifests.values() for note in std_notes(manifest.rows)]
+    return Check(tuple(summaries), tuple(sorted(broken)), tuple(overlaps), tuple(notes))
 
 
 def _open(path: Path) -> _Content | UserError:

@@ -1,5 +1,6 @@
 """Which files are images: folders are walked, and the reference image of each image is found by its name."""
 
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -36,6 +37,43 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             f"no image in {where}: give image files, or folders that hold {FORMATS} files"
         )
     return list(found.values())
+
+
+def listed_path(folder: Path, name: str) -> Path:
+    """The file that a list of images calls `name`, relative to `folder`.
+
+    Lists that were made on Windows have backslashes between folders. They are taken so everywhere, except where a
+    file has that very name: on other systems a name may hold a backslash.
+    """
+    path = folder / name
+    if "\\" not in name or os.path.lexists(path):
+        return path
+    return folder / name.replace("\\", "/")
+
+
+def relative_path(path: str | Path, folder: str) -> str:
+    """An absolute path seen from an absolute `folder`, with slashes; all of it where there is no way, as between drives
+    of Windows."""
+    try:
+        return Path(os.path.relpath(path, folder) if folder else path).as_posix()
+    except ValueError:
+        return Path(path).as_posix()
+
+
+def relative_paths(images: Sequence[Path], folder: Path) -> list[str]:
+    """How a list in `folder` calls these files."""
+    # Between real folders, since ".." of a linked folder leads elsewhere. Only folders are resolved: an image
+    # that is itself a link keeps its own name.
+    start, realpath = os.path.realpath(folder), functools.cache(os.path.realpath)
+    return [relative_path(Path(realpath(image.parent), image.name), start) for image in images]
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The folder that all of these absolute paths are below; "" where they are on several drives of Windows."""
+    try:
+        return os.path.commonpath(paths)
+    except ValueError:
+        return ""
 
 
 def find_references(images: Sequence[Path], given: Path) -> list[Path]:

@@ -34,6 +34,16 @@ _AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # after four bytes of length
 _WARNINGS = threading.Lock()
 
 
+def _new_lock() -> None:
+    global _WARNINGS
+    _WARNINGS = threading.Lock()
+
+
+# In a fork the thread that holds the lock does not exist, and so would never open it.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def open_image(
     image: str | os.PathLike[str] | Image.Image | np.ndarray, *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:

@@ -1,6 +1,6 @@
 """A manifest: which images there are, and how people rated them (MOS, mean opinion score).
 
-A CSV (UTF-8), Parquet or Excel file with the columns `image` and `mos`, and optionally `std` (of the ratings, in
+A CSV, Parquet or Excel file (tables.py) with the columns `image` and `mos`, and optionally `std` (of the ratings, in
 MOS units), `reference` (the pristine original, see `Row.reference_image`), `dataset`, `split` (train, val or test),
 `distortion` and `reasoning`. MOS are never rescaled: the method compares images of one data set only.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from .find import listed_path, relative_paths
 from .images import image_faults
 from .row import SPLITS, Row
 from .tables import read_table, to_number, write_table
@@ -77,7 +78,8 @@ class Manifest:
         path = Path(path)
         if path.suffix.lower() not in (".csv", ".parquet"):
             raise UserError(f"{path} is neither .csv nor .parquet: give it one of these suffixes")
-        table: dict[str, list] = {"image": self._relative_images(path)}
+        images = relative_paths([row.image for row in self.rows], path.parent)
+        table: dict[str, list] = {"image": images}
         for field in _FIELDS[1:]:
             values = [getattr(row, field) for row in self.rows]
             # A column that no row fills is left out.
@@ -88,13 +90,6 @@ class Manifest:
             if key not in _FIELDS:
                 table[key] = [row.extra.get(key) for row in self.rows]
         write_table(path, table)
-
-    def _relative_images(self, path: Path) -> list[str]:
-        # Between real folders, since ".." of a linked folder leads elsewhere. Only folders are resolved: an image
-        # that is itself a link keeps its own name.
-        folder, realpath = os.path.realpath(path.parent), functools.cache(os.path.realpath)
-        located = [os.path.join(realpath(row.image.parent), row.image.name) for row in self.rows]
-        return [Path(os.path.relpath(image, folder)).as_posix() for image in located]
 
     def subset(self, split: str) -> "Manifest":
         """The rows of one split: train, val or test; none if there are none. UserError for another name."""
@@ -161,7 +156,7 @@ def _read_file(
     try:
         header, rows = read_table(path)
     except ValueError as error:
-        fix = "give a CSV in UTF-8, or a .parquet file"
+        fix = "give a CSV, best in UTF-8, or a .parquet file"
         return [], [(path, 0, f"cannot be read ({error}): {fix}")]
     if wrong := list(_header_faults(header, columns)):
         return [], [(path, 1, text) for text in wrong]
@@ -178,10 +173,10 @@ def _read_file(
     column_of = {field: columns.get(field, field) for field in _FIELDS}
     extra = set(header) - {"", *_FIELDS, *column_of.values()}
     for number, cells in rows:
-        # An unquoted comma shifts all fields after it, so that none of the row can be trusted.
+        # An unquoted separator shifts all fields after it, so that none of the row can be trusted.
         if len(cells) != len(header):
             text = f"{len(cells)} fields where the header has {len(header)}"
-            faults.append((path, number, f"{text}: quote texts that hold a comma"))
+            faults.append((path, number, f"{text}: quote texts that hold a separator"))
             continue
         values = dict(zip(header, cells, strict=True))
         given = {}
@@ -189,7 +184,7 @@ def _read_file(
             if values.get(column) not in (None, ""):
                 given[field] = str(values[column])
         # No file system takes a null byte: this becomes the fault of a file that does not exist.
-        image = folder / given.get("image", "").replace("\0", "\ufffd")
+        image = listed_path(folder, given.get("image", "").replace("\0", "\ufffd"))
         # One file by two paths is one image; but an image that is itself a link keeps its own name.
         row, wrong = _row(given, Path(realpath(image.parent), image.name), name, number)
         row.extra.update((column, values[column]) for column in header if column in extra)
@@ -286,7 +281,11 @@ def _duplicates(entries: Iterable[_Entry]) -> Iterator[Fault]:
     for entry in entries:
         before = first.setdefault(entry.row.image, entry)
         if before is not entry:
-            yield entry.fault(f"image: the same file as {before}: keep one")
+            fix = "keep one"
+            # Equal ratings are more often a row that was copied.
+            if entry.row.mos != before.row.mos:
+                fix += ", or average one row a rater with `data import raters`"
+            yield entry.fault(f"image: the same file as {before}: {fix}")
 
 
 def _dataset_faults(name: str, entries: list[_Entry]) -> Iterator[Fault]:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ..data.find import listed_path
 from ..data.manifest import Row, read_manifests
 from ..score.journal import journal_path
 from ..score.rating import Rating
@@ -96,7 +97,7 @@ def write_results_page(
     Raises UserError where `output` cannot be written. An image that cannot be opened is no error: its card says so.
     """
     # Where the pictures are: results may have been made elsewhere, the manifest is of this machine.
-    paths = {rating.image: Path(rating.image) for rating in ratings}
+    paths = {rating.image: listed_path(Path(), rating.image) for rating in ratings}
     if rows is None:
         sections = _scores(ratings)
     else:

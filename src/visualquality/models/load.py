@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
+from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
 from .families import family_of, subfolder_of
@@ -56,13 +57,15 @@ def load(
 ) -> VisionLanguageModel:
     """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
 
-    `device`: "cuda" where there is one, else "cpu". `dtype`: "auto" is bfloat16 on CUDA and float32 on a CPU, where
-    bfloat16 is slower; nano is always float32, since its statistics would lose their last digits. `max_pixels`: a bound
-    on the pixels that the model sees of one image; larger ones are resized.
+    `device`: cpu, cuda, cuda:N or mps; by default "cuda" where there is one, else "cpu".
+    `dtype`: "auto" is bfloat16 on CUDA, and float32 elsewhere, as on a CPU, where bfloat16 is slower; nano is always
+    float32, since its statistics would lose their last digits.
+    `max_pixels`: a bound on the pixels that the model sees of one image; larger ones are resized.
     A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
-    Raises UserError where there is no such model or it cannot look at images.
+    Raises UserError where there is no such model or device, and for a model that cannot look at images.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
+    use_model_here(device)
     torch_dtype = _dtype(dtype, device)
     if name in EMBEDDED_NAMES:
         model, processor = _embedded(name)
@@ -189,13 +192,13 @@ def _trained_with(folder: Path) -> dict[str, Any]:
     # Models of the hub and models that were trained with other software have none.
     if not record.is_file():
         return {}
-    return json.loads(record.read_text())
+    return json.loads(record.read_text(encoding="utf-8"))
 
 
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
     from peft import PeftModel  # takes seconds
 
-    base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
+    base = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
     if not base:
         raise UserError(
             f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)"

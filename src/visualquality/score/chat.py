@@ -53,6 +53,10 @@ class ChatRater:
             raise UserError(
                 f"engine {engine} returns text without the probabilities of digits: use reading drawn"
             )
+        if options.device is not None:
+            raise UserError(
+                f"device is {options.device}, but the engine {engine} chooses its own: leave it out here"
+            )
         self.engine = engine
         self.model = model
         self.options = options

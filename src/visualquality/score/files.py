@@ -2,6 +2,7 @@
 
 CSV goes through `csv`, not pandas, so that every error names its row: pandas fills up rows that are too short,
 and its two parsers either accept text after a closing quote or do not tell the row of a quote that is never closed.
+The table may be of any form that `data.tables.read_csv` reads.
 """
 
 import csv
@@ -16,12 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.tables import numbered_rows
+from ..data.tables import read_csv
 from ..errors import UserError
 from ..io import read_jsonl, write_whole
 from .rating import INTERVAL, Rating
 
 Row = tuple[int, Any, Any]  # number, image and score of a row, not checked yet
+DROPPED = "dropped"  # the one key of a journal's line that takes back the row of an image
+_TAKEN_BACK = object()  # the score of such a line
 
 # The columns of an export are the fields of `Rating`; those that are not named here are text.
 NUMBERS = {
@@ -68,7 +71,8 @@ def read_scores(path: Path) -> dict[str, float | None]:
     """The scores of a .jsonl, .csv or .parquet file: image name -> score, in the order of the file.
 
     The columns `image` and `score` are needed, others are ignored. An empty score or NaN is None. Of a journal of
-    results, the header is no row, and the last line counts of an image that was tried again.
+    results, the header is no row, the last line counts of an image that was tried again, and a row that was dropped
+    does not.
 
     Rows of CSV and JSON Lines are numbered by lines, as an editor shows them, from 1. Raises UserError with the row
     of what is wrong.
@@ -81,6 +85,10 @@ def read_scores(path: Path) -> dict[str, float | None]:
     scores: dict[str, float | None] = {}
     row_of: dict[str, int] = {}  # image -> its row, for the error about a second one
     for row, image, score in readers[path.suffix](path):
+        if score is _TAKEN_BACK:
+            scores.pop(image, None)
+            row_of.pop(image, None)
+            continue
         if not isinstance(image, str) or not image:
             raise UserError(f"{path}, row {row}: image is {image!r}; it must be a file name")
         # A journal has a second line for an image that had no score the first time.
@@ -115,36 +123,35 @@ def _need_columns(where: str, columns: list[str]) -> None:
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     for line in read_jsonl(path):
-        if line.number == 1 and line.record.keys() == {"header"}:
+        # Of a journal: see journal.py.
+        if line.record.keys() == {"header"}:
+            continue
+        if line.record.keys() == {DROPPED}:
+            yield line.number, line.record[DROPPED], _TAKEN_BACK
             continue
         _need_columns(f"{path}, row {line.number}", list(line.record))
         yield line.number, line.record["image"], line.record["score"]
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    # utf-8-sig: Excel writes a byte order mark, which would otherwise be part of the first column's name.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        number = 1
-        try:
-            header = next(reader, [])
-            _need_columns(str(path), header)
-            image, score_at = header.index("image"), header.index("score")
-            for number, cells in numbered_rows(reader):
-                if len(cells) != len(header):
-                    raise UserError(
-                        f"{path}, row {number}: it has more or fewer cells than the header"
-                    )
-                text = cells[score_at].strip()
-                score: float | str | None = text or None
-                # Text that is no number stays as it is, for the error message.
-                with suppress(ValueError):
-                    score = float(text)
-                yield number, cells[image], score
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, after row {number}: not CSV ({error}); fix the quotes there"
-            ) from error
+    try:
+        # A file name need not be text: our own exports hold such names byte for byte.
+        header, rows = read_csv(path, "surrogateescape")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}, {error}: save it as CSV in UTF-8, every quote of a text closed"
+        ) from error
+    _need_columns(str(path), header)
+    image, score_at = header.index("image"), header.index("score")
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise UserError(f"{path}, row {number}: it has more or fewer cells than the header")
+        text = cells[score_at].strip()
+        score: float | str | None = text or None
+        # Text that is no number stays as it is, for the error message.
+        with suppress(ValueError):
+            score = float(text)
+        yield number, cells[image], score
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

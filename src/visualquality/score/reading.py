@@ -1,4 +1,4 @@
-"""Opening images and making prompts of them, in worker processes while the model works on those before."""
+"""Opening images and making prompts of them, in worker processes or threads while the model works on those before."""
 
 import os
 import pickle
@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from .. import response
 from ..errors import UserError
 from ..io import map_ahead
 from ..models.prompt import Prompt, encode_prompt
+from ..process import may_fork_workers
 from .source import Source, name_of, open_source
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -104,16 +105,36 @@ def read_images(
 
 
 def _read_in_workers(reader: Reader, sources: Iterable[Source]) -> Iterator[Prepared]:
-    # A fork has the processor without pickling it, and no second import of PyTorch.
-    pool = ProcessPoolExecutor(
-        WORKERS, get_context("fork"), initializer=_start_worker, initargs=(reader,)
-    )
+    pool = _worker_processes(reader) if may_fork_workers() else None
+    if pool is None:
+        # Slower, since threads share one interpreter with the model, but they work everywhere.
+        yield from map_ahead(reader, sources, WORKERS)
+        return
     try:
         yield from map(pickle.loads, map_ahead(_read_in_worker, sources, WORKERS, pool))
     except BrokenProcessPool as error:
         raise UserError(
             "a process that reads images was killed, perhaps for want of memory: run again"
         ) from error
+
+
+def _worker_processes(reader: Reader) -> ProcessPoolExecutor | None:
+    """A pool whose processes run already, or None where the system gives no process or no semaphore."""
+    before = set(active_children())
+    try:
+        # A fork has the processor without pickling it, and no second import of PyTorch.
+        pool = ProcessPoolExecutor(
+            WORKERS, get_context("fork"), initializer=_start_worker, initargs=(reader,)
+        )
+        # The first task starts the processes.
+        pool.submit(os.getpid)
+    except (OSError, AssertionError, NotImplementedError):
+        # OSError: a limit on processes, or no /dev/shm. AssertionError: daemonic by some other library's account.
+        # This process would wait at its end for those that did start.
+        for child in set(active_children()) - before:
+            child.kill()
+        return None
+    return pool
 
 
 # In a worker: its reader, which a fork has without pickling.

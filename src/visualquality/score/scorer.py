@@ -25,7 +25,8 @@ from ..models.generate import (
     sample_completions,
 )
 from ..models.load import EMBEDDED, EMBEDDED_NAMES, VisionLanguageModel, folder_of, load
-from ..models.prompt import Prompt, collate
+from ..models.prompt import Prompt, collate, prompt_opening
+from ..process import use_model_here
 from ..seeds import uniform_streams
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
 from .rating import Rating, seconds_since
@@ -111,6 +112,7 @@ class Scorer:
         usual: response.Reading = "drawn" if self.prompt == "q-insight" else model.reading
         self.reading: response.Reading = chosen.reading or usual
         self.eos = eos_token_ids(model.model, model.processor)
+        self.opening = prompt_opening(model.processor)
         self.digits = self._digit_tree()
         questions = []
         if self.digits is not None and chosen.mode in ("expect", "auto"):
@@ -148,8 +150,13 @@ class Scorer:
         return next(self.rate([images]))
 
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
-        """Ratings in the order of `images`, which may be endless; they are read while the model works."""
-        on_cpu = self.vlm.model.device.type == "cpu"
+        """Ratings in the order of `images`, which may be endless; they are read while the model works.
+
+        Raises UserError for a model on a GPU in a process that was forked after it was loaded.
+        """
+        device = self.vlm.model.device
+        use_model_here(str(device))
+        on_cpu = device.type == "cpu"
         prepared = read_images(
             self.reader, images, first=self.options.batch, shares_processor=on_cpu
         )
@@ -321,7 +328,7 @@ class Scorer:
         return found
 
     def _response(self, completion: Completion) -> response.Response:
-        text = decode(self.vlm.processor, completion)
+        text = self.opening + decode(self.vlm.processor, completion)
         return response.read(text, truncated=completion.truncated, prompt=self.prompt)
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Prefilled:

@@ -14,6 +14,7 @@ from torch.utils.data import SequentialSampler
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..models.load import VisionLanguageModel, load_strictly
+from ..models.prompt import prompt_opening
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
 
@@ -33,6 +34,7 @@ class RunTrainer:
     probes: list[Example]
     recipe: Recipe
     encode: PromptEncoder
+    opening: str  # of each response, that the chat template has written already
 
     def __init__(
         self: Any,
@@ -45,6 +47,7 @@ class RunTrainer:
     ):
         self.recipe, self.examples, self.probes = recipe, examples, probes
         self.encode, self.vlm = encode, encode.vlm
+        self.opening = prompt_opening(self.vlm.processor)
         rows, visits = zip(*order, strict=True)
         # Numbers only: images are opened when a batch is made.
         dataset = Dataset.from_dict({"row": rows, "visit": visits})

@@ -181,7 +181,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         return batch, [self._read(*pair) for pair in zip(examples, groups, strict=True)]
 
     def _read(self, example: Example, completions: list[Completion]) -> Answers:
-        texts = [decode(self.vlm.processor, completion) for completion in completions]
+        texts = [self.opening + decode(self.vlm.processor, each) for each in completions]
         scores = [response.read(text).score for text in texts]
         if self.recipe.reasoning:
             well_formed = [response.well_formed(text) for text in texts]
