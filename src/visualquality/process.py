@@ -124,6 +124,27 @@ def use_model_here(device: str) -> None:
     _one_thread_in(os.getpid())
 
 
+class ForkSafeLock:
+    """A `threading.Lock` that is open in a process that was forked while another thread held it.
+
+    That thread does not exist in the fork, and so would never open it.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
 def may_fork_workers() -> bool:
     """Whether processes of its own may help this one: not on Windows, in a daemonic worker, or beside other threads.
 

@@ -20,18 +20,18 @@ from visualquality.score.scorer import Scorer
 # What a program does: it loads a model, uses it, and then uses it again in processes that it makes. The images count as
 # slow to read, so that the Scorer wants helpers. Two threads, since with one OpenMP has none that a fork could miss.
 PROGRAM = """
-import json, multiprocessing, os, sys, threading
+import gc, json, multiprocessing, os, sys, threading
+from contextlib import ExitStack
 import torch
 from PIL import Image
 torch.set_num_threads(2)
 from conftest import picture
 from visualquality import Scorer
-from visualquality.data.images import open_image
+from visualquality.process import ForkSafeLock
 from visualquality.score import reading
 
 reading.QUICK_SECONDS = 0.0
 images = [picture(i, (200, 150)) for i in range(6)]
-images[0].save("one.png")
 options = {"mode": "expect", "device": "cpu", "batch": 2}
 scorer = Scorer(sys.argv[1], **options)
 fork = multiprocessing.get_context("fork")
@@ -82,13 +82,19 @@ def prefork():  # as Celery and gunicorn do it
     os.close(write)
     return [json.loads(os.fdopen(read).read())]
 
-def beside_a_thread():  # which opens images, and so may hold a lock at the moment of the fork
-    stop = threading.Event()
+def beside_a_thread():  # which is opening an image at the moment of the fork, and so holds a lock
+    held, stop = threading.Event(), threading.Event()
     def work():
-        while not stop.is_set():
-            open_image("one.png")
+        with ExitStack() as stack:
+            locks = [each for each in gc.get_objects() if isinstance(each, ForkSafeLock)]
+            assert locks
+            for lock in locks:
+                stack.enter_context(lock)
+            held.set()
+            stop.wait()
     other = threading.Thread(target=work)
     other.start()
+    held.wait()
     try:
         with fork.Pool(2) as workers:
             return workers.map(scores, range(2))

@@ -6,7 +6,6 @@ Colour profiles are not applied: the stored values count, as in every common IQA
 
 import os
 import stat
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from ..io import map_ahead
+from ..process import ForkSafeLock
 from .find import FORMATS
 
 MAX_PIXELS = 100_000_000
@@ -31,17 +31,7 @@ _AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # after four bytes of length
 
 # Pillow warns about odd metadata and large images. `warnings.catch_warnings` swaps a list that all threads
 # share, so one thread at a time may do it; only headers are parsed under the lock, pixels never.
-_WARNINGS = threading.Lock()
-
-
-def _new_lock() -> None:
-    global _WARNINGS
-    _WARNINGS = threading.Lock()
-
-
-# In a fork the thread that holds the lock does not exist, and so would never open it.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+_WARNINGS = ForkSafeLock()
 
 
 def open_image(
