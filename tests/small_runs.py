@@ -11,11 +11,13 @@ from visualquality import response, rl2r
 from visualquality.train.recipe import Recipe, read_recipe
 
 
-def small_recipe(folder: Path, model: Path, manifest: Path, name: str = "run", **changes) -> Recipe:
+def small_recipe(
+    folder: Path, trained: Path, manifest: Path, name: str = "run", **changes
+) -> Recipe:
     """A recipe of four steps in `folder`, written as NAME.yaml beside its output NAME."""
     tree = {
         "method": "rl2r",
-        "model": str(model),
+        "model": str(trained),
         "data": [{"manifest": str(manifest)}],
         "output": str(folder / name),
         "optimizer": {"steps": 4, "images_per_device": 4, "learning_rate": 1e-3},
@@ -31,7 +33,7 @@ def small_recipe(folder: Path, model: Path, manifest: Path, name: str = "run", *
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def untimed(metrics: Path) -> list[dict]:
