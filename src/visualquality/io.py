@@ -1,6 +1,8 @@
 """Files and long work, each done in one way: whole files, JSON Lines, strict YAML, progress, bounded threads.
 
 lock_file      one process at a time, also on Windows
+size_and_time  what changes with a file
+user_folder    where programs keep things of a user
 write_whole    a file that is there whole or not at all
 read_jsonl     the objects of a JSON Lines file, with one rule for a line that a kill tore
 read_yaml      the mapping in a YAML file, and `validated` to make typed settings of it
@@ -70,6 +72,32 @@ def unlock_file(fd: int) -> None:
         return
     os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
     msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+
+# Places and states of files
+
+
+def size_and_time(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """A file's bytes, and the time of its last change in nanoseconds; None where it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a null byte in the name
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """This package's folder for a kind of the user's files; it need not exist.
+
+    It is in $`variable` (XDG Base Directory Specification), where that is an absolute path, else in %LOCALAPPDATA% on
+    Windows, else in `below_home` of the home folder. Raises RuntimeError where there is no home.
+    """
+    for name in (variable, "LOCALAPPDATA"):
+        given = os.environ.get(name, "")
+        # The specification says to ignore a relative path.
+        if os.path.isabs(given):
+            return Path(given) / "visualquality"
+    return Path.home() / below_home / "visualquality"
 
 
 # Whole files

@@ -84,7 +84,12 @@ def usable_device(name: str | None) -> str:
     return name
 
 
-# Processes that were forked, and workers
+# Several processes of one run, processes that were forked, and workers
+
+
+def is_main() -> bool:
+    """Whether this is the only process of a training run, or the one that writes (rank 0 of torchrun's)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def was_forked() -> bool:

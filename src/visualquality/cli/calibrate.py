@@ -8,7 +8,17 @@ import typer
 from rich.text import Text
 
 from ..errors import UserError
-from .shared import Split, TrustNames, WithReferences, clean_exit, err, kept_in, out, rates
+from .shared import (
+    Split,
+    TrustNames,
+    WithReferences,
+    check_trust_names,
+    clean_exit,
+    err,
+    kept_in,
+    out,
+    rates,
+)
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -74,10 +84,7 @@ def calibrate(
             raise UserError(
                 "calibrate makes a calibration: name its file with -o, and leave --calibration out"
             )
-        if trust_names and journal is None:
-            raise UserError(
-                "--trust-names is about scores that were kept: give their file with --journal"
-            )
+        check_trust_names(trust_names, journal, "--journal")
         if journal is not None and journal.suffix != ".jsonl":
             raise UserError(f"{journal} must end in .jsonl: give --journal such a name")
         # What could not be added to is found before hours of scoring.

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .shared import Split, TrustNames, WithReferences, clean_exit, err, kept_in, out, rates
+from .shared import (
+    Split,
+    TrustNames,
+    WithReferences,
+    check_trust_names,
+    clean_exit,
+    err,
+    kept_in,
+    out,
+    rates,
+)
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -57,8 +67,7 @@ def evaluate(
             raise UserError(
                 f"--scores gives scores already: leave --{options[0].replace('_', '-')} out"
             )
-        if trust_names and output is None:
-            raise UserError("--trust-names is about scores that were kept: give their file with -o")
+        check_trust_names(trust_names, output)
         if output is not None and output.suffix != ".jsonl":
             raise UserError(f"{output} must end in .jsonl: give -o such a name")
         # Before hours of scoring, not after them.

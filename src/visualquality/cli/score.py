@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import UserError
-from .shared import TrustNames, clean_exit, err, kept_in, out, rates
+from .shared import TrustNames, check_trust_names, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
     from ..score.rating import Rater, Rating
@@ -52,8 +51,7 @@ def score(
         from ..score.journal import journal_path
         from ..score.resume import score_all
 
-        if trust_names and output is None:
-            raise UserError("--trust-names is about scores that were kept: give their file with -o")
+        check_trust_names(trust_names, output)
         images = _sources(find_images(paths), reference)
         journal = None if output is None else journal_path(output)
         ratings = []

@@ -31,8 +31,6 @@ WithReferences = Annotated[
     bool,
     typer.Option("--reference", help="Rate each image against the manifest's column reference."),
 ]
-
-
 TrustNames = Annotated[
     bool,
     typer.Option(
@@ -40,6 +38,14 @@ TrustNames = Annotated[
         help="Take a file that was scored before for the same by its name, without a look at it: for network disks.",
     ),
 ]
+
+
+def check_trust_names(trust_names: bool, kept: Path | None, option: str = "-o") -> None:
+    """Raises UserError for --trust-names where no scores are kept; `option` names the file that keeps them."""
+    if trust_names and kept is None:
+        raise UserError(
+            f"--trust-names is about scores that were kept: give their file with {option}"
+        )
 
 
 @contextmanager

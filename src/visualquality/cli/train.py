@@ -35,20 +35,19 @@ def train(
     Ctrl-C and SIGTERM end it after the step in progress, with a checkpoint; the exit status is then 128 + the signal.
     """
     with clean_exit("nothing was trained"):
-        from ..process import quiet_libraries
+        from ..process import is_main, quiet_libraries
 
         quiet_libraries()
-        from ..train.recipe import read_recipe
+        from ..train.recipe import RECIPE, read_recipe
 
         if resume and recipe.is_dir():
             # The folder has the recipe with all that was set on the command line.
-            output, recipe = output or recipe, recipe / "recipe.yaml"
+            output, recipe = output or recipe, recipe / RECIPE
         read = read_recipe(recipe, tuple(override or ()), output)
         # Imported only where it is needed: PyTorch and TRL take seconds, and a wrong recipe is known before.
         if dry_run:
             _plan(read)
             return
-        from ..train.run import is_main
         from ..train.run import train as run
         from ..train.stops import Stopped
 

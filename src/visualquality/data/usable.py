@@ -16,7 +16,7 @@ import PIL
 from rich.console import Console
 
 from ..errors import UserError
-from ..io import map_ahead, progress_bar, tracked
+from ..io import map_ahead, progress_bar, size_and_time, tracked, user_folder
 from .images import open_image
 
 LINE_SECONDS = 15.0  # between lines where there is no terminal
@@ -26,13 +26,7 @@ LOCK_SECONDS = 5.0  # to wait for another process that writes
 READER = f"visualquality {version('visualquality')}, Pillow {PIL.__version__}"
 
 Size = tuple[int, int]  # width, height of the upright image
-
-
-class Stamp(NamedTuple):
-    """What changes with a file: its bytes, and the time of its last change in nanoseconds."""
-
-    size: int
-    changed: int
+SizeAndTime = tuple[int, int]  # of a file, as `size_and_time` gives them
 
 
 def image_problems(
@@ -68,29 +62,21 @@ def image_problems(
 class _Sound(NamedTuple):
     """An image that could be decoded; `fresh`: just now, so that it is not remembered yet."""
 
-    stamp: Stamp | None
+    stamp: SizeAndTime | None
     size: Size
     fresh: bool
 
 
-def _decode(asked: tuple[Path, tuple[Stamp, Size] | None]) -> _Sound | UserError:
+def _decode(asked: tuple[Path, tuple[SizeAndTime, Size] | None]) -> _Sound | UserError:
     path, known = asked
     # Before the file is opened: if it changes meanwhile, what is remembered no longer fits it.
-    stamp = _stamp(path)
+    stamp = size_and_time(path)
     if known is not None and known[0] == stamp:
         return _Sound(*known, fresh=False)
     try:
         return _Sound(stamp, open_image(path).size, fresh=True)
     except UserError as error:
         return error
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # opening it tells what is wrong
-        return None
-    return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def _progress_lines(total: int, console: Console) -> Iterator[None]:
@@ -142,7 +128,7 @@ class SoundImages:
         if self._database is not None:
             self._database.close()
 
-    def recall(self, path: Path) -> tuple[Stamp, Size] | None:
+    def recall(self, path: Path) -> tuple[SizeAndTime, Size] | None:
         """What the file was like when it was decoded, and the image's size."""
         if self._database is None:
             return None
@@ -153,9 +139,9 @@ class SoundImages:
         except sqlite3.Error:
             self._database = None
             return None
-        return row and (Stamp(row[0], row[1]), (row[2], row[3]))
+        return row and (row[:2], row[2:])
 
-    def remember(self, path: Path, stamp: Stamp | None, size: Size) -> None:
+    def remember(self, path: Path, stamp: SizeAndTime | None, size: Size) -> None:
         """That the file, as `stamp` says it was, is a sound image of this size."""
         if stamp is None:
             return
@@ -185,15 +171,9 @@ def _key(path: Path) -> bytes:
 def cache_file() -> Path | None:
     """The user's file for `SoundImages`; None where there is no home.
 
-    It is in $XDG_CACHE_HOME/visualquality (XDG Base Directory Specification), where that is an absolute path, else in
-    %LOCALAPPDATA%/visualquality on Windows, else in ~/.cache/visualquality.
+    Its folder is that of $XDG_CACHE_HOME, by default ~/.cache (`io.user_folder`).
     """
-    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-        given = os.environ.get(variable, "")
-        # The specification says to ignore a relative path.
-        if os.path.isabs(given):
-            return Path(given) / "visualquality" / "sound-images.sqlite"
     try:
-        return Path.home() / ".cache" / "visualquality" / "sound-images.sqlite"
+        return user_folder("XDG_CACHE_HOME", ".cache") / "sound-images.sqlite"
     except RuntimeError:
         return None

@@ -20,7 +20,7 @@ from ..io import read_jsonl
 from ..rl2r import description
 from ..train.examples import read_examples, read_probes
 from ..train.faults import Fault, read_left_out
-from ..train.recipe import Recipe, read_recipe
+from ..train.recipe import RECIPE, Recipe, read_recipe
 from .page import LIGHT, Panel, draw, pick_evenly, write_page
 from .run_images import (
     Answers,
@@ -55,8 +55,8 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
     cannot be written.
     """
     _refuse_without(run, "metrics.jsonl", "is no training run")
-    _refuse_without(run, "recipe.yaml", "is no whole run")
-    recipe = read_recipe(run / "recipe.yaml", output=run)
+    _refuse_without(run, RECIPE, "is no whole run")
+    recipe = read_recipe(run / RECIPE, output=run)
     if recipe.method != "rl2r":
         raise UserError(
             f"{run} is a run of method {recipe.method}, without rewards: this page is about RL2R runs"

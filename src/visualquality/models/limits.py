@@ -1,7 +1,6 @@
 """Which images a model's processor refuses, as far as their size tells; its weights are not needed."""
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
 from .families import FAMILIES, Family, family_of, subfolder_of
-from .load import ADAPTER, EMBEDDED, EMBEDDED_NAMES
+from .load import ADAPTER, EMBEDDED, EMBEDDED_NAMES, adapter_base
 from .nano import NanoConfig
 
 # (width, height) in pixels -> why it is refused, or None where it is taken.
@@ -42,9 +41,7 @@ def _processor(name: str) -> tuple[Family, ProcessorMixin]:
     """The family of a model and its processor, as `load` has them."""
     try:
         # An adapter's folder has a processor of its own, but not the configuration of its base model.
-        base = name
-        if (record := Path(name) / ADAPTER).is_file():
-            base = json.loads(record.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = adapter_base(Path(name)) if (Path(name) / ADAPTER).is_file() else name
         if base in EMBEDDED_NAMES:
             family = FAMILIES[NanoConfig.model_type]
         else:

@@ -195,14 +195,19 @@ def _trained_with(folder: Path) -> dict[str, Any]:
     return json.loads(record.read_text(encoding="utf-8"))
 
 
+def adapter_base(folder: Path) -> str:
+    """The model that the LoRA adapter in `folder` is for. Raises UserError where it names none."""
+    record = folder / ADAPTER
+    base = json.loads(record.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{record} does not name the base model (base_model_name_or_path)")
+    return base
+
+
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
     from peft import PeftModel  # takes seconds
 
-    base = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if not base:
-        raise UserError(
-            f"{folder / ADAPTER} does not name the base model (base_model_name_or_path)"
-        )
+    base = adapter_base(folder)
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
         processor = family_of(model.config).load_processor(str(folder), "")

@@ -240,6 +240,12 @@ def has_uncertainty(rating: Rating) -> bool:
     return rating.mos_std is not None or rating.std is not None or rating.prompt is not None
 
 
+def is_precise(responses: Sequence["Response"], tolerance: float) -> bool:
+    """Whether the standard error of the mean score is below `tolerance`; it takes two readable answers or more."""
+    scores = [r.score for r in responses if r.score is not None]
+    return len(scores) > 1 and stdev(scores) / math.sqrt(len(scores)) < tolerance
+
+
 class Rater(Protocol):
     """Anything that rates images, such as `Scorer`; `raters.make_rater` makes one from a name.
 

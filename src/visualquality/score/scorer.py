@@ -1,13 +1,11 @@
 """Scoring images with a vision-language model that runs here."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
-from statistics import stdev
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ from ..models.prompt import Prompt, collate, prompt_opening
 from ..process import use_model_here
 from ..seeds import uniform_streams
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
-from .rating import Rating, seconds_since
+from .rating import Rating, is_precise, seconds_since
 from .reading import Prepared, Question, Reader, read_images
 from .settings import ScoreSettings, score_settings
 from .source import Source
@@ -334,9 +332,3 @@ class Scorer:
     def _prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
         batch = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)
         return prefill(self.vlm.model, batch.to(self.vlm.model.device))
-
-
-def is_precise(responses: Sequence[response.Response], tolerance: float) -> bool:
-    """Whether the standard error of the mean score is below `tolerance`; it takes two readable answers or more."""
-    scores = [r.score for r in responses if r.score is not None]
-    return len(scores) > 1 and stdev(scores) / math.sqrt(len(scores)) < tolerance

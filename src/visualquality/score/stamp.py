@@ -1,6 +1,5 @@
 """What a file was when it was rated (size, time of its last change, digest), so that a later change is seen."""
 
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import xxhash
 
 from ..errors import UserError
+from ..io import size_and_time
 
 # File systems keep times to within this, so that another change within it may leave the time as it was (FAT: 2 s).
 FRESH_SECONDS = 2
@@ -54,11 +54,8 @@ Stamps = tuple[
 
 def look(path: str) -> Stamp | None:
     """The file as it is, without its digest; None where it cannot be looked at."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a null byte in the name
-        return None
-    return Stamp(path, status.st_size, status.st_mtime_ns)
+    now = size_and_time(path)
+    return None if now is None else Stamp(path, *now)
 
 
 def stamped(before: Stamp) -> Stamp:

@@ -9,9 +9,8 @@ import yaml
 from ..errors import UserError
 from ..io import read_yaml, write_text
 from .logs import cut_back
-from .recipe import Recipe
+from .recipe import RECIPE, Recipe
 
-RECIPE = "recipe.yaml"
 FINAL = "final"
 # What does not change the weights may differ between a run and its resumption.
 FREE = ("checkpoint_every", "keep_checkpoints", "tensorboard")

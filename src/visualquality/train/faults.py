@@ -15,6 +15,7 @@ from ..data.usable import SoundImages, cache_file, image_problems
 from ..errors import UserError
 from ..io import append_jsonl, read_jsonl, write_text
 from ..models.limits import Refusal
+from ..process import is_main
 from .examples import Example, read_examples, read_probes
 from .recipe import Recipe
 
@@ -81,7 +82,7 @@ def usable_examples(
     examples, probes = _without(examples, gone), _without(probes, gone)
     if not examples:
         raise _refused(recipe, left_out, "no image is left to train on")
-    if left_out and _is_first():
+    if left_out and is_main():
         text = _listed(recipe, left_out, f"{len(left_out)} images are left out (skip_bad):")
         console.print(Text(text, style="yellow"), soft_wrap=True)
     return Usable(examples, probes, left_out)
@@ -114,12 +115,8 @@ def _faults(examples: Sequence[Example], refusal: Refusal, console: Console) -> 
     return list(dict.fromkeys(faults))
 
 
-def _is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
 def _refused(recipe: Recipe, faults: Sequence[Fault], summary: str) -> UserError:
-    if not _is_first():
+    if not is_main():
         return UserError(summary)  # the first process lists them
     return UserError(_listed(recipe, faults, summary))
 

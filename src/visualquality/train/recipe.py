@@ -18,6 +18,7 @@ from ..io import Settings, read_yaml, validated
 from ..response import PromptName
 from ..rl2r import ON_1_TO_5, REWARDS
 
+RECIPE = "recipe.yaml"  # in the folder of a run, with all that was set on the command line
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
 
 

@@ -18,7 +18,7 @@ from ..io import progress_bar, write_text
 from ..models.families import family_of
 from ..models.limits import size_refusal
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
-from ..process import keep_freed_memory
+from ..process import is_main, keep_freed_memory
 from .base import RunTrainer
 from .checkpoints import FINAL, checkpoint_step, claim, cut_logs_back, last_checkpoint
 from .examples import FeatureCache, PromptEncoder, run_order
@@ -32,7 +32,7 @@ from .stops import LastWholeStep, Stopped, StopSignals, where_it_stands
 from .supervised import SupervisedTrainer
 from .trainer import RL2RTrainer
 
-__all__ = ["FINAL", "TRAINERS", "is_main", "last_checkpoint", "train"]
+__all__ = ["FINAL", "TRAINERS", "last_checkpoint", "train"]
 
 TRAINERS: dict[str, type[RunTrainer]] = {
     "rl2r": RL2RTrainer,
@@ -156,11 +156,6 @@ def _where_it_goes_on(output: Path, checkpoint: Path | None, steps: int) -> str:
 def _backend() -> str | None:
     """Of the communication between processes; NCCL, which is the default, is for GPUs alone."""
     return "gloo" if not torch.cuda.is_available() and "WORLD_SIZE" in os.environ else None
-
-
-def is_main() -> bool:
-    """Whether this is the only process of the run, or the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_launch(recipe: Recipe) -> None:

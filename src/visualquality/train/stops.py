@@ -18,6 +18,7 @@ import torch
 from torch import distributed as dist
 from transformers import TrainerCallback
 
+from ..process import is_main
 from .checkpoints import checkpoint_step, last_checkpoint, resume_command
 from .recipe import Recipe
 
@@ -83,7 +84,7 @@ class StopSignals(TrainerCallback):
             raise Stopped(number)
         if not self._received:
             self._received, self._since = number, now
-            if os.environ.get("RANK", "0") == "0":
+            if is_main():
                 name = signal.Signals(number).name
                 _say(f"{name}: stopping at the end of this step\n")
 
