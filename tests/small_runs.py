@@ -11,7 +11,9 @@ from visualquality import response, rl2r
 from visualquality.train.recipe import Recipe, read_recipe
 
 
-def small_recipe(folder: Path, model: Path, manifest: Path, name: str = "run", **changes) -> Recipe:
+def small_recipe(
+    folder: Path, model: Path, manifest: Path, name: str = "run", /, **changes
+) -> Recipe:
     """A recipe of four steps in `folder`, written as NAME.yaml beside its output NAME."""
     tree = {
         "method": "rl2r",
