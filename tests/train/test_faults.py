@@ -127,7 +127,7 @@ def test_left_out_images_are_said_everywhere_and_the_rest_is_trained_on(recipe, 
     chosen = recipe(method="rl2r", skip_bad=True)
     said = io.StringIO()
     final = train(chosen, console=Console(file=said, width=500))
-    assert "3 images are left out (skip_bad):" in said.getvalue()
+    assert "left out (skip_bad): 3 images" in said.getvalue()
     assert all(name in said.getvalue() for name in FAULTY)
     metrics = chosen.output / "metrics.jsonl"
     first, *steps = lines(metrics)
@@ -179,7 +179,7 @@ def test_an_image_that_became_faulty_stops_a_resumption(recipe, folder):
     final = train(chosen)
     shutil.rmtree(final)
     (folder / "lab3.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"1 images became unusable since the run began") as caught:
+    with pytest.raises(UserError, match=r"1 image became unusable since the run began") as caught:
         train(chosen, resume=True)
     assert "row 5, " in str(caught.value)
     assert "lab3.png is empty" in str(caught.value)
@@ -208,7 +208,7 @@ def test_a_dry_run_and_data_check_find_the_same(recipe, folder, tmp_path, model_
         app, ["train", str(tmp_path / "run.yaml"), "--dry-run", "--set", "skip_bad=true"]
     )
     assert left_out.exit_code == 0, left_out.output
-    assert "3 images are left out" in left_out.output
+    assert "left out (skip_bad): 3 images" in left_out.output
     assert "plan" in left_out.output
 
 

@@ -72,7 +72,7 @@ def usable_examples(
     faults = _faults([*examples, *probes], refusal, console)
     if faults and left_out_before is not None:
         what = "became unusable since the run began: copy them again, or begin another run"
-        raise _refused(recipe, faults, f"{len(faults)} images {what}")
+        raise _refused(recipe, faults, f"{_images(faults)} {what}")
     if faults and not recipe.skip_bad:
         total = len(examples) + len(probes)
         what = "cannot be trained on: correct them, or leave them out with skip_bad: true"
@@ -83,7 +83,7 @@ def usable_examples(
     if not examples:
         raise _refused(recipe, left_out, "no image is left to train on")
     if left_out and is_main():
-        text = _listed(recipe, left_out, f"{len(left_out)} images are left out (skip_bad):")
+        text = _listed(recipe, left_out, f"left out (skip_bad): {_images(left_out)}")
         console.print(Text(text, style="yellow"), soft_wrap=True)
     return Usable(examples, probes, left_out)
 
@@ -113,6 +113,10 @@ def _faults(examples: Sequence[Example], refusal: Refusal, console: Console) -> 
             faults.append(Fault(e.manifest, e.number, str(wrong[0]), problems[wrong[0]]))
     # An image may be an example and a probe.
     return list(dict.fromkeys(faults))
+
+
+def _images(faults: Sequence[Fault]) -> str:
+    return "1 image" if len(faults) == 1 else f"{len(faults)} images"
 
 
 def _refused(recipe: Recipe, faults: Sequence[Fault], summary: str) -> UserError:
