@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
-from .images import MAX_PIXELS, header, image_digest, open_image
+from .images import MAX_IMAGE_PIXELS, header, image_digest, open_image
 from .manifest import SPLITS, Manifest
 
 # Images look alike within this many of the 256 bits of their perceptual hashes. Measured on 3700 images (BIQ2021,
@@ -165,7 +165,7 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
 
 def _open(path: Path) -> _Content | UserError:
     try:
-        with header(path, MAX_PIXELS) as stored:
+        with header(path, MAX_IMAGE_PIXELS) as stored:
             kind = _kind(stored)
         image = open_image(path)
     except UserError as error:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
+from rich.text import Text
 
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.files import read_scores
 from ..score.journal import read_journal, score_all
-from ..score.rating import Rater, Rating
+from ..score.rating import Rater, Rating, warning_lines
 from ..score.source import Referenced
 from .agreement import RESAMPLES, Agreement, agreement
 
@@ -136,7 +137,9 @@ def evaluate_model(
     """
     rows = rows_of(manifest, split)
     images = sources_of(rows, reference=reference)
-    ratings = score_all(rater, images, journal=journal, console=console)
+    ratings = list(score_all(rater, images, journal=journal, console=console))
+    for line in warning_lines(ratings):
+        console.print(Text(line, style="yellow"), soft_wrap=True)
     return _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
 
 
