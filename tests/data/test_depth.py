@@ -166,7 +166,7 @@ def test_a_depth_that_the_header_leaves_open_is_a_warning_and_can_be_said(tmp_pa
     assert told.warnings == ()
     right = COLOURS if "colour" in name or "alpha" in name or name == "PPM" else grey(LEVELS)
     assert (np.asarray(told.image) == right).all()
-    with pytest.raises(UserError, match=rf"7 bits cannot hold.*leave --assume-bits out"):
+    with pytest.raises(UserError, match=r"7 bits cannot hold.*leave --assume-bits out"):
         open_image(path, assume_bits=7)
 
 
@@ -188,7 +188,7 @@ def test_a_header_that_states_fewer_bits_is_believed(tmp_path):
 
 def test_32_bits_of_unknown_white_are_refused_until_it_is_said(tmp_path):
     path = written(tmp_path, tiff(scaled(LEVELS, 2**20 - 1), 32))
-    with pytest.raises(UserError, match="unknown white point.*--assume-bits"):
+    with pytest.raises(UserError, match=r"unknown white point.*--assume-bits"):
         open_image(path)
     assert (pixels(path, assume_bits=20) == grey(LEVELS)).all()
 

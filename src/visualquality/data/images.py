@@ -230,8 +230,8 @@ def _unused_colours(image: Image.Image, found: boxes.Boxes) -> list[str]:
     notes = [warning] if warning else []
     gamma = image.info.get("gamma")
     # PNG's gAMA chunk: 1 / 2.2 is that of sRGB.
-    stated = image.format == "PNG" and gamma and "srgb" not in image.info
-    if stated and abs(gamma * 2.2 - 1) > GAMMA_TOLERANCE:
+    stated = image.format == "PNG" and "srgb" not in image.info
+    if stated and gamma and abs(gamma * 2.2 - 1) > GAMMA_TOLERANCE:
         notes.append(f"it states a gamma of {gamma:.3g}, and was read as sRGB")
     return notes
 

@@ -123,8 +123,7 @@ def _children(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _read_meta(data: bytes, meta: bytes) -> Boxes:
     parts = dict(_children(meta))
-    number = ">I" if parts[b"pitm"][0] else ">H"
-    (primary,) = struct.unpack_from(number, parts[b"pitm"], 4)
+    (primary,) = struct.unpack_from(">I" if parts[b"pitm"][0] else ">H", parts[b"pitm"], 4)
     found = Boxes()
     for kind, body in _properties(parts[b"iprp"], primary):
         if kind == b"clap":
@@ -146,9 +145,12 @@ def _read_meta(data: bytes, meta: bytes) -> Boxes:
     for number in [primary, *_tiles(parts.get(b"iref"), primary)]:
         if kinds.get(number) in (AV1, *HEVC):
             source = idat if items[number].in_idat else data
-            extents = items[number].extents
-            parts = [source[start : start + size if size else None] for start, size in extents]
-            found.streams.append((kinds[number], b"".join(parts)))
+            # Without a length, an extent goes on to the end.
+            stream = b"".join(
+                source[start : start + size if size else None]
+                for start, size in items[number].extents
+            )
+            found.streams.append((kinds[number], stream))
     return found
 
 

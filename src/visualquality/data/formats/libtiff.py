@@ -50,7 +50,8 @@ def errors_of_libtiff() -> Iterator[list[str]]:
     """
     _install()
     outer = getattr(_own, "messages", None)
-    _own.messages = messages = []
+    messages: list[str] = []
+    _own.messages = messages
     try:
         yield messages
     finally:

@@ -44,8 +44,8 @@ UNSUPPORTED = (
     "Improper JPEG",
     "Conversion from YUV failed",
 )
-# How Pillow's TIFF reader words it that the file ends too early.
-CUT_OFF = ("Truncated File Read", "Tag data larger than file")
+# How Pillow's reader of TIFF words it that the file ends too early.
+CUT_OFF = ("Truncated File Read", "Tag data larger than file", "Corrupt EXIF data")
 # TIFF's number of a compression -> its name, of those that Pillow's libtiff often lacks.
 COMPRESSIONS = {
     6: "old JPEG",
@@ -82,10 +82,13 @@ def parse(file: BinaryIO, path: Path, max_image_pixels: int) -> Image.Image:
             kind = _kind(start)
             if kind is not None:
                 file.seek(0)
-                image = _open(file, kind, path)
-                if kind == "TIFF":
-                    _refuse_raw_photo(image, start, path)
+                try:
+                    image = _open(file, kind, path)
+                finally:
+                    # First, since what is missing of a header may look like another kind of it.
                     _refuse_cut_off(said)
+                if isinstance(image, TiffFile):
+                    _refuse_raw_photo(image, start, path)
                 return image
     except UserError:
         raise
@@ -189,7 +192,7 @@ def _refuse_cut_off(said: list[warnings.WarningMessage]) -> None:
             raise EOFError("it ends before the values of its header do")
 
 
-def _refuse_raw_photo(image: Image.Image, start: bytes, path: Path) -> None:
+def _refuse_raw_photo(image: TiffFile, start: bytes, path: Path) -> None:
     if is_raw_photo(image.tag_v2, start) or "raw" in (kind_not_read(path) or ""):
         raise UserError(
             f"{path} is a raw photo, of which only a small preview could be read: develop it, and save it as PNG"

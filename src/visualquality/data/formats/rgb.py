@@ -21,8 +21,9 @@ def deep_samples(
     """
     waiting = bool(getattr(image, "tile", ()))  # to be decoded
     if isinstance(image, TiffImagePlugin.TiffImageFile) and (found := tiff.layout(image.tag_v2)):
-        if file is not None or (waiting and image.fp is not None):
-            return tiff.read_samples(file or image.fp, image.tag_v2, found)
+        source = file or (image.fp if waiting else None)
+        if source is not None:
+            return tiff.read_samples(source, image.tag_v2, found)
         if image.mode.startswith(("I", "F")):
             inverted = found.photometric == tiff.WHITE_IS_ZERO
             stated = found.bits not in (16, 32)
@@ -86,7 +87,7 @@ def from_image(image: Image.Image, *, own: bool, high_bytes: bool) -> tuple[Imag
     notes = []
     if high_bytes:
         # High bytes alone, and of alpha they tell nothing.
-        highest = max(top for _, top in image.convert("RGB").getextrema())
+        highest = int(np.max(image.convert("RGB").getextrema()))
         notes += warnings_of(highest << 8 | 255, 16)
     profile = image.info.get("icc_profile") or None
     if image.mode in PREMULTIPLIED:

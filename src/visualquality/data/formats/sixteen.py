@@ -1,9 +1,9 @@
 """Colour (and grey with alpha) of 16 bits a sample in PNG and PPM files, of which Pillow keeps 8."""
 
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
-from PIL import Image, PngImagePlugin, PpmImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin, PpmImagePlugin
 
 from .depth import Samples
 
@@ -14,7 +14,7 @@ GREY_ALPHA = "LA" + HIGH
 PPM_WHITE = 65535  # maxval of a file of 16 bits; others state fewer, and Pillow scales them
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_deep(image: Image.Image) -> TypeGuard[ImageFile.ImageFile]:
     """Whether it is such a file, not loaded yet.
 
     A colour that stands for transparency in a PNG is compared by Pillow alone: such a file is left to it.
@@ -26,7 +26,7 @@ def is_deep(image: Image.Image) -> bool:
     return isinstance(image, PpmImagePlugin.PpmImageFile) and _arguments(image)[1:] == (PPM_WHITE,)
 
 
-def read_samples(file: BinaryIO, image: Image.Image) -> Samples | None:
+def read_samples(file: BinaryIO, image: ImageFile.ImageFile) -> Samples | None:
     """The samples of a `file` whose `image` is deep; None for PPM as text. Raises what Pillow raises, and OSError."""
     if isinstance(image, PpmImagePlugin.PpmImageFile):
         tile = image.tile[0]
@@ -46,6 +46,11 @@ def read_samples(file: BinaryIO, image: Image.Image) -> Samples | None:
     return Samples(values, "RGBA" if values.shape[2] == 4 else "RGB", 16)
 
 
+def states_fewer_bits(image: PpmImagePlugin.PpmImageFile) -> bool:
+    """Whether the maxval of a grey file of more than 8 bits, not loaded yet, is not that of 16."""
+    return _arguments(image) not in (("I;16B",), ("L", PPM_WHITE))
+
+
 def _read_png(file: BinaryIO, order: str) -> np.ndarray:
     file.seek(0)
     with PngImagePlugin.PngImageFile(file) as image:
@@ -57,7 +62,7 @@ def _read_png(file: BinaryIO, order: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def _arguments(image: PngImagePlugin.PngImageFile | PpmImagePlugin.PpmImageFile) -> tuple:
+def _arguments(image: ImageFile.ImageFile) -> tuple:
     """The decoder's arguments: the raw mode, then others."""
     found = image.tile[0].args
     return found if isinstance(found, tuple) else (str(found),)

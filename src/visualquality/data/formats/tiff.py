@@ -11,7 +11,7 @@ mean is decided here.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from .depth import CONTAINERS, Samples
 
 Tags = TiffImagePlugin.ImageFileDirectory_v2
+Order = Literal["<", ">"]  # of the bytes of a sample
 
 # Compressions that give back all bytes: none, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 RAW, LOSSLESS = 1, (1, 5, 8, 32946, 32773, 34925, 50000)
@@ -103,7 +104,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         pass
 
 
-def check_whole(file: BinaryIO, tags: Tags) -> None:
+def check_whole(file: IO[bytes], tags: Tags) -> None:
     """Raises CutOffError where strips or tiles are beyond the end of the file.
 
     libtiff fills up what is missing of them, and Pillow does not ask.
@@ -165,9 +166,9 @@ def layout(tags: Tags) -> Layout | None:
     return Layout(width, height, block, channels, mode, bits, kind, photometric, planar, predictor)
 
 
-def read_samples(file: BinaryIO, tags: Tags, found: Layout) -> Samples:
+def read_samples(file: IO[bytes], tags: Tags, found: Layout) -> Samples:
     """The samples of an image. Raises CutOffError and OSError where they are not whole."""
-    order = "<" if tags.prefix == b"II" else ">"
+    order: Order = "<" if tags.prefix == b"II" else ">"
     used = len(found.mode)
     values = np.empty((found.height, found.width, used), _dtype(found.bits, found.kind))
     rows, columns = found.block
@@ -207,7 +208,7 @@ def _as_stated(values: NDArray, tags: Tags, found: Layout) -> Samples:
     fewer = found.kind == UNSIGNED and not stated and 255 <= most < 2**bits
     if fewer and not most & (most + 1) and values.max() <= most:
         bits, stated = int(most).bit_length(), True
-    notes = ()
+    notes: tuple[str, ...] = ()
     if found.kind == SIGNED and bits == 8 and values.min() < 0:
         # Some writers call all of their samples signed; nobody else reads that of 8 bits.
         values, notes = values.view(np.uint8), (SIGNED_BYTES,)
@@ -240,7 +241,7 @@ def _segments(tags: Tags) -> Iterator[tuple[int, int]]:
 
 
 def _decoded(
-    file: BinaryIO,
+    file: IO[bytes],
     offset: int,
     length: int,
     compression: int,
@@ -283,7 +284,7 @@ def _dtype(bits: int, kind: int) -> np.dtype:
 
 
 def _unpacked(
-    data: NDArray[np.uint8], shape: tuple[int, int, int], found: Layout, order: str
+    data: NDArray[np.uint8], shape: tuple[int, int, int], found: Layout, order: Order
 ) -> NDArray:
     """Bytes (rows, bytes of a row) -> samples (rows, columns, channels), their differences undone."""
     rows, columns, channels = shape
