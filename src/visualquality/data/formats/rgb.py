@@ -40,10 +40,7 @@ def deep_samples(
     bits = 32 if image.mode == "I" else 16
     if isinstance(image, PpmImagePlugin.PpmImageFile) and image.mode == "I":
         # Pillow scales other maxvals to 16 bits.
-        bits, stated = (
-            16,
-            waiting and image.tile[0].args != "I;16B" and image.tile[0].args[1] != 65535,
-        )
+        bits, stated = 16, waiting and sixteen.states_fewer_bits(image)
     values = np.asarray(image)  # this loads it
     if bits == 16 and image.mode != "F":
         values = values.astype(np.uint16)
