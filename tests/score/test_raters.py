@@ -1,6 +1,7 @@
 """From the name of a model to what rates images, and the ratings of classics."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from visualquality import Scorer, UserError
 from visualquality.classics.brisque import Brisque
 from visualquality.classics.niqe import Niqe
+from visualquality.score import raters
 from visualquality.score.journal import score_all
 from visualquality.score.raters import ImageFunctionRater, make_rater
 from visualquality.score.rating import Rater
@@ -140,6 +142,31 @@ def test_how_files_are_read_is_an_option_of_every_rater(tmp_path, model_folder):
         )
         assert "128 × 128 pixels, more than the 100 allowed" in small.problem
         assert "--max-image-pixels" in small.problem
+
+
+def test_large_photos_are_rated_one_at_a_time(tmp_path, monkeypatch):
+    """Eight threads would need the memory of eight."""
+
+    class Slow:
+        name, running, most = "slow", 0, 0
+
+        def settings(self) -> dict[str, Any]:
+            return {"model": "slow"}
+
+        def __call__(self, image: Image.Image) -> float:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            time.sleep(0.05)
+            self.running -= 1
+            return 0.0
+
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    paths = [str(tmp_path / "a.png")] * 6
+    for limit, most in ((399, 1), (400, 3)):
+        monkeypatch.setattr(raters, "LARGE", limit)
+        slow = Slow()
+        assert len(list(ImageFunctionRater(slow, workers=3).rate(paths))) == 6
+        assert slow.most == most
 
 
 def test_images_are_read_only_a_few_ahead() -> None:

@@ -1,14 +1,16 @@
 """Where a model name becomes what rates images: a classic metric, a model in this process, or one on a server."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..classics import Classic
 from ..data.find import MAX_IMAGE_PIXELS
-from ..data.images import read_image
+from ..data.images import header, read_image
 from ..errors import UserError
 from ..io import map_ahead
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
@@ -29,6 +31,11 @@ MODEL_OPTIONS = (
     "reference",
     "engine",
 )
+
+
+# Photos of more pixels are rated one at a time: in all threads at once they would need several gigabytes.
+LARGE = 25_000_000
+_one_large = threading.Lock()
 
 
 class ImageFunctionRater:
@@ -75,15 +82,23 @@ class ImageFunctionRater:
         start, name = time.perf_counter(), name_of(source)
         origin: dict[str, Any] = {"model": self.classic.name, "mode": "direct", "seed": 0}
         try:
-            opened = read_image(
-                source, max_image_pixels=self.max_image_pixels, assume_bits=self.assume_bits
-            )
-            value = round(self.classic(opened.image), 6)
+            with _one_large if self._is_large(source) else nullcontext():
+                opened = read_image(
+                    source, max_image_pixels=self.max_image_pixels, assume_bits=self.assume_bits
+                )
+                value = round(self.classic(opened.image), 6)
         except UserError as error:
             return Rating.failed(name, str(error), **origin)
         origin["seconds"] = seconds_since(start)
         rating = Rating(name, value, None, (value,), None, None, **origin)
         return rating.with_warnings(opened.warnings)
+
+    def _is_large(self, source: Picture) -> bool:
+        """Whether a file has more than `LARGE` pixels. Those in memory already do not count. Raises UserError."""
+        if not isinstance(source, str | Path):
+            return False
+        with header(Path(source), self.max_image_pixels) as image:
+            return image.width * image.height > LARGE
 
 
 def make_rater(name: str, settings: ScoreSettings) -> Rater:

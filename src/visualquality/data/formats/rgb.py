@@ -110,7 +110,7 @@ def to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, list
     if profile:
         image, notes = profiles.to_srgb(image, profile)
     if image.mode in ("LA", "RGBA"):
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(rgba, mask=rgba.getchannel("A"))
     return (image if image.mode == "RGB" else image.convert("RGB")), notes
