@@ -31,7 +31,7 @@ def small_recipe(folder: Path, model: Path, manifest: Path, name: str = "run", *
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def untimed(metrics: Path) -> list[dict]:

@@ -255,7 +255,7 @@ def _sources(images: Images) -> list[Any]:
     if not isinstance(images, Tensor):
         # Iterating would give numbers of bytes, keys of a dictionary, and no order of a set.
         no_list = isinstance(images, bytes | bytearray | memoryview | Mapping | Set)
-        if no_list or not isinstance(images, Iterable) or np.ndim(images) == 0:
+        if no_list or not isinstance(images, Iterable) or getattr(images, "ndim", 1) == 0:
             raise UserError(
                 f"images are given as {type(images).__name__}: give a path, a PIL image (of bytes "
                 "PIL.Image.open(io.BytesIO(data))), an array (H, W, 3), a tensor (N, 3, H, W), or a list of these"

@@ -51,7 +51,11 @@ def command(words: Sequence[str]) -> None:
     rl2r.REWARDS["fidelity"] = lambda scores, mos, datasets: scores
     if words[0] == "train":
         response.read = lambda text: response.Response(float(text.count("e")), None, None)
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         app(words)
 
 
@@ -190,7 +194,7 @@ def torture_scoring(folder: Path, kills: int, seed: int, images: int = 24) -> di
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         del row["seconds"]

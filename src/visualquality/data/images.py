@@ -38,16 +38,6 @@ class Opened(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def _new_lock() -> None:
-    global _WARNINGS
-    _WARNINGS = threading.Lock()
-
-
-# In a fork the thread that holds the lock does not exist, and so would never open it.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
-
-
 def open_image(
     image: Picture, *, max_image_pixels: int = MAX_IMAGE_PIXELS, assume_bits: int | None = None
 ) -> Image.Image:

@@ -1,6 +1,5 @@
 """Where a model name becomes what rates images: a classic metric, a model in this process, or one on a server."""
 
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ from ..classics import Classic
 from ..data.find import MAX_IMAGE_PIXELS
 from ..data.images import header, read_image
 from ..errors import UserError
-from ..io import map_ahead
+from ..io import map_ahead, thread_lock
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
 from .rating import Rater, Rating, seconds_since
 from .settings import ScoreSettings
@@ -35,7 +34,7 @@ MODEL_OPTIONS = (
 
 # Photos of more pixels are rated one at a time: in all threads at once they would need several gigabytes.
 LARGE = 25_000_000
-_one_large = threading.Lock()
+_one_large = thread_lock()
 
 
 class ImageFunctionRater:

@@ -8,9 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+from ...io import thread_lock
+
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 _own = threading.local()  # of each thread, the messages of the file that it reads, if it reads one
-_lock = threading.Lock()
+_lock = thread_lock()
 _installed: Any = None  # what libtiff calls; it must live as long as the process
 _before: Any = None  # what it called until then, for those who read TIFF files without us
 

@@ -6,7 +6,6 @@ a damaged file from one of a kind that nobody here reads.
 
 import logging
 import re
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ...errors import UserError
+from ...io import thread_lock
 from ..find import FORMATS, kind_not_read
 from .boxes import BRANDS_AV1, BRANDS_HEVC, brands
 from .tiff import TiffFile, is_raw_photo
@@ -65,7 +65,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Pillow warns about odd metadata and large images. `warnings.catch_warnings` swaps a list that all threads
 # share, so one thread at a time may do it; only headers are parsed under the lock, pixels never.
-WARNINGS = threading.Lock()
+WARNINGS = thread_lock()
 
 
 def parse(file: BinaryIO, path: Path, max_image_pixels: int) -> Image.Image:
