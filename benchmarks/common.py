@@ -106,7 +106,7 @@ def medians(
     return statistics.median(times["ours"]), statistics.median(times["theirs"])
 
 
-def in_fresh_process(function: Callable[..., float], *arguments: Any) -> float:
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     """The result of `function` in a process of its own, where nothing else has used memory before.
 
     `function` must be at the top level of its module, so that the new process can import it.

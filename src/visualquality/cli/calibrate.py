@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from .shared import (
     Split,
@@ -90,7 +91,11 @@ def calibrate(
         # What could not be added to is found before hours of scoring.
         if output is not None and output.exists():
             read_calibrations(output)
-        manifest = Manifest.read(data, references=reference)
+        manifest = Manifest.read(
+            data,
+            references=reference,
+            max_image_pixels=make.keywords.get("max_image_pixels", MAX_IMAGE_PIXELS),
+        )
         rater = make(model=model, reference=reference)
         made = calibrate_model(
             rater,

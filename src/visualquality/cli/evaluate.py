@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from .shared import (
     Split,
@@ -73,7 +74,11 @@ def evaluate(
         # Before hours of scoring, not after them.
         if json_file is not None and not json_file.absolute().parent.is_dir():
             raise UserError(f"--json: there is no folder {json_file.parent}; make it first")
-        manifest = read_manifests([*data, *(more or [])], references=reference)
+        manifest = read_manifests(
+            [*data, *(more or [])],
+            references=reference,
+            max_image_pixels=make.keywords.get("max_image_pixels", MAX_IMAGE_PIXELS),
+        )
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)
             # What made the scores, for --json.

@@ -13,6 +13,7 @@ from rich.text import Text
 from .shared import TrustNames, check_trust_names, clean_exit, err, kept_in, out, rates
 
 if TYPE_CHECKING:
+    from ..data.find import Found
     from ..score.rating import Rater, Rating
     from ..score.source import Referenced
 
@@ -47,12 +48,14 @@ def score(
     could not be scored.
     """
     with clean_exit(kept_in(output)):
-        from ..data.find import find_images
+        from ..data.find import search
         from ..score.journal import journal_path
         from ..score.resume import score_all
 
         check_trust_names(trust_names, output)
-        images = _sources(find_images(paths), reference)
+        found = search(paths)
+        _say_skipped(found)
+        images = _sources(found.images, reference)
         journal = None if output is None else journal_path(output)
         ratings = []
         for rating in score_all(
@@ -76,6 +79,8 @@ def score(
         failed = [rating for rating in ratings if rating.problem is not None]
         if output is not None:
             err.print(f"{len(ratings) - len(failed)} of {len(ratings)} images scored -> {output}")
+            _say_skipped(found)
+        _say_warnings(ratings)
         if failed:
             for rating in failed[:5]:
                 err.print(Text(f"{rating.image}: {rating.problem}", style="yellow"))
@@ -102,6 +107,7 @@ def compare(
 
         pair = _sources([a, b], reference)
         first, second = make(reference=reference is not None).rate(pair)
+        _say_warnings([first, second])
         scored = first.score is not None and second.score is not None
         if scored and not (has_uncertainty(first) and has_uncertainty(second)):
             out.print(_ratings_table([first, second]))
@@ -126,17 +132,36 @@ def rank(
 ) -> None:
     """Order images from the best to the worst."""
     with clean_exit():
-        from ..data.find import find_images
+        from ..data.find import search
         from ..score.resume import score_all
 
-        images = _sources(find_images(paths), reference)
+        found = search(paths)
+        _say_skipped(found)
+        images = _sources(found.images, reference)
         scorer = make(reference=reference is not None)
         ratings = list(score_all(scorer, images, console=err))
         # Images without a score stand at the end, not among the worst. Names make the order of equals repeatable.
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))
+        _say_warnings(ratings)
         if any(r.score is None for r in ratings):
             raise typer.Exit(1)
+
+
+def _say_skipped(found: "Found") -> None:
+    """Which files of the folders are images that are not read: before the work, and where it is summed up."""
+    if found.skipped_line is not None:
+        err.print(Text(found.skipped_line, style="yellow"), soft_wrap=True)
+
+
+def _say_warnings(ratings: "list[Rating]") -> None:
+    from ..score.rating import warning_lines
+
+    lines = warning_lines(ratings)
+    for line in lines[:5]:
+        err.print(Text(line, style="yellow"), soft_wrap=True)
+    if len(lines) > 5:
+        err.print(f"and {len(lines) - 5} more warnings: -o keeps them all")
 
 
 def _which_is_better(a: "Rating", b: "Rating") -> str:

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
-from .images import MAX_PIXELS, header, image_digest, open_image
+from .images import MAX_IMAGE_PIXELS, header, image_digest, open_image
 from .manifest import SPLITS, Manifest
 from .row import std_notes
 
@@ -176,7 +176,7 @@ def check(
 
 def _open(path: Path) -> _Content | UserError:
     try:
-        with header(path, MAX_PIXELS) as stored:
+        with header(path, MAX_IMAGE_PIXELS) as stored:
             kind = _kind(stored)
         image = open_image(path)
     except UserError as error:

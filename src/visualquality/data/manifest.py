@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from .find import listed_path, relative_paths
+from .find import MAX_IMAGE_PIXELS, listed_path, relative_paths
 from .images import image_faults
 from .row import SPLITS, Row
 from .tables import read_table, to_number, write_table
@@ -50,6 +50,7 @@ class Manifest:
         columns: dict[str, str] | None = None,
         images: str | os.PathLike[str] | None = None,
         references: bool = False,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> "Manifest":
         """Read and check one file.
 
@@ -58,7 +59,7 @@ class Manifest:
         columns: our names -> the file's, such as {"image": "Image Name", "mos": "MOS"}. A column of the file that
         already has such a name of ours is then not read.
         images: the folder that image names are relative to; by default the manifest's own.
-        check_images: also open each image's header.
+        check_images: also open each image's header; more than `max_image_pixels` are a fault.
         references: every row needs a `reference_image`, which is checked like the images.
 
         Raises one UserError that lists every fault (20 at most) with its row, as an editor counts lines (the header
@@ -67,7 +68,8 @@ class Manifest:
         whose images are in more than one split of its data set.
         """
         entries, faults = _read_file(Path(path), name, columns, images)
-        return _checked(entries, faults, check_images, references)
+        limit = max_image_pixels if check_images else None
+        return _checked(entries, faults, limit, references)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV or Parquet file (by suffix), with image paths relative to it, that `read` reads back.
@@ -107,7 +109,11 @@ class Manifest:
 
 
 def read_manifests(
-    paths: Sequence[str | os.PathLike[str]], *, check_images: bool = True, references: bool = False
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    check_images: bool = True,
+    references: bool = False,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Manifest:
     """Several files as one manifest, checked as `Manifest.read` does and across them; one UserError for all.
 
@@ -121,7 +127,7 @@ def read_manifests(
         own_entries, own_faults = _read_file(Path(path))
         entries += own_entries
         faults += own_faults
-    return _checked(entries, faults, check_images, references)
+    return _checked(entries, faults, max_image_pixels if check_images else None, references)
 
 
 Fault = tuple[Path, int, str]  # file, row (0: the whole file), sentence
@@ -244,9 +250,12 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:
 
 
 def _checked(
-    entries: list[_Entry], faults: list[Fault], check_images: bool, references: bool
+    entries: list[_Entry], faults: list[Fault], most: int | None, references: bool
 ) -> Manifest:
-    """All rows, if there is no fault in them or between them; else one UserError."""
+    """All rows, if there is no fault in them or between them; else one UserError.
+
+    most: pixels that an image may have; None where images are not opened.
+    """
     datasets: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         datasets[entry.row.dataset].append(entry)
@@ -254,13 +263,13 @@ def _checked(
     faults += _duplicates(entries)
     for name, own in datasets.items():
         faults += [*_dataset_faults(name, own), *_leaks(name, own)]
-    if check_images:
-        errors = image_faults([entry.row.image for entry in entries])
+    if most is not None:
+        errors = image_faults([entry.row.image for entry in entries], max_image_pixels=most)
         for entry, error in zip(entries, errors, strict=True):
             if error:
                 faults.append(entry.fault(f"image: {error}"))
     if references:
-        faults += _reference_faults(entries, check_images)
+        faults += _reference_faults(entries, most)
     if not faults:
         return Manifest(tuple(entry.row for entry in entries))
     # By file and row; sort is stable, so the faults of one row keep their order.
@@ -314,11 +323,13 @@ def _leaks(name: str, entries: Iterable[_Entry]) -> Iterator[Fault]:
             yield list(splits.values())[-1].fault(f"{text}: keep it in one")
 
 
-def _reference_faults(entries: Iterable[_Entry], check_images: bool) -> Iterator[Fault]:
+def _reference_faults(entries: Iterable[_Entry], most: int | None) -> Iterator[Fault]:
     found = [(entry, entry.row.reference_image) for entry in entries]
     # Many images share a reference, which is opened once.
     files = list({file for _, file in found if file})
-    errors = dict(zip(files, image_faults(files), strict=True)) if check_images else {}
+    errors: dict[Path, UserError | None] = {}
+    if most is not None:
+        errors = dict(zip(files, image_faults(files, max_image_pixels=most), strict=True))
     for entry, file in found:
         name = entry.row.reference
         if file is None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
+from rich.text import Text
 
 from ..data.find import listed_path
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.files import read_scores
 from ..score.journal import read_journal
-from ..score.rating import Rater, Rating
+from ..score.rating import Rater, Rating, warning_lines
 from ..score.resume import score_all
 from ..score.source import Referenced
 from .agreement import RESAMPLES, Agreement, agreement
@@ -142,7 +143,11 @@ def evaluate_model(
     """
     rows = rows_of(manifest, split)
     images = sources_of(rows, reference=reference)
-    ratings = score_all(rater, images, journal=journal, trust_names=trust_names, console=console)
+    ratings = list(
+        score_all(rater, images, journal=journal, trust_names=trust_names, console=console)
+    )
+    for line in warning_lines(ratings):
+        console.print(Text(line, style="yellow"), soft_wrap=True)
     return _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
 
 

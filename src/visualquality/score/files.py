@@ -34,6 +34,7 @@ NUMBERS = {
     "seed": pa.int64(),
     "seconds": pa.float64(),
     **dict.fromkeys(INTERVAL, pa.float64()),
+    "warnings": pa.list_(pa.string()),
 }
 SCHEMA = pa.schema([(field.name, NUMBERS.get(field.name, pa.string())) for field in fields(Rating)])
 
@@ -41,18 +42,22 @@ SCHEMA = pa.schema([(field.name, NUMBERS.get(field.name, pa.string())) for field
 def export(ratings: Iterable[Rating], output: Path) -> None:
     """Write `ratings` to `output` (.csv or .parquet), all of them or nothing.
 
-    Columns are the fields of `Rating`. None is an empty cell (CSV) or null (Parquet); `samples` is a JSON list in
-    CSV. Raises UserError for another ending, a file that cannot be written, or an image name that Parquet cannot hold.
+    Columns are the fields of `Rating`, `warnings` only where a rating has some. None is an empty cell (CSV) or null
+    (Parquet); in CSV `samples` is a JSON list, and warnings stand beside each other. Raises UserError for another
+    ending, a file that cannot be written, or an image name that Parquet cannot hold.
     """
     if output.suffix not in (".csv", ".parquet"):
         raise UserError(
             f"results are exported to .csv or .parquet, not to {output}; give another name"
         )
     rows = [rating.to_dict() for rating in ratings]
+    schema = SCHEMA
+    if not any("warnings" in row for row in rows):
+        schema = SCHEMA.remove(SCHEMA.get_field_index("warnings"))
     with write_whole(output) as part:
         if output.suffix == ".parquet":
             try:
-                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), part)
+                pq.write_table(pa.Table.from_pylist(rows, schema), part)
             except UnicodeEncodeError as error:
                 raise UserError(
                     f"Parquet cannot hold {error.object!r}, not UTF-8; rename it or use .csv"
@@ -61,10 +66,13 @@ def export(ratings: Iterable[Rating], output: Path) -> None:
         # surrogateescape writes file names that are not UTF-8 byte for byte as they are on the disk.
         with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             # Lines end in CR LF (RFC 4180). With LF alone the writer would leave a lone CR in a cell unquoted.
-            writer = csv.DictWriter(file, SCHEMA.names)
+            writer = csv.DictWriter(file, schema.names)
             writer.writeheader()
             for row in rows:
-                writer.writerow({**row, "samples": json.dumps(row["samples"])})
+                cells = {**row, "samples": json.dumps(row["samples"])}
+                if "warnings" in row:
+                    cells["warnings"] = "; ".join(row["warnings"])
+                writer.writerow(cells)
 
 
 def read_scores(path: Path) -> dict[str, float | None]:

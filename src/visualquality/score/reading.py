@@ -18,6 +18,7 @@ from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from .. import response
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..io import map_ahead
 from ..models.prompt import Prompt, encode_prompt
@@ -43,6 +44,7 @@ class Prepared:
     digest: str
     prompts: tuple[Prompt, ...]
     problem: str | None = None
+    warnings: tuple[str, ...] = ()  # of how it was read
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,32 @@ class Reader:
     """Makes one image ready for a model. A file that is not an image is no exception: the result says so.
 
     `prompt`: the name of the prompt, which has its own system message and place of the image. `reference`: every
-    source is `Referenced`, and a prompt has two images.
+    source is `Referenced`, and a prompt has two images. `max_image_pixels`, `assume_bits`: as `read_image` takes them.
     """
 
     processor: ProcessorMixin
     questions: tuple[Question, ...]
     prompt: response.PromptName = "paper"
     reference: bool = False
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    assume_bits: int | None = None
 
     def __call__(self, source: Source) -> Prepared:
         name = name_of(source)
         try:
-            images, digest = open_source(source, reference=self.reference)
+            images, digest, warnings = open_source(
+                source,
+                reference=self.reference,
+                max_image_pixels=self.max_image_pixels,
+                assume_bits=self.assume_bits,
+            )
         except UserError as error:
             return Prepared(name, "", (), str(error))
         try:
             prompts = tuple(self.encode(images, question) for question in self.questions)
         except ValueError as error:  # for instance of a shape that the model's processor refuses
             return Prepared(name, "", (), f"{name}: the model cannot take it ({error})")
-        return Prepared(name, digest, prompts)
+        return Prepared(name, digest, prompts, warnings=warnings)
 
     def encode(self, images: Sequence[Image.Image], question: Question) -> Prompt:
         prompt = encode_prompt(

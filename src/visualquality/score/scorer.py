@@ -118,7 +118,14 @@ class Scorer:
         # Mode auto has both questions: the second is for images that the first leaves in doubt.
         if chosen.mode != "expect":
             questions.append(Question(self._question(chosen.mode != "direct")))
-        self.reader = Reader(model.processor, tuple(questions), self.prompt, chosen.reference)
+        self.reader = Reader(
+            model.processor,
+            tuple(questions),
+            self.prompt,
+            chosen.reference,
+            chosen.max_image_pixels,
+            chosen.assume_bits,
+        )
 
     def _digit_tree(self) -> DigitTree | None:
         """The tree that scores are read by, or None where they are drawn alone. Raises UserError."""
@@ -180,7 +187,8 @@ class Scorer:
             for start in range(0, len(readable), size):
                 batch = readable[start : start + size]
                 rated = self._rate_batch([window[i] for i in batch])
-                ratings.update(zip(batch, rated, strict=True))
+                for i, rating in zip(batch, rated, strict=True):
+                    ratings[i] = rating.with_warnings(window[i].warnings)
                 while following in ratings:
                     yield ratings.pop(following)
                     following += 1
@@ -218,6 +226,7 @@ class Scorer:
             "tolerance": chosen.tolerance,
             "doubt": chosen.doubt,
             "max_pixels": chosen.max_pixels,
+            "assume_bits": chosen.assume_bits,
             "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
             "version": version("visualquality"),
         }
@@ -230,6 +239,7 @@ class Scorer:
             "reading": chosen.mode != "expect" and self.reading != "drawn",
             "tolerance": chosen.samples == "auto",
             "doubt": chosen.mode == "auto",
+            "assume_bits": chosen.assume_bits is not None,
         }
         return {key: value for key, value in header.items() if in_use.get(key, True)}
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..io import Settings
 from ..process import device_name
@@ -61,6 +62,18 @@ class ScoreSettings(Settings):
     )
     max_pixels: int | None = Field(
         None, ge=1, description="Bound on the pixels that the model sees of an image."
+    )
+    max_image_pixels: int = Field(
+        MAX_IMAGE_PIXELS,
+        ge=1,
+        description="Files of more pixels are refused before they are decoded; more pixels need more memory.",
+    )
+    assume_bits: int | None = Field(
+        None,
+        ge=8,
+        le=32,
+        description="Bits that the samples of 16- and 32-bit files hold, where their header does not say: 12 for "
+        "values from 0 to 4095.",
     )
     reference: bool = Field(False, description="Rate each image against a reference image.")
     batch: int = Field(8, ge=1, description="Images at a time.")
