@@ -204,7 +204,7 @@ def cropped_avif(data: bytes, clap: tuple[int, ...]) -> bytes:
     return bytes(made)
 
 
-# 29 × 100 pixels of 10-bit grey, a ramp. From the tests of pillow-heif, whose licence is BSD-3-Clause.
+# 29 × 100 pixels of 10-bit grey, a ramp. From the tests of pillow-heif, with the licence pillow_heif_licence.txt.
 HEIC = base64.b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAWNtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAAA5waXRtAA"
     "AAAAABAAAAImlsb2MAAAAAREAAAQABAAAAAAGHAAEAAAAAAAACZQAAACNpaW5mAAAAAAABAAAAFWluZmUCAAAAAAEAAGh2YzEAAAAA42lwcnAA"

@@ -93,6 +93,11 @@ class ScoreSettings(Settings):
     )
 
     @property
+    def file_options(self) -> dict[str, Any]:
+        """How files are read, as `read_image` takes it."""
+        return {"max_image_pixels": self.max_image_pixels, "assume_bits": self.assume_bits}
+
+    @property
     def token_limit(self) -> int:
         """`max_new_tokens`, or the default of the mode."""
         default = TOKENS_WITHOUT if self.mode == "direct" else TOKENS_WITH_WORDS

@@ -86,7 +86,8 @@ def parse(file: BinaryIO, path: Path, max_image_pixels: int) -> Image.Image:
                     image = _open(file, kind, path)
                 finally:
                     # First, since what is missing of a header may look like another kind of it.
-                    _refuse_cut_off(said)
+                    if kind == "TIFF":
+                        _refuse_cut_off(said)
                 if isinstance(image, TiffFile):
                     _refuse_raw_photo(image, start, path)
                 return image
@@ -132,6 +133,8 @@ def unreadable(
 
     image: where its header was read before.
     """
+    if isinstance(cause, MemoryError):
+        return UserError(f"{name} needs more memory than there is: make it smaller")
     # One line, without the places of libtiff's forms that nothing was put into.
     text = re.sub(r"\s+", " ", re.sub(r"%l*[a-z]", "…", str(cause))).strip() or type(cause).__name__
     compression = getattr(image, "tag_v2", {}).get(COMPRESSION, 1)
