@@ -61,7 +61,8 @@ def luma(image: Image.Image) -> NDArray[np.uint8]:
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        found[top:bottom] = image.crop((0, top, image.width, bottom)).convert("L")
+        strip = image.crop((0, top, image.width, bottom))
+        found[top:bottom] = np.asarray(strip.convert("L"))
     return found
 
 

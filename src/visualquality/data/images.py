@@ -28,7 +28,7 @@ from .formats.rgb import deep_samples, from_image, from_samples, to_rgb
 DIGEST_BYTES = 1 << 24  # of the pixels, that a digest takes at a time
 GAMMA_TOLERANCE = 0.05
 
-Picture = str | os.PathLike[str] | Image.Image | np.ndarray  # what `open_image` takes
+Picture = str | Path | Image.Image | np.ndarray  # what `open_image` takes
 
 
 class Opened(NamedTuple):
