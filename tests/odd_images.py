@@ -139,10 +139,19 @@ def iccp(profile: bytes) -> tuple[bytes, bytes]:
     return b"iCCP", b"a profile\0\0" + zlib.compress(profile)
 
 
-def profile(gamma: float, *, grey: bool = False) -> bytes:
-    """An ICC profile (version 2) of a power law: grey, or with sRGB's primaries."""
+def profile(gamma: float | None, *, grey: bool = False) -> bytes:
+    """An ICC profile (version 2) of a power law: grey, or with sRGB's primaries.
+
+    gamma: None is the curve of sRGB in a coarse table, as of a maker who rounds.
+    """
     white = struct.pack(">4s4x3i", b"XYZ ", *fixed([0.9642, 1.0, 0.8249]))
-    curve = struct.pack(">4s4xIH2x", b"curv", 1, round(gamma * 256))
+    if gamma is None:
+        unit = np.linspace(0, 1, 256)
+        linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+        table = np.rint(linear * 4095).astype(int) * 16  # rounded to 12 bits
+        curve = struct.pack(">4s4xI256H", b"curv", 256, *table)
+    else:
+        curve = struct.pack(">4s4xIH2x", b"curv", 1, round(gamma * 256))
     text = b"desc" + bytes(4) + struct.pack(">I", 2) + b"x\0" + bytes(78)
     parts = {b"desc": text, b"wtpt": white, b"cprt": b"text" + bytes(4) + b"none\0\0\0\0"}
     if grey:
@@ -204,7 +213,7 @@ def cropped_avif(data: bytes, clap: tuple[int, ...]) -> bytes:
     return bytes(made)
 
 
-# 29 × 100 pixels of 10-bit grey, a ramp. From the tests of pillow-heif, whose licence is BSD-3-Clause.
+# 29 × 100 pixels of 10-bit grey, a ramp. From the tests of pillow-heif, with the licence pillow_heif_licence.txt.
 HEIC = base64.b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAWNtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAAA5waXRtAA"
     "AAAAABAAAAImlsb2MAAAAAREAAAQABAAAAAAGHAAEAAAAAAAACZQAAACNpaW5mAAAAAAABAAAAFWluZmUCAAAAAAEAAGh2YzEAAAAA42lwcnAA"

@@ -12,7 +12,6 @@ map_ahead      `map` in threads, in order, a bounded number of items ahead
 
 import json
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -276,22 +275,6 @@ def tracked(
 
 
 # Threads
-
-
-def thread_lock() -> threading.Lock:
-    """A lock for the threads of this process; in a fork it is open.
-
-    The thread that held it does not exist there, and would never open it.
-    """
-    lock = threading.Lock()
-
-    def open_again() -> None:
-        if lock.locked():
-            lock.release()
-
-    if hasattr(os, "register_at_fork"):  # not on Windows
-        os.register_at_fork(after_in_child=open_again)
-    return lock
 
 
 def map_ahead(

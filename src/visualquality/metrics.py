@@ -17,12 +17,12 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from .data.images import Picture
 from .errors import UserError
 from .evaluate import coefficients
 from .score.raters import make_rater
 from .score.rating import Rater
 from .score.settings import score_settings
-from .score.source import Picture
 
 # What a metric takes: pictures as `open_image` takes them, tensors, or a sequence of these.
 Images = Picture | Tensor | Sequence[Picture | Tensor]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from conftest import picture
 from visualquality.cli import app
+from visualquality.data.images import open_image
 
 run = CliRunner()
 SECRET = "SECRETCAMERA9000"
@@ -100,6 +101,11 @@ def test_metadata_of_photos_is_in_no_report_export_or_page(folder, tmp_path):
     photo.save(folder / "d.tif", exif=exif)
     names = ["a.jpg", "b.png", "c.webp", "d.tif"]
     assert all(SECRET.encode() in (folder / name).read_bytes() for name in names)
+    for name in names:
+        with Image.open(folder / name) as lazy:
+            assert open_image(lazy.convert("P")).info == {}
+        opened = open_image(folder / name)
+        assert (opened.info, set(opened.getexif()) - {274}) == ({}, set())  # 1, upright
     rows = [f"photos/{name},{i}" for i, name in enumerate(names)]
     (tmp_path / "set.csv").write_text("\n".join(["image,mos", *rows]) + "\n")
 

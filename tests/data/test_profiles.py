@@ -72,6 +72,17 @@ def test_srgb_leaves_pixels_exactly_as_they_are(tmp_path, mode):
     assert read_image(path).warnings == ()
 
 
+def test_srgb_of_a_maker_who_rounds_is_srgb_too(tmp_path, monkeypatch):
+    rounded = profile(None)
+    assert (pixels(saved(tmp_path, COLOURS, rounded)) == COLOURS).all()
+    # Taken for another profile, it would change some colours by a level.
+    monkeypatch.setattr(profiles, "SRGB_TOLERANCE", -1)
+    profiles._conversion.cache_clear()
+    changed = np.abs(pixels(saved(tmp_path, COLOURS, rounded)) - COLOURS).max()
+    profiles._conversion.cache_clear()
+    assert 0 < changed <= 2
+
+
 def test_grey_and_cmyk_profiles(tmp_path):
     path = saved(tmp_path, np.rint(linear(LEVELS) * 255), LINEAR_GREY)
     found = pixels(path)

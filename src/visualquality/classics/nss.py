@@ -22,6 +22,8 @@ from scipy.special import gammaln
 Array = NDArray[np.float64]
 
 FEATURES = 36  # numbers of an image or patch: 18 at each of two sizes
+# Pixels of a photo that are worked on at a time, about 100 bytes each.
+_STRIP = 1 << 22
 # Shape parameters that a fit can give: 0.2 to 10 in steps of 0.001. 2 is a Gaussian, 1 a Laplacian.
 SHAPES: Array = np.arange(200, 10001) / 1000
 
@@ -54,7 +56,14 @@ WINDOW = _window()
 
 def luma(image: Image.Image) -> NDArray[np.uint8]:
     """Luma (H, W) of an RGB image in [0, 255]: full-range ITU-R BT.601, as MATLAB's rgb2gray."""
-    return np.asarray(image.convert("L"))
+    found = np.empty((image.height, image.width), np.uint8)
+    # In strips, since Pillow's whole copies of a large photo would be in memory beside it.
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        found[top:bottom] = np.asarray(strip.convert("L"))
+    return found
 
 
 def mscn(values: Array) -> tuple[Array, Array]:
@@ -136,8 +145,6 @@ def width(shape: Array) -> Array:
 # Rows above and below a patch that its numbers depend on: at half size 3 of the window, which are 6 at full size, and
 # 3 or 4 of the cubic. Even, so that halving the rows around a patch equals cutting them from the halved image.
 _MARGIN = 12
-# Pixels of a patch whose coefficients are in memory at a time, about 100 bytes each. A patch may be a whole photo.
-_STRIP = 1 << 22
 
 
 def fit_sizes(values: NDArray, patch: tuple[int, int]) -> tuple[Fits, Fits]:

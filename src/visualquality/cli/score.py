@@ -10,10 +10,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .shared import TrustNames, check_trust_names, clean_exit, err, kept_in, out, rates
+from .shared import TrustNames, check_trust_names, clean_exit, err, kept_in, out, rates, say_skipped
 
 if TYPE_CHECKING:
-    from ..data.find import Found
     from ..score.rating import Rater, Rating
     from ..score.source import Referenced
 
@@ -54,7 +53,7 @@ def score(
 
         check_trust_names(trust_names, output)
         found = search(paths)
-        _say_skipped(found)
+        say_skipped(found)
         images = _sources(found.images, reference)
         journal = None if output is None else journal_path(output)
         ratings = []
@@ -79,7 +78,7 @@ def score(
         failed = [rating for rating in ratings if rating.problem is not None]
         if output is not None:
             err.print(f"{len(ratings) - len(failed)} of {len(ratings)} images scored -> {output}")
-            _say_skipped(found)
+            say_skipped(found)
         _say_warnings(ratings)
         if failed:
             for rating in failed[:5]:
@@ -136,7 +135,7 @@ def rank(
         from ..score.resume import score_all
 
         found = search(paths)
-        _say_skipped(found)
+        say_skipped(found)
         images = _sources(found.images, reference)
         scorer = make(reference=reference is not None)
         ratings = list(score_all(scorer, images, console=err))
@@ -146,12 +145,6 @@ def rank(
         _say_warnings(ratings)
         if any(r.score is None for r in ratings):
             raise typer.Exit(1)
-
-
-def _say_skipped(found: "Found") -> None:
-    """Which files of the folders are images that are not read: before the work, and where it is summed up."""
-    if found.skipped_line is not None:
-        err.print(Text(found.skipped_line, style="yellow"), soft_wrap=True)
 
 
 def _say_warnings(ratings: "list[Rating]") -> None:

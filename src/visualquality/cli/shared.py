@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..score.settings import ScoreSettings, score_settings
 
 if TYPE_CHECKING:
+    from ..data.find import Found
     from ..score.rating import Rater
 
 out, err = Console(), Console(stderr=True)
@@ -60,6 +61,12 @@ def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
     except KeyboardInterrupt:
         err.print(f"stopped; {on_stop}")
         raise typer.Exit(130) from None
+
+
+def say_skipped(found: "Found") -> None:
+    """Which files of the folders are images that are not read: before the work, and where it is summed up."""
+    if found.skipped_line is not None:
+        err.print(Text(found.skipped_line, style="yellow"), soft_wrap=True)
 
 
 def kept_in(output: Path | None) -> str:

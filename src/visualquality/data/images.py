@@ -28,7 +28,7 @@ from .formats.rgb import deep_samples, from_image, from_samples, to_rgb
 DIGEST_BYTES = 1 << 24  # of the pixels, that a digest takes at a time
 GAMMA_TOLERANCE = 0.05
 
-Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+Picture = str | Path | Image.Image | np.ndarray  # what `open_image` takes
 
 
 class Opened(NamedTuple):
@@ -165,7 +165,7 @@ def _read(image: Image.Image, name: str, file: BinaryIO | None, assume_bits: int
             if samples is None:
                 image.load()
         # Pillow goes on after some errors, such as words of a fax that are no code.
-        if messages and file is not None:
+        if messages:
             raise OSError(messages[0])
     except UserError:
         raise

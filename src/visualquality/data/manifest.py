@@ -68,8 +68,7 @@ class Manifest:
         whose images are in more than one split of its data set.
         """
         entries, faults = _read_file(Path(path), name, columns, images)
-        limit = max_image_pixels if check_images else None
-        return _checked(entries, faults, limit, references)
+        return _checked(entries, faults, max_image_pixels if check_images else None, references)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV or Parquet file (by suffix), with image paths relative to it, that `read` reads back.
@@ -252,10 +251,7 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:
 def _checked(
     entries: list[_Entry], faults: list[Fault], most: int | None, references: bool
 ) -> Manifest:
-    """All rows, if there is no fault in them or between them; else one UserError.
-
-    most: pixels that an image may have; None where images are not opened.
-    """
+    """All rows, if there is no fault; else one UserError. most: pixels of an image; None where none is opened."""
     datasets: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         datasets[entry.row.dataset].append(entry)
@@ -327,9 +323,8 @@ def _reference_faults(entries: Iterable[_Entry], most: int | None) -> Iterator[F
     found = [(entry, entry.row.reference_image) for entry in entries]
     # Many images share a reference, which is opened once.
     files = list({file for _, file in found if file})
-    errors: dict[Path, UserError | None] = {}
-    if most is not None:
-        errors = dict(zip(files, image_faults(files, max_image_pixels=most), strict=True))
+    checked = files if most is not None else []
+    errors = dict(zip(checked, image_faults(checked, max_image_pixels=most or 0), strict=True))
     for entry, file in found:
         name = entry.row.reference
         if file is None:

@@ -114,12 +114,8 @@ class ChatRater:
 
         The digest is that of the images as they were given.
         """
-        opened = open_source(
-            source,
-            reference=self.options.reference,
-            max_image_pixels=self.options.max_image_pixels,
-            assume_bits=self.options.assume_bits,
-        )
+        options = self.options
+        opened = open_source(source, reference=options.reference, **options.file_options)
         images = (shrink(image, self.options.max_pixels) for image in opened.images)
         return opened._replace(images=tuple(images))
 

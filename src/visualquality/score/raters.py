@@ -1,5 +1,6 @@
 """Where a model name becomes what rates images: a classic metric, a model in this process, or one on a server."""
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -9,13 +10,14 @@ from typing import Any
 
 from ..classics import Classic
 from ..data.find import MAX_IMAGE_PIXELS
-from ..data.images import header, read_image
+from ..data.images import Picture, header, read_image
 from ..errors import UserError
-from ..io import map_ahead, thread_lock
+from ..io import map_ahead
+from ..process import ForkSafeLock
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
 from .rating import Rater, Rating, seconds_since
 from .settings import ScoreSettings
-from .source import Picture, name_of
+from .source import name_of
 
 CLASSICS = ("niqe", "brisque", "pyiqa")
 # Whoever gives one of these expects another score, and a classic would give the same: they are refused. The other
@@ -34,7 +36,7 @@ MODEL_OPTIONS = (
 
 # Photos of more pixels are rated one at a time: in all threads at once they would need several gigabytes.
 LARGE = 25_000_000
-_one_large = thread_lock()
+_one_large = ForkSafeLock()
 
 
 class ImageFunctionRater:
@@ -94,7 +96,7 @@ class ImageFunctionRater:
 
     def _is_large(self, source: Picture) -> bool:
         """Whether a file has more than `LARGE` pixels. Those in memory already do not count. Raises UserError."""
-        if not isinstance(source, str | Path):
+        if not isinstance(source, str | os.PathLike):
             return False
         with header(Path(source), self.max_image_pixels) as image:
             return image.width * image.height > LARGE
@@ -129,11 +131,7 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
         )
     # Imported only where it is used: PyTorch and vLLM take seconds to import.
     parameters = Path(detail) if detail else None
-    reading: dict[str, Any] = {
-        "calibration_file": settings.calibration,
-        "max_image_pixels": settings.max_image_pixels,
-        "assume_bits": settings.assume_bits,
-    }
+    reading = {"calibration_file": settings.calibration, **settings.file_options}
     if kind == "niqe":
         from ..classics.niqe import Niqe
 

@@ -5,20 +5,19 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from multiprocessing import active_children, get_context
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from .. import response
-from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..io import map_ahead
 from ..models.prompt import Prompt, encode_prompt
@@ -52,24 +51,20 @@ class Reader:
     """Makes one image ready for a model. A file that is not an image is no exception: the result says so.
 
     `prompt`: the name of the prompt, which has its own system message and place of the image. `reference`: every
-    source is `Referenced`, and a prompt has two images. `max_image_pixels`, `assume_bits`: as `read_image` takes them.
+    source is `Referenced`, and a prompt has two images. `file_options`: how files are read, as `read_image` takes it.
     """
 
     processor: ProcessorMixin
     questions: tuple[Question, ...]
     prompt: response.PromptName = "paper"
     reference: bool = False
-    max_image_pixels: int = MAX_IMAGE_PIXELS
-    assume_bits: int | None = None
+    file_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, source: Source) -> Prepared:
         name = name_of(source)
         try:
             images, digest, warnings = open_source(
-                source,
-                reference=self.reference,
-                max_image_pixels=self.max_image_pixels,
-                assume_bits=self.assume_bits,
+                source, reference=self.reference, **self.file_options
             )
         except UserError as error:
             return Prepared(name, "", (), str(error))

@@ -118,14 +118,8 @@ class Scorer:
         # Mode auto has both questions: the second is for images that the first leaves in doubt.
         if chosen.mode != "expect":
             questions.append(Question(self._question(chosen.mode != "direct")))
-        self.reader = Reader(
-            model.processor,
-            tuple(questions),
-            self.prompt,
-            chosen.reference,
-            chosen.max_image_pixels,
-            chosen.assume_bits,
-        )
+        asked, files = tuple(questions), chosen.file_options
+        self.reader = Reader(model.processor, asked, self.prompt, chosen.reference, files)
 
     def _digit_tree(self) -> DigitTree | None:
         """The tree that scores are read by, or None where they are drawn alone. Raises UserError."""

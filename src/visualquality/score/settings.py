@@ -102,6 +102,11 @@ class ScoreSettings(Settings):
         return None if device is None else device_name(device)
 
     @property
+    def file_options(self) -> dict[str, Any]:
+        """How files are read, as `read_image` takes it."""
+        return {"max_image_pixels": self.max_image_pixels, "assume_bits": self.assume_bits}
+
+    @property
     def token_limit(self) -> int:
         """`max_new_tokens`, or the default of the mode."""
         default = TOKENS_WITHOUT if self.mode == "direct" else TOKENS_WITH_WORDS

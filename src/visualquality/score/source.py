@@ -2,17 +2,14 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..data.find import MAX_IMAGE_PIXELS
-from ..data.images import image_digest, read_image
+from ..data.images import Picture, image_digest, read_image
 from ..errors import UserError
-
-Picture = str | Path | Image.Image | np.ndarray  # what `open_image` takes
 
 
 @dataclass(frozen=True)

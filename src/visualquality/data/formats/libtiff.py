@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from ...io import thread_lock
+from ...process import ForkSafeLock
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 _own = threading.local()  # of each thread, the messages of the file that it reads, if it reads one
-_lock = thread_lock()
+_lock = ForkSafeLock()
 _installed: Any = None  # what libtiff calls; it must live as long as the process
 _before: Any = None  # what it called until then, for those who read TIFF files without us
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ...errors import UserError
-from ...io import thread_lock
+from ...process import ForkSafeLock
 from ..find import FORMATS, kind_not_read
 from .boxes import BRANDS_AV1, BRANDS_HEVC, brands
 from .tiff import TiffFile, is_raw_photo
@@ -65,7 +65,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Pillow warns about odd metadata and large images. `warnings.catch_warnings` swaps a list that all threads
 # share, so one thread at a time may do it; only headers are parsed under the lock, pixels never.
-WARNINGS = thread_lock()
+WARNINGS = ForkSafeLock()
 
 
 def parse(file: BinaryIO, path: Path, max_image_pixels: int) -> Image.Image:
@@ -86,7 +86,8 @@ def parse(file: BinaryIO, path: Path, max_image_pixels: int) -> Image.Image:
                     image = _open(file, kind, path)
                 finally:
                     # First, since what is missing of a header may look like another kind of it.
-                    _refuse_cut_off(said)
+                    if kind == "TIFF":
+                        _refuse_cut_off(said)
                 if isinstance(image, TiffFile):
                     _refuse_raw_photo(image, start, path)
                 return image
@@ -132,6 +133,8 @@ def unreadable(
 
     image: where its header was read before.
     """
+    if isinstance(cause, MemoryError):
+        return UserError(f"{name} needs more memory than there is: make it smaller")
     # One line, without the places of libtiff's forms that nothing was put into.
     text = re.sub(r"\s+", " ", re.sub(r"%l*[a-z]", "…", str(cause))).strip() or type(cause).__name__
     compression = getattr(image, "tag_v2", {}).get(COMPRESSION, 1)

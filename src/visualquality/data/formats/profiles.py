@@ -217,7 +217,16 @@ CURVE_STEPS = 65536
 
 
 def _curve(tag: bytes) -> Unit:
-    """The table of a curve (curv or para, ICC.1, 10.6 and 10.18). Raises ValueError for another type."""
+    """The table of a curve, in [0, 1] or near it. Raises ValueError for another type, or where it is not finite."""
+    with np.errstate(all="ignore"):
+        table = _table(tag)
+    if not np.isfinite(table).all():
+        raise ValueError("a curve that is not finite")
+    return table
+
+
+def _table(tag: bytes) -> Unit:
+    """The table that a tag of type curv or para means (ICC.1, 10.6 and 10.18)."""
     x = np.linspace(0, 1, CURVE_STEPS)
     if tag[:4] == b"curv":
         (count,) = struct.unpack_from(">I", tag, 8)
