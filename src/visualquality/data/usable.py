@@ -22,8 +22,9 @@ from .images import open_image
 LINE_SECONDS = 15.0  # between lines where there is no terminal
 WRITE_SECONDS = 2.0  # between writes of what is remembered: the most that a kill loses
 LOCK_SECONDS = 5.0  # to wait for another process that writes
-# What was sound to one version need not be so to another.
-READER = f"visualquality {version('visualquality')}, Pillow {PIL.__version__}"
+# What was sound to one version need not be so to another. The number in front is to be raised where the same version
+# reads images anew.
+READER = f"2, visualquality {version('visualquality')}, Pillow {PIL.__version__}"
 
 Size = tuple[int, int]  # width, height of the upright image
 SizeAndTime = tuple[int, int]  # of a file, as `size_and_time` gives them
