@@ -36,9 +36,11 @@ golden: install
 	$(BIN)/python tests/golden/golden.py make $(GOLD)/new
 	$(BIN)/python tests/golden/golden.py compare $(GOLD)/old $(GOLD)/new
 
-# The long form of tests/torture. Without atheris the fuzzer does all its changes at random.
+# The long form of tests/torture: 20 ends of training and 50 kills of scoring at random moments, bombs, and 10 minutes of
+# the fuzzer. Without atheris the fuzzer does all its changes at random.
 torture: install
 	-$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torture]'
+	$(BIN)/python tests/torture/kills.py --json benchmarks/results/kills.json
 	$(BIN)/python tests/torture/bombs.py --json benchmarks/results/bombs.json
 	$(BIN)/python tests/torture/fuzz.py --minutes 10 --json benchmarks/results/fuzz.json
 

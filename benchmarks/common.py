@@ -106,7 +106,7 @@ def medians(
     return statistics.median(times["ours"]), statistics.median(times["theirs"])
 
 
-def in_fresh_process(function: Callable[..., float], *arguments: Any) -> float:
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     """The result of `function` in a process of its own, where nothing else has used memory before.
 
     `function` must be at the top level of its module, so that the new process can import it.
@@ -117,7 +117,7 @@ def in_fresh_process(function: Callable[..., float], *arguments: Any) -> float:
 
 def peak_megabytes(function: Callable[[], Any]) -> float:
     """How far the resident memory of this process rises above its present size, in MB. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the recorded peak
     before = resident_megabytes()
     function()
     return resident_megabytes("VmHWM") - before

@@ -23,9 +23,8 @@ from visualquality.evaluate.coefficients import logistic4, srcc
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.response import Response
-from visualquality.score.journal import score_all
-from visualquality.score.rating import Rating
-from visualquality.score.scorer import is_precise
+from visualquality.score.rating import Rating, is_precise
+from visualquality.score.resume import score_all
 from visualquality.train.supervised import target_text
 
 MOST = 16  # samples per image

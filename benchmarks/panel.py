@@ -46,9 +46,10 @@ from visualquality.data.row import mos_on_1_to_5
 from visualquality.errors import UserError
 from visualquality.evaluate.agreement import agreement
 from visualquality.process import quiet_libraries
-from visualquality.score.journal import journal_of, score_all
+from visualquality.score.journal import journal_of
 from visualquality.score.raters import make_rater
 from visualquality.score.rating import Rater, Rating
+from visualquality.score.resume import score_all
 from visualquality.score.settings import ScoreSettings, score_settings
 
 EARLIER = Path(__file__).with_name("earlier_nano.csv")

@@ -28,8 +28,9 @@ from visualquality.evaluate.calibrate import scale_of
 from visualquality.evaluate.matching import sources_of
 from visualquality.process import quiet_libraries
 from visualquality.score.conformal import as_array, coverage_check
-from visualquality.score.journal import journal_of, score_all
+from visualquality.score.journal import journal_of
 from visualquality.score.raters import make_rater
+from visualquality.score.resume import score_all
 from visualquality.score.settings import Mode, score_settings
 
 mpl.use("Agg")

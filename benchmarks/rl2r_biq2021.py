@@ -22,7 +22,7 @@ from visualquality.data.manifest import Manifest
 from visualquality.evaluate.run_page import read_metrics
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
-from visualquality.score.journal import score_all
+from visualquality.score.resume import score_all
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import FINAL, train

@@ -24,7 +24,7 @@ from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.evaluate.results_page import report_results
 from visualquality.evaluate.run_page import report_run
 from visualquality.process import quiet_libraries
-from visualquality.score.journal import score_all
+from visualquality.score.resume import score_all
 from visualquality.score.scorer import Scorer
 from visualquality.train.recipe import read_recipe
 from visualquality.train.run import train

@@ -20,6 +20,12 @@ def no_calibrations_of_ones_own(tmp_path_factory):
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data-home"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_ones_own(tmp_path_factory):
+    """And what the tests remember of images is nothing to whoever runs them."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache-home"))
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A function: family -> folder of a small random model of it."""

@@ -11,7 +11,7 @@ from visualquality.cli import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "visualquality"
-PAGES = ("docs/paper-to-code.md", "docs/design.md", "CONTRIBUTING.md")
+PAGES = ("docs/paper-to-code.md", "docs/design.md", "docs/training.md", "CONTRIBUTING.md")
 COMMANDS = typer.main.get_command(app)
 
 # What a code span between backticks may be. All else (a line of YAML, an option, a word) is not checked.

@@ -10,7 +10,14 @@ import torch
 from scipy import stats
 
 from visualquality import UserError
-from visualquality.metrics import KRCC, PLCC, SRCC, VisualQualityScore, create_metric
+from visualquality.metrics import (
+    KRCC,
+    PLCC,
+    SRCC,
+    InferenceMetric,
+    VisualQualityScore,
+    create_metric,
+)
 from visualquality.score.rating import Rating
 
 SCIPY = {SRCC: stats.spearmanr, PLCC: stats.pearsonr, KRCC: stats.kendalltau}
@@ -149,6 +156,7 @@ def test_the_same_picture_has_the_same_score_in_every_form(tmp_path, pictures):
         [str(tmp_path / "0.png"), tmp_path / "1.png"],
         stack.double() / 255,
         [np.asarray(image) for image in pictures],
+        np.stack([np.asarray(image) for image in pictures]),
         np.array([str(tmp_path / "0.png"), str(tmp_path / "1.png")]),
     ):
         assert torch.equal(metric(same), scores)
@@ -236,3 +244,30 @@ def in_each_process(store: str, rank: int) -> None:
 
 if __name__ == "__main__":
     in_each_process(sys.argv[1], int(sys.argv[2]))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        b"\x89PNG",
+        bytearray(3),
+        3,
+        None,
+        object(),
+        np.zeros(5),
+        np.zeros(()),
+        {"a.png": 1},
+        {"a.png"},
+    ],
+)
+def test_what_holds_no_images_is_one_sentence(images):
+    metric = InferenceMetric("brightness", Brightness())
+    for given in (images, [images]):
+        with pytest.raises(UserError, match=r"images are given as .*: give a path"):
+            metric(given)
+
+
+@pytest.mark.parametrize("name", [b"visualquality-nano", None, 3, np.zeros((4, 4, 3))])
+def test_a_metric_has_a_name(name):
+    with pytest.raises(UserError, match="the name of a metric is a text"):
+        create_metric(name)

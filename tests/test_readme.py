@@ -85,6 +85,16 @@ def test_scaling_and_truth_figures():
     )
 
 
+def test_memory_of_large_photos():
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    for row in json.loads((RESULTS / "large_images.json").read_text())["rows"]:
+        model, what = row["case"].split(", ")
+        kind, _, megapixels, _ = what.split(" ")
+        line = next(x for x in page.splitlines() if x.startswith(f"| {megapixels}, {kind} |"))
+        place = 2 + ["niqe", "brisque", "nano"].index(model)
+        assert line.split("|")[place].strip() == f"{row['ours']:.0f}", row["case"]
+
+
 def test_links_and_make_targets():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -164,6 +164,12 @@ def test_truncation_only_explains_a_missing_answer():
         ("<think>Soft. <answer>3</answer>", "Soft."),
         ("<think></think><answer>3</answer>", ""),
         ("Soft. <answer>3</answer>", None),
+        # The prompt of a model that always thinks ends with the opening tag.
+        ("Soft.\nNoisy.\n</think>\n\n<answer>3</answer>", "Soft.\nNoisy."),
+        ("Soft.</think>", "Soft."),
+        ("</think><answer>3</answer>", ""),
+        ("<answer>3</answer> so.</think>", ""),
+        ("a</think><think>Soft.</think><answer>3</answer>", "Soft."),
     ],
 )
 def test_reasoning_is_kept(text, reasoning):
@@ -177,6 +183,7 @@ def test_reasoning_is_kept(text, reasoning):
         (" \n<think>\nSoft.\n</think>\n\n<answer> 3.45 </answer>\n", True),
         ("<think></think><answer>3</answer>", True),
         ("<answer>3.45</answer>", False),
+        ("Soft.</think><answer>3.45</answer>", False),  # whoever knows of the prompt adds its tag
         ("<answer>3.45</answer><think>Soft.</think>", False),
         ("Well. <think>Soft.</think><answer>3.45</answer>", False),
         ("<think>Soft.</think> so <answer>3.45</answer>", False),

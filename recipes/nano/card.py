@@ -26,7 +26,7 @@ from visualquality.data.manifest import Manifest, Row
 from visualquality.io import write_text
 from visualquality.models.load import EMBEDDED, VisionLanguageModel, load
 from visualquality.process import quiet_libraries
-from visualquality.score.journal import score_all
+from visualquality.score.resume import score_all
 from visualquality.score.settings import Mode
 
 # Python puts only this script's folder on its path; the package `recipes` lies in the repository's root.

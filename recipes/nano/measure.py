@@ -114,7 +114,7 @@ def machine(device: str = "cpu") -> str:
 def lines_of(path: str) -> list[str]:
     """The lines of a file of the system; none where the system has no such file."""
     file = Path(path)
-    return file.read_text().splitlines() if file.is_file() else []
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
 
 def this_command(**words: object) -> str:

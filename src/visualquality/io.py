@@ -1,5 +1,8 @@
 """Files and long work, each done in one way: whole files, JSON Lines, strict YAML, progress, bounded threads.
 
+lock_file      one process at a time, also on Windows
+size_and_time  what changes with a file
+user_folder    where programs keep things of a user
 write_whole    a file that is there whole or not at all
 read_jsonl     the objects of a JSON Lines file, with one rule for a line that a kill tore
 read_yaml      the mapping in a YAML file, and `validated` to make typed settings of it
@@ -15,6 +18,12 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
@@ -37,6 +46,62 @@ Model = TypeVar("Model", bound=BaseModel)
 _LISTED_FAULTS = 20  # of a file of settings
 
 
+# Locks
+
+# Windows locks bytes, and nobody else may then read them: this one lies behind all that is in a file of results.
+_LOCKED_BYTE = 2**31 - 2
+
+
+def lock_file(fd: int) -> None:
+    """Lock the open file `fd` for this process, until `unlock_file` or the end of the process.
+
+    Raises BlockingIOError where another process holds it, another OSError where its file system has no locks.
+    """
+    if fcntl is not None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+    except PermissionError as error:
+        raise BlockingIOError(error.errno, "another process holds the lock") from error
+
+
+def unlock_file(fd: int) -> None:
+    """The inverse of `lock_file`."""
+    if fcntl is not None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return
+    os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+    msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+
+# Places and states of files
+
+
+def size_and_time(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """A file's bytes, and the time of its last change in nanoseconds; None where it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a null byte in the name
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """This package's folder for a kind of the user's files; it need not exist.
+
+    It is in $`variable` (XDG Base Directory Specification), where that is an absolute path, else in %LOCALAPPDATA% on
+    Windows, else in `below_home` of the home folder. Raises RuntimeError where there is no home.
+    """
+    for name in (variable, "LOCALAPPDATA"):
+        given = os.environ.get(name, "")
+        # The specification says to ignore a relative path.
+        if os.path.isabs(given):
+            return Path(given) / "visualquality"
+    return Path.home() / below_home / "visualquality"
+
+
 # Whole files
 
 
@@ -52,7 +117,8 @@ def write_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         # Without this a power cut could leave the new name on an empty file.
-        with part.open("rb") as file:
+        # For writing, too: Windows syncs no file that is open to read.
+        with part.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:

@@ -5,9 +5,9 @@ SRCC, PLCC, KRCC       scores and MOS in, their correlation out; right in severa
 create_metric          create_metric("visualquality-nano")("photo.jpg")
 """
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,12 +17,12 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from .data.images import Picture
 from .errors import UserError
 from .evaluate import coefficients
 from .score.raters import make_rater
 from .score.rating import Rater
 from .score.settings import score_settings
-from .score.source import Picture
 
 # What a metric takes: pictures as `open_image` takes them, tensors, or a sequence of these.
 Images = Picture | Tensor | Sequence[Picture | Tensor]
@@ -192,9 +192,9 @@ class InferenceMetric:
     def __call__(self, images: Images) -> Tensor:
         """Scores (N,), float32 on the CPU, in [1, 5], without gradient; N is 1 for one image.
 
-        images: a path, a PIL image, an array (H, W, 3) as `open_image` takes it, a tensor (N, 3, H, W) or (3, H, W),
-        float in [0, 1] or uint8 in [0, 255], or a list of these. The same picture has the same score in each of these
-        forms.
+        images: a path, a PIL image, an array (H, W, 3) as `open_image` takes it or (N, H, W, 3), a tensor (N, 3, H, W)
+        or (3, H, W), float in [0, 1] or uint8 in [0, 255], or a list of these. The same picture has the same score in
+        each of these forms.
 
         Raises UserError that names the image for one that cannot be opened or has no readable answer: a NaN would be
         averaged with the others, and no number is made up.
@@ -220,11 +220,16 @@ def create_metric(
     """A metric to be called as those of pyiqa are; see `InferenceMetric`.
 
     metric_name: "visualquality-nano", "visualquality-r1" (the paper's weights, from the Hugging Face hub), or
-    "visualquality:MODEL" with a folder or any hub name. device: "cuda" where there is one, else "cpu". options: those
-    of `Scorer`, such as samples, mode and seed.
+    "visualquality:MODEL" with a folder or any hub name. device: cpu, cuda, cuda:N or mps; by default "cuda" where there
+    is one, else "cpu". options: those of `Scorer`, such as samples, mode and seed.
 
-    Raises UserError for a name that is none of these, and where the model cannot be had.
+    Raises UserError for a name that is none of these, and where the model or the device cannot be had.
     """
+    if not isinstance(metric_name, str):
+        raise UserError(
+            f"the name of a metric is a text, not {type(metric_name).__name__}: "
+            'make it first, create_metric("visualquality-nano"), and call it with the images'
+        )
     model = NAMES.get(metric_name)
     if metric_name.startswith(ANY_MODEL):
         model = metric_name.removeprefix(ANY_MODEL)
@@ -241,12 +246,20 @@ def create_metric(
 
 def _sources(images: Images) -> list[Any]:
     """One image after another, in a form that every `Rater` takes."""
-    if isinstance(images, str | Path | Image.Image):
+    if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
     # An array of one axis is no image: it may be a column of paths.
     if isinstance(images, np.ndarray) and images.ndim > 1:
-        return [images]
+        # Four axes are a batch, as of tensors.
+        return list(images) if images.ndim == 4 else [images]
     if not isinstance(images, Tensor):
+        # Iterating would give numbers of bytes, keys of a dictionary, and no order of a set.
+        no_list = isinstance(images, bytes | bytearray | memoryview | Mapping | Set)
+        if no_list or not isinstance(images, Iterable) or getattr(images, "ndim", 1) == 0:
+            raise UserError(
+                f"images are given as {type(images).__name__}: give a path, a PIL image (of bytes "
+                "PIL.Image.open(io.BytesIO(data))), an array (H, W, 3), a tensor (N, 3, H, W), or a list of these"
+            )
         return [source for image in images for source in _sources(image)]
     if images.ndim not in (3, 4) or images.shape[-3] != 3:
         raise UserError(

@@ -145,7 +145,8 @@ class Response:
     """What was read in one response of a model. Exactly one of `score` and `problem` is None.
 
     score: quality in [1, 5], higher is better.
-    reasoning: the text within <think>, or after it if the tag was never closed; None without the tag.
+    reasoning: the text within <think>, or after it if the tag was never closed; before a </think> that nothing opened,
+        since chat templates of models that always think put the opening tag into the prompt; None without both tags.
     problem: why there is no score.
     """
 
@@ -184,7 +185,8 @@ def well_formed(text: str) -> bool:
     """Whether a response earns the format reward.
 
     It must be `<think>…</think><answer>…</answer>` with each tag once and only white space before, between
-    and after the two, and `read` must find a score in it.
+    and after the two, and `read` must find a score in it. Where the prompt ends with the opening tag, the tag is put
+    before the response first (`models.prompt.prompt_opening`); it is never assumed.
 
     >>> well_formed("<think>Sharp.</think> <answer>4.50</answer>"), well_formed("<answer>4.50</answer>")
     (True, False)
@@ -226,8 +228,9 @@ def _score(text: str, truncated: bool, form: re.Pattern[str]) -> float | Problem
 
 
 def _reasoning(text: str) -> str | None:
-    _, opened, after = text.partition("<think>")
+    before, opened, after = text.partition("<think>")
     if not opened:
-        return None
+        before, closed, _ = text.partition("</think>")
+        return before.partition("<answer>")[0].strip() if closed else None
     inside, closed, _ = after.partition("</think>")
     return (inside if closed else after.partition("<answer>")[0]).strip()

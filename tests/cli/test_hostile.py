@@ -89,7 +89,7 @@ def test_exports_beside_hostile_names(photos, monkeypatch):
     # The same files by the names in the table, and numbers are numbers.
     assert all(Path(row["image"]).is_file() and float(row["score"]) for row in rows)
     manifest = "\n".join(["image,mos", *(f'"{name}",{i}' for i, name in enumerate(NAMES[8:11]))])
-    Path("m.csv").write_text(manifest + "\n")
+    Path("m.csv").write_text(manifest + "\n", encoding="utf-8")
     status, table, told = run("evaluate", "--scores", output, "--data", "m.csv")
     assert (status, "m" in table) == (0, True), told
 
@@ -114,7 +114,7 @@ def test_errors_name_hostile_paths(name, tmp_path, monkeypatch):
 def test_manifests_with_hostile_data_sets(photos, monkeypatch):
     monkeypatch.chdir(photos)
     lines = [f'"{name}",{i},"[/red]\x1b[2J"' for i, name in enumerate(NAMES[:6])]
-    Path("m.csv").write_text("\n".join(["image,mos,dataset", *lines]) + "\n")
+    Path("m.csv").write_text("\n".join(["image,mos,dataset", *lines]) + "\n", encoding="utf-8")
     assert run("data", "check", "m.csv")[0] == 0
     assert run("data", "show", "m.csv", "-o", "[/s].png")[0] == 0
     status, text, _ = run("data", "import", "csv", "m.csv", "-o", "[/i].csv")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from visualquality.data.find import find_images, find_references
+from visualquality.data.find import NOT_READ, SUFFIXES, find_images, find_references, search
 from visualquality.errors import UserError
 
 
@@ -35,6 +35,23 @@ def test_find_images(tmp_path, monkeypatch):
     for nothing in ([], [tmp_path / "none"]):
         with pytest.raises(UserError, match="no image in"):
             find_images(nothing)
+
+
+def test_what_is_not_read_is_counted_by_ending(tmp_path):
+    for name in ["a.png", "a.dng", "deep/b.DNG", "c.psd", "d.tga", ".e.mov", "f.txt", "g.xmp", "h"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = search([tmp_path, tmp_path / "deep"])  # a file that is met twice counts once
+    assert found.images == [tmp_path / "a.png"]
+    assert found.skipped_line == "4 files were skipped: 2 .dng, 1 .psd, 1 .tga"
+    # A file that is named is read: its content tells what it is.
+    assert search([tmp_path / "c.psd", tmp_path / "a.png"]).skipped_line is None
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"no image in .*\(4 files were skipped: 2 \.dng"):
+        search([tmp_path])
+    (tmp_path / "deep" / "b.DNG").rename(tmp_path / "deep" / "b.webp")
+    assert search([tmp_path / "deep"]).skipped_line is None
+    assert not SUFFIXES & {ending for endings in NOT_READ.values() for ending in endings.split()}
 
 
 def test_a_folder_that_cannot_be_listed_is_not_skipped(tmp_path, monkeypatch):

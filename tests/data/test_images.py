@@ -190,7 +190,7 @@ def test_arrays(array, expected):
         (np.full((1, 1), np.nan), r"outside \[0, 1\]"),
         (Image.new("RGB", (0, 3)), "no pixels"),
         (Image.new("I", (1, 1), 70_000), "32-bit"),
-        (Image.new("I", (1, 1), -1), "32-bit"),
+        (Image.new("I", (1, 1), -1), "below 0"),
         (Image.new("F", (1, 1), 200.0), r"outside \[0, 1\]"),
         (b"bytes", "not as bytes"),
     ],
@@ -238,10 +238,10 @@ LARGE = png(8, 0, 10_000, 10_001, b"")
         ("empty.png", b"", "is empty"),
         ("text.png", b"<html>404</html>" * 9, "is not an image that can be read"),
         ("zeros.jpg", bytes(500), "is not an image that can be read"),
-        ("vector.eps", VECTOR, "is not an image that can be read"),
-        ("bomb.png", BOMB, "too many pixels"),
+        ("vector.eps", VECTOR, r"a drawing or a document \(\.eps\), which is not read"),
+        ("bomb.png", BOMB, "60000 × 60000 pixels, more than"),
         ("text bomb.png", TEXT_BOMB, "damaged"),
-        ("large.png", LARGE, "10000 × 10001 pixels, more than the 100,000,000"),
+        ("large.png", LARGE, "10000 × 10001 pixels, more than the 100,000,000 allowed.*--max-image-pixels"),
     ],
 )  # fmt: skip
 def test_refused_from_the_header(tmp_path, monkeypatch, name, data, message):
@@ -260,9 +260,9 @@ def test_max_pixels_holds_for_every_kind_of_image_and_can_be_raised(tmp_path):
     path = tmp_path / "a.png"
     photo(10, 10).save(path)
     for image in (path, photo(10, 10), np.zeros((10, 10, 3), np.uint8)):
-        assert open_image(image, max_pixels=100).size == (10, 10)
+        assert open_image(image, max_image_pixels=100).size == (10, 10)
         with pytest.raises(UserError, match="10 × 10 pixels, more than the 99 allowed"):
-            open_image(image, max_pixels=99)
+            open_image(image, max_image_pixels=99)
     between = tmp_path / "between.png"  # where Pillow would warn, but we allow
     between.write_bytes(png(1, 0, 9_600, 9_600, b""))
     assert image_faults([between]) == [None]

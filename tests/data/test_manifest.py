@@ -2,14 +2,19 @@
 
 import csv
 import math
+import ntpath
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from visualquality.data import find
+from visualquality.data.find import common_folder, relative_path
 from visualquality.data.manifest import Manifest, Row, read_manifests
 from visualquality.errors import UserError
 
@@ -232,14 +237,17 @@ def test_at_most_twenty_faults_are_listed(folder):
     [
         (b"", "cannot be read (its first line is empty)"),
         (b"image,mos\n", "has a header but no rows"),
-        (b"image,mos;std\na.png;1\n", "there are 'image', 'mos;std'"),
+        (b"image,mos;std\na.png,1;2\n", "there are 'image', 'mos;std'"),
         (b"image,mos,mos\na.png,1,2\n", "column 'mos' is there 2 times"),
         (
             b"image,dmos\na.png,1\n",
             "rename 'dmos' to 'mos', or map it with columns (only if higher is better",
         ),
-        ("image,mos\né.png,1\n".encode("latin-1"), "cannot be read ('utf-8' codec"),
-        (b'image,mos\n"a.png,1\n', "cannot be read (unexpected end of data)"),
+        (b"image,mos\n\x81.png,1\n", "cannot be read ('charmap' codec"),
+        (
+            b'image,mos\n"a.png,1\n',
+            "cannot be read (after row 1: not CSV (unexpected end of data))",
+        ),
         (b"image,mos\na\0.png,1\n", "row 2, image:"),
         (b"image,mos\na.png,3\nb.png,3.0\n", "mos: all images of data set 'm' have the MOS 3"),
         (None, "cannot be read (No such file or directory)"),
@@ -324,3 +332,28 @@ def test_a_reference_may_be_in_several_data_sets_and_rows_without_a_split_do_not
         "d.png,4,y,val,",
     )
     assert len(Manifest.read(path)) == 4
+
+
+def test_paths_of_windows_are_found_and_a_file_of_that_very_name_comes_first(folder):
+    (folder / "sub").mkdir()
+    shutil.copy(folder / "a.png", folder / "sub" / "a.png")
+    path = put(
+        folder / "m.csv", "image,mos,reference", "sub\\a.png,1,b.png", ".\\b.png,2,sub\\a.png"
+    )
+    rows = Manifest.read(path, references=True).rows
+    assert [row.image for row in rows] == [folder / "sub" / "a.png", folder / "b.png"]
+    assert rows[1].reference_image == folder / "sub" / "a.png"
+    shutil.copy(folder / "b.png", folder / "sub\\a.png")
+    assert Manifest.read(path).rows[0].image == folder / "sub\\a.png"
+
+
+def test_one_row_a_rater_is_told_what_to_do(folder):
+    path = put(folder / "m.csv", "image,mos", "a.png,4", "a.png,5")
+    assert "average one row a rater with `data import raters`" in refusal(path)
+
+
+def test_a_path_on_another_drive_is_written_whole(monkeypatch):
+    assert relative_path("/photos/a.png", "/sets") == "../photos/a.png"
+    monkeypatch.setattr(find, "os", SimpleNamespace(path=ntpath))
+    assert relative_path("D:/photos/a.png", "C:/sets") == "D:/photos/a.png"
+    assert common_folder(["D:/photos", "C:/sets"]) == ""

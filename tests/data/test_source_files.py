@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
+from conftest import picture
 from source_forms import brief, draw, put, refusal, rows
 from visualquality.data.manifest import Row
-from visualquality.data.sources import records
+from visualquality.data.sources import import_dataset, records
 from visualquality.data.sources.distribution import Distribution
 from visualquality.data.sources.records import parse_label
 from visualquality.errors import UserError
@@ -155,3 +156,40 @@ def test_a_matlab_file_of_too_many_values_is_refused_before_it_is_unpacked(tmp_p
     with pytest.raises(UserError, match="mos has 2,000 values"):
         records.read_mat(data, path, "mos")
     assert records.read_mat(data, path, "other") == [1, 1, 1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_lists_from_windows_find_their_images(tmp_path, encoding):
+    """DeQA-Score's JSON, the authors' text and JSONL, and pyiqa's CSV with backslashes and in Windows' encodings."""
+    (tmp_path / "KONIQ" / "images").mkdir(parents=True)
+    for name in ("für.png", "b.png"):
+        picture(0).save(tmp_path / "KONIQ" / "images" / name)
+    names = ["KONIQ\\images\\für.png", "KONIQ\\images\\b.png"]
+    entries = [{"image": name, "gt_score": 3 + i} for i, name in enumerate(names)]
+    said = [
+        {
+            "id": str(i),
+            "dataset_name": "KONIQ",
+            "image": [name],
+            "conversations": [
+                {"from": "human", "value": "?"},
+                {"from": "gpt", "value": str(3 + i)},
+            ],
+        }
+        for i, name in enumerate(names)
+    ]
+    texts = {
+        "deqa-json": json.dumps(entries, ensure_ascii=False),
+        "authors-jsonl": "\r\n".join(json.dumps(line, ensure_ascii=False) for line in said),
+        "authors-txt": "\r\n".join(f"{name} {3 + i}" for i, name in enumerate(names)),
+        "pyiqa-csv": "img_name,mos\r\n" + "\r\n".join(f"{n},{3 + i}" for i, n in enumerate(names)),
+        "csv": "image;mos\r\n" + "\r\n".join(f"{n};{3 + i},0" for i, n in enumerate(names)),
+    }
+    for source, text in texts.items():
+        path = tmp_path / "KONIQ_list"
+        path.write_bytes(text.encode(encoding))
+        rows = import_dataset(source, path).manifest.rows
+        assert [(row.image.name, row.mos) for row in rows] == [("für.png", 3), ("b.png", 4)], source
+        assert all(row.image.is_file() for row in rows)
+        if source == "deqa-json":
+            assert rows[0].dataset == "KONIQ"

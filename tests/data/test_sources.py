@@ -37,7 +37,7 @@ from visualquality.data.sources.published import KADID_DISTORTIONS, kadid10k_aut
 def test_every_source_says_where_it_is_had_and_what_is_easily_misread():
     for name, source in SOURCES.items():
         assert "\n" not in source.source
-        assert "http" in source.source or name == "csv"
+        assert "http" in source.source or name in ("csv", "raters")
         assert source.read.__doc__
 
 
@@ -374,7 +374,7 @@ def test_unknown_names_and_splits(tmp_path):
     assert "choose one of kadid10k, koniq10k" in refusal("kadid", tmp_path)
     assert "choose authors" in refusal("kadid10k", tmp_path, split="official")
     assert "none of its own" in refusal("spaq", tmp_path, split="official")
-    assert "columns are for pyiqa-csv and csv: bid" in refusal(
+    assert "columns are for pyiqa-csv, csv, raters: bid" in refusal(
         "bid", tmp_path, columns={"mos": "x"}
     )
     assert "use error or skip" in refusal("bid", tmp_path, missing="drop")

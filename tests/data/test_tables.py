@@ -167,3 +167,49 @@ def test_many_columns_take_no_longer_than_their_cells(tmp_path):
     started = time.perf_counter()
     assert len(Manifest.read(path, check_images=False)) == 2
     assert time.perf_counter() - started < 10
+
+
+ROWS = [("fläche 1.png", "4.1"), ("b;c,d.png", "3.9")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "sep={}\r\n"])
+def test_a_csv_is_read_in_every_form_that_spreadsheets_write(tmp_path, encoding, delimiter, start):
+    path = tmp_path / "a.csv"
+    lines = [("image", "mos"), *ROWS]
+    text = start.format(delimiter)
+    text += "".join(f'"{name}"{delimiter}{mos}\r\n' for name, mos in lines)
+    path.write_bytes(text.encode(encoding))
+    table = read_table(path)
+    assert table.header == ["image", "mos"]
+    first = 3 if start else 2  # the line that an editor shows
+    assert table.rows == [(first + i, list(row)) for i, row in enumerate(ROWS)]
+
+
+def test_decimal_commas_are_read_where_a_comma_separates_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("image;mos;note\na.png;4,1;3,5 or 4\nb.png; -0,25 ;1,000,5\nc.png;4.5;\n")
+    assert [cells for _, cells in read_table(path).rows] == [
+        ["a.png", "4.1", "3,5 or 4"],
+        ["b.png", " -0.25 ", "1,000,5"],
+        ["c.png", "4.5", ""],
+    ]
+    path.write_text('image,mos\na.png,"4,1"\n')
+    assert read_table(path).rows == [(2, ["a.png", "4,1"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "header"),
+    [
+        ("image,mos,a;b;c\nx.png,1,2\n", ["image", "mos", "a;b;c"]),
+        ("image;mos;a,b,c,d\nx.png;1;2\n", ["image", "mos", "a,b,c,d"]),
+        ('"a,b";mos\nx.png;1\n', ["a,b", "mos"]),
+        ("image\nx;y.png\n", ["image"]),
+        ("image,mos\nx.png,1,2;3;4\n", ["image", "mos"]),
+    ],
+)
+def test_the_separator_is_the_one_that_fits(tmp_path, content, header):
+    path = tmp_path / "a.csv"
+    path.write_text(content, encoding="utf-8")
+    assert read_table(path).header == header

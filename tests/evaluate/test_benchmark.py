@@ -89,7 +89,10 @@ def go(suite_file: Path, make: Callable[[Method], Any]) -> Results:
 
 
 def add(suite_file: Path, method: str) -> None:
-    suite_file.write_text(suite_file.read_text().replace("datasets:", f"  - {method}\ndatasets:"))
+    suite_file.write_text(
+        suite_file.read_text(encoding="utf-8").replace("datasets:", f"  - {method}\ndatasets:"),
+        encoding="utf-8",
+    )
 
 
 def test_a_second_run_scores_nothing_and_gives_the_same(suite_file):

@@ -34,6 +34,13 @@ def test_images_are_matched_by_path_and_else_by_a_unique_name() -> None:
     assert matched(paths[1], "other/001.png") == [("001.png", paths[1])]
 
 
+def test_images_of_a_file_from_windows_are_matched_too() -> None:
+    for image in ("images\\001.png", "C:\\Users\\ann\\images\\001.png", "\\images\\001.png"):
+        assert matched(image) == [("001.png", image)]
+    with pytest.raises(UserError, match=r"no image of the manifests"):
+        matched("C:\\elsewhere\\001.png")
+
+
 def test_another_folder_is_another_image() -> None:
     paths = [str(row.image) for row in ROWS]
     assert matched(paths[0], "elsewhere/001.png") == [("000.png", paths[0])]

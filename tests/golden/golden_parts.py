@@ -234,7 +234,7 @@ TIMES = ("time", "step_time")  # of metrics.jsonl, beside those that begin with 
 
 def _without_times(path: Path) -> str:
     text = ""
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         record = json.loads(line)
         timed = [key for key in record if key in TIMES or key.startswith("seconds")]
         text += json.dumps({key: 0 if key in timed else record[key] for key in record}) + "\n"

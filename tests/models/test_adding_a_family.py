@@ -9,7 +9,6 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -23,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from conftest import picture
+from small_runs import lines, small_recipe
 from visualquality import Scorer, rl2r
 from visualquality.models.families import (
     FAMILIES,
@@ -33,7 +33,7 @@ from visualquality.models.families import (
 )
 from visualquality.models.load import load
 from visualquality.train import packed
-from visualquality.train.recipe import read_recipe
+from visualquality.train.recipe import RL2R
 from visualquality.train.run import train
 
 SMALLEST = 28 * 28  # pixels that are one token of this model
@@ -102,20 +102,15 @@ def run_one_step(folder, tmp_path, ranking_set, monkeypatch):
     monkeypatch.setattr(rl2r, "advantage", lambda rewards: ranks.expand(len(rewards), -1))
 
     def run(name):
-        tree = {
-            "method": "rl2r",
-            "model": str(folder),
-            "data": [{"manifest": str(ranking_set)}],
-            "output": str(tmp_path / name),
-            "optimizer": {"steps": 1, "images_per_device": 4, "learning_rate": 1e-3},
-            "rl2r": {"responses": 3, "max_new_tokens": 8},
+        changes = {
+            "optimizer": {"steps": 1},
+            "rl2r": {"kl_weight": RL2R().kl_weight},
             "freeze_vision": True,
             "max_pixels": 4 * SMALLEST,
         }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(tree))
-        final = train(read_recipe(path))
-        (metrics,) = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        recipe = small_recipe(tmp_path, folder, ranking_set, name, **changes)
+        final = train(recipe)
+        (metrics,) = lines(recipe.output / "metrics.jsonl")
         return final, metrics
 
     return run

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +13,8 @@ import pytest
 
 from visualquality.errors import UserError
 from visualquality.score.files import export, read_scores
-from visualquality.score.journal import Journal
-from visualquality.score.rating import Rating
+from visualquality.score.journal import Journal, read_journal
+from visualquality.score.rating import Rating, warning_lines
 
 BY = ("nano", "reason", 0, 0.5, "paper")  # model, mode, seed, seconds, prompt
 RATINGS = [
@@ -75,6 +75,16 @@ def test_scores_of_other_programs_are_read(tmp_path):
         read_scores(tmp_path / "none.csv")
 
 
+def test_scores_of_a_spreadsheet_are_read(tmp_path):
+    path = tmp_path / "s.csv"
+    for text, encoding in (
+        ("image;score\r\nsub\\a.png;3,5\r\n", "utf-8-sig"),
+        ("image\tscore\r\nsub\\a.png\t3.5\r\n", "utf-16"),
+    ):
+        path.write_bytes(text.encode(encoding))
+        assert read_scores(path) == {"sub\\a.png": 3.5}
+
+
 def test_a_line_that_a_kill_tore_is_no_score(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"image": "a", "score": 1}\n\n{"image": "b", "score": 2.')
@@ -98,7 +108,7 @@ def test_exports_hold_every_rating_and_no_nan(tmp_path):
             journal.append(rating)
     export(RATINGS, tmp_path / "out.csv")
     export(RATINGS, tmp_path / "out.parquet")
-    columns = [field.name for field in fields(Rating)]
+    columns = [field.name for field in fields(Rating) if field.name != "warnings"]
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == columns
@@ -115,6 +125,27 @@ def test_exports_hold_every_rating_and_no_nan(tmp_path):
         content = (tmp_path / name).read_bytes()
         assert not re.search(rb"\bnan\b", content, re.IGNORECASE)
     assert {p.name for p in tmp_path.iterdir()} == {"out.csv", "out.jsonl", "out.parquet"}
+
+
+def test_warnings_have_a_column_only_where_there_are_some(tmp_path):
+    warned = RATINGS[0].with_warnings(("one thing", "another"))
+    ratings = [warned, *RATINGS[1:]]
+    with Journal(tmp_path / "out.jsonl", {"model": "nano"}) as journal:
+        for rating in ratings:
+            journal.append(rating)
+    assert (tmp_path / "out.jsonl").read_text().count('"warnings"') == 1
+    assert read_journal(tmp_path / "out.jsonl")[1] == ratings
+    export(ratings, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        cells = [row["warnings"] for row in csv.DictReader(file)]
+    assert cells == ["one thing; another", *[""] * 5]
+    export(ratings, tmp_path / "out.parquet")
+    column = pq.read_table(tmp_path / "out.parquet")["warnings"].to_pylist()
+    assert column == [["one thing", "another"], *[None] * 5]
+    assert warning_lines([warned, replace(warned, image="z.png")]) == [
+        "a.png and 1 more: one thing",
+        "a.png and 1 more: another",
+    ]
 
 
 def test_csv_to_the_byte(tmp_path):

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from visualquality.errors import UserError
 from visualquality.score.files import read_scores
-from visualquality.score.journal import Journal, journal_path, read_journal, score_all
+from visualquality.score.journal import Journal, journal_path, read_journal
 from visualquality.score.rating import Rating
+from visualquality.score.resume import score_all
 
 HEADER = {
     "model": "nano",

@@ -1,6 +1,7 @@
 """From the name of a model to what rates images, and the ratings of classics."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from rich.console import Console
 from visualquality import Scorer, UserError
 from visualquality.classics.brisque import Brisque
 from visualquality.classics.niqe import Niqe
-from visualquality.score.journal import score_all
+from visualquality.score import raters
 from visualquality.score.raters import ImageFunctionRater, make_rater
 from visualquality.score.rating import Rater
+from visualquality.score.resume import score_all
 from visualquality.score.settings import ScoreSettings, score_settings
 
 
@@ -122,6 +124,51 @@ def test_a_server_gets_the_options_that_concern_it():
     assert settings["max_new_tokens"] == 24
 
 
+def test_how_files_are_read_is_an_option_of_every_rater(tmp_path, model_folder):
+    pixels = (np.indices((128, 128)).sum(0) * 16).astype(np.uint16)  # 12 bits in 16
+    Image.fromarray(pixels).save(tmp_path / "deep.tif")
+    right = np.rint(pixels * (255 / 4095)).astype(np.uint8)
+    for model in ("niqe", "brisque", str(model_folder("nano"))):
+        found = {}
+        for bits in (None, 12):
+            rater = rater_of(model, assume_bits=bits, samples=1)
+            found[bits], plain = rater.rate([str(tmp_path / "deep.tif"), right])
+            assert (rater.settings().get("assume_bits"), plain.warnings) == (bits, ())
+        assert "--assume-bits 12" in found[None].warnings[0]
+        assert found[12].warnings == ()
+        assert found[12].score == pytest.approx(plain.score, abs=1e-4)
+        (small,) = rater_of(model, max_image_pixels=100, samples=1).rate(
+            [str(tmp_path / "deep.tif")]
+        )
+        assert "128 × 128 pixels, more than the 100 allowed" in small.problem
+        assert "--max-image-pixels" in small.problem
+
+
+def test_large_photos_are_rated_one_at_a_time(tmp_path, monkeypatch):
+    """Eight threads would need the memory of eight."""
+
+    class Slow:
+        name, running, most = "slow", 0, 0
+
+        def settings(self) -> dict[str, Any]:
+            return {"model": "slow"}
+
+        def __call__(self, image: Image.Image) -> float:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            time.sleep(0.05)
+            self.running -= 1
+            return 0.0
+
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    paths = [str(tmp_path / "a.png")] * 6
+    for limit, most in ((399, 1), (400, 3)):
+        monkeypatch.setattr(raters, "LARGE", limit)
+        slow = Slow()
+        assert len(list(ImageFunctionRater(slow, workers=3).rate(paths))) == 6
+        assert slow.most == most
+
+
 def test_images_are_read_only_a_few_ahead() -> None:
     class Grey:
         name = "grey"
@@ -150,7 +197,7 @@ def test_ratings_keep_their_order_and_name_what_cannot_be_read(tmp_path: Path) -
     names = [str(tmp_path / f"{k}.png") for k in range(7)]
     for k, name in enumerate(names):
         Image.fromarray(
-            np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            np.random.default_rng(k).integers(0, 256, (97, 99, 3), dtype=np.uint8)
         ).save(name)
     Path(names[3]).write_bytes(b"no image")
     journal = tmp_path / "scores.jsonl"

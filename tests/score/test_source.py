@@ -26,8 +26,9 @@ def test_a_source_opens_in_the_order_of_the_prompt_and_its_digest_is_of_all_pixe
     image, reference = tmp_path / "photo.png", tmp_path / "clean.png"
     picture(0).save(image)
     picture(1).save(reference)
-    alone, own = open_source(image, reference=False)
-    images, digest = open_source(Referenced(image, reference), reference=True)
+    alone, own, said = open_source(image, reference=False)
+    images, digest, _ = open_source(Referenced(image, reference), reference=True)
+    assert said == ()
     assert [np.asarray(i).tolist() for i in images] == [
         np.asarray(picture(k)).tolist() for k in (1, 0)
     ]
@@ -40,6 +41,17 @@ def test_a_source_opens_in_the_order_of_the_prompt_and_its_digest_is_of_all_pixe
     assert len(digests | {own}) == 5
     assert digest in digests
     assert name_of(Referenced(image, reference)) == str(image)
+
+
+def test_a_warning_says_which_of_the_two_images_it_is_about(tmp_path):
+    deep, plain = tmp_path / "deep.tif", picture(0)
+    Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(deep)
+    (own,) = open_source(Referenced(deep, plain), reference=True).warnings
+    (others,) = open_source(Referenced(plain, deep), reference=True).warnings
+    assert others == f"its reference image: {own}"
+    assert open_source(Referenced(plain, deep), reference=True, assume_bits=12).warnings == ()
+    with pytest.raises(UserError, match=r"deep\.tif has 4 × 4 pixels, more than the 15 allowed"):
+        open_source(deep, reference=False, max_image_pixels=15)
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,7 @@ MAY_OPEN = frozenset(
 
 def peak() -> int:
     """Largest memory of this process so far, in kB. Not `ru_maxrss`, which begins with that of the parent."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0])
 
 

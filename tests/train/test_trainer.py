@@ -12,16 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
-from safetensors.torch import load_file
 
-from visualquality import response, rl2r
+from small_runs import assert_same_weights, lines, reward_on_a_letter, small_recipe, weights
+from visualquality import rl2r
 from visualquality.errors import UserError
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.train.logs import cut_back
-from visualquality.train.recipe import read_recipe
 from visualquality.train.run import last_checkpoint, train
 
 quiet_libraries()
@@ -32,42 +30,9 @@ def recipe(tmp_path, model_folder, ranking_set):
     """A function: overrides -> a recipe of four steps on a small model; two data sets make an epoch of four batches."""
 
     def make(name: str = "run", family: str = "nano", **changes):
-        tree = {
-            "method": "rl2r",
-            "model": str(model_folder(family)),
-            "data": [{"manifest": str(ranking_set)}],
-            "output": str(tmp_path / name),
-            "optimizer": {"steps": 4, "images_per_device": 4, "learning_rate": 1e-3},
-            "rl2r": {"responses": 3, "max_new_tokens": 8, "kl_weight": 0.1},
-            "checkpoint_every": 2,
-            "max_pixels": 56 * 56,
-        }
-        for key, value in changes.items():
-            tree[key] = {**tree[key], **value} if isinstance(tree.get(key), dict) else value
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(tree))
-        return read_recipe(path)
+        return small_recipe(tmp_path, model_folder(family), ranking_set, name, **changes)
 
     return make
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found = {
-        k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()
-    }
-    assert found
-    return found
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    first, second = weights(a), weights(b)
-    assert first.keys() == second.keys()
-    different = [name for name in first if not torch.equal(first[name], second[name])]
-    assert different == []
 
 
 def changed_weights(start: Path, end: Path) -> set[str]:
@@ -106,19 +71,6 @@ def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder, 
         assert len(sample["texts"]) == 3
     with pytest.raises(UserError, match="already holds a run"):
         train(chosen)
-
-
-def reward_on_a_letter(monkeypatch, letter: str = "e"):
-    """A score that a random model can give, and earns as its reward: how often a letter comes.
-
-    Without it the model answers nothing that could be read, so all advantages are 0 and no weight changes.
-    """
-
-    def read(text):
-        return response.Response(float(text.count(letter)), None, None)
-
-    monkeypatch.setattr(response, "read", read)
-    monkeypatch.setitem(rl2r.REWARDS, "fidelity", lambda scores, mos, datasets: scores)
 
 
 def test_training_raises_what_is_rewarded_and_leaves_the_reference(recipe, monkeypatch):

@@ -24,6 +24,8 @@ from ..io import map_ahead, progress_bar, tracked
 from .fitted import FittedMetric
 from .nss import FEATURES, Array, Fits, fit_sizes, luma
 
+SMALLEST = 14  # pixels: at half size, the window of the statistics
+SIGMA = 1  # the feature that is σ² of the coefficients: 0 where there is a single value
 FOLDS = 5
 COSTS = (1, 4, 16, 64)  # in standard deviations of the MOS
 GAMMAS = (0.025, 0.05, 0.1, 0.2)  # the authors' is 0.05
@@ -68,7 +70,13 @@ class Brisque(FittedMetric):
         return loaded
 
     def __call__(self, image: Image.Image) -> float:
-        return float(self.predict(image_features(image)[None])[0])
+        """The predicted MOS of an RGB image. Raises UserError as `image_features` does, and for one of one colour."""
+        features = image_features(image)
+        if not features[SIGMA]:
+            raise UserError(
+                "BRISQUE knows no texture in this image, which is of one colour: leave it out"
+            )
+        return float(self.predict(features[None])[0])
 
     def predict(self, features: Array) -> Array:
         """MOS (N,) of features (N, 36): Σ coefficients · exp(-γ |x - vector|²) + intercept. Always finite."""
@@ -81,8 +89,15 @@ class Brisque(FittedMetric):
         return kernel @ self.coefficients + self.intercept
 
 
-def image_features(image: Image.Image) -> Array:
-    """Features (36,) of an RGB image of any size, always finite."""
+def image_features(image: Image.Image, name: str = "this image") -> Array:
+    """Features (36,) of an RGB image, always finite.
+
+    Raises UserError for one that is smaller than `SMALLEST`, naming it as `name`.
+    """
+    if min(image.size) < SMALLEST:
+        raise UserError(
+            f"{name} has {image.width} × {image.height} pixels: give BRISQUE {SMALLEST} × {SMALLEST} or more"
+        )
     values = luma(image)
     full, half = fit_sizes(values, values.shape)
     return np.concatenate([_features(full), _features(half)])
@@ -123,7 +138,9 @@ def fit_brisque(
 
     with progress_bar(console) as bar:
         reading = map_ahead(
-            lambda row: image_features(open_image(row.image)), manifest.rows, workers
+            lambda row: image_features(open_image(row.image), str(row.image)),
+            manifest.rows,
+            workers,
         )
         features = list(tracked(bar, reading, "reading images", len(manifest)))
     mos = [row.mos for row in manifest.rows]

@@ -41,12 +41,16 @@ class Niqe(FittedMetric):
     def __call__(self, image: Image.Image) -> float:
         """Minus the distance of an RGB image from the pristine ones (Eq. 10), always finite.
 
-        √((ν₁ - ν₂)ᵀ ((Σ₁ + Σ₂) / 2)⁺ (ν₁ - ν₂)). Patches of a single value have no statistics and are left out, unless
-        there are no others. One patch alone has covariance 0.
+        √((ν₁ - ν₂)ᵀ ((Σ₁ + Σ₂) / 2)⁺ (ν₁ - ν₂)). Patches of a single value have no statistics and are left out. One
+        patch alone has covariance 0. Raises UserError for an image smaller than a patch, and where all patches are of
+        a single value.
         """
         features, sharpness = patch_features(image)
-        if (sharpness > 0).any():
-            features = features[sharpness > 0]
+        features = features[sharpness > 0]
+        if not len(features):
+            raise UserError(
+                "NIQE knows no texture in this image, which is of one colour: leave it out"
+            )
         covariance = np.zeros((FEATURES, FEATURES))
         if len(features) > 1:
             covariance = np.cov(features, rowvar=False)
@@ -56,17 +60,17 @@ class Niqe(FittedMetric):
         return -float(np.sqrt(max(0.0, difference @ inverse @ difference)))
 
 
-def patch_features(image: Image.Image) -> tuple[Array, Array]:
+def patch_features(image: Image.Image, name: str = "this image") -> tuple[Array, Array]:
     """Features (P, 36) and sharpness (P,) of the 96 × 96 patches of an RGB image.
 
-    P is the number of whole patches; rows and columns that fill no patch are left out. An image shorter or narrower
-    than a patch is first extended to one by its mirror image.
+    P is the number of whole patches; rows and columns that fill no patch are left out. Raises UserError for an image
+    shorter or narrower than a patch, naming it as `name`.
     """
-    values = luma(image)
-    missing = [max(0, PATCH - size) for size in values.shape]
-    if any(missing):
-        values = np.pad(values, [(0, n) for n in missing], mode="symmetric")
-    full, half = fit_sizes(values, (PATCH, PATCH))
+    if min(image.size) < PATCH:
+        raise UserError(
+            f"{name} has {image.width} × {image.height} pixels: give NIQE {PATCH} × {PATCH} or more"
+        )
+    full, half = fit_sizes(luma(image), (PATCH, PATCH))
     features = np.concatenate([_features(full), _features(half)], axis=1)
     return features, full.sharpness
 
@@ -93,15 +97,10 @@ def fit_niqe(
     """
 
     def sharp_features(source: str | Path | Image.Image | np.ndarray) -> Array:
-        image = open_image(source)
-        if min(image.size) < PATCH:
-            name = source
-            if not isinstance(source, str | Path):
-                name = getattr(source, "filename", "") or "an image"
-            raise UserError(
-                f"{name} has {image.width} × {image.height} pixels: give NIQE {PATCH} × {PATCH} or more"
-            )
-        features, sharpness = patch_features(image)
+        name = str(source)
+        if not isinstance(source, str | Path):
+            name = getattr(source, "filename", "") or "an image"
+        features, sharpness = patch_features(open_image(source), name)
         return features[sharpness > SHARP * sharpness.max()]
 
     with progress_bar(console) as bar:

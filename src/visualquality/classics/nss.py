@@ -22,6 +22,8 @@ from scipy.special import gammaln
 Array = NDArray[np.float64]
 
 FEATURES = 36  # numbers of an image or patch: 18 at each of two sizes
+# Pixels of a photo that are worked on at a time, about 100 bytes each.
+_STRIP = 1 << 22
 # Shape parameters that a fit can give: 0.2 to 10 in steps of 0.001. 2 is a Gaussian, 1 a Laplacian.
 SHAPES: Array = np.arange(200, 10001) / 1000
 
@@ -52,9 +54,16 @@ def _window() -> Array:
 WINDOW = _window()
 
 
-def luma(image: Image.Image) -> Array:
-    """Luma (H, W) of an RGB image, whole numbers in [0, 255]: full-range ITU-R BT.601, as MATLAB's rgb2gray."""
-    return np.asarray(image.convert("L"), dtype=np.float64)
+def luma(image: Image.Image) -> NDArray[np.uint8]:
+    """Luma (H, W) of an RGB image in [0, 255]: full-range ITU-R BT.601, as MATLAB's rgb2gray."""
+    found = np.empty((image.height, image.width), np.uint8)
+    # In strips, since Pillow's whole copies of a large photo would be in memory beside it.
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        found[top:bottom] = np.asarray(strip.convert("L"))
+    return found
 
 
 def mscn(values: Array) -> tuple[Array, Array]:
@@ -138,7 +147,7 @@ def width(shape: Array) -> Array:
 _MARGIN = 12
 
 
-def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
+def fit_sizes(values: NDArray, patch: tuple[int, int]) -> tuple[Fits, Fits]:
     """Fits of the whole patches of luma (H, W), row by row, at full size and at half.
 
     patch: its height and width at full size, both even unless there is only one patch. Rows and columns that fill no
@@ -148,15 +157,28 @@ def fit_sizes(values: Array, patch: tuple[int, int]) -> tuple[Fits, Fits]:
     rows = values.shape[0] // height
     columns = values.shape[1] // breadth
     values = values[: rows * height, : columns * breadth]
+    step = max(2, _STRIP // values.shape[1] // 2 * 2)  # even, for the half size
     full, half = [], []
-    # One row of patches at a time stays in the processor's cache; a whole photo does not.
+    # One row of patches at a time stays in the processor's cache; a whole photo does not. A large patch is read in
+    # strips: its numbers are those of sums over all of its pixels.
     for top in range(0, rows * height, height):
-        start = max(0, top - _MARGIN)
-        around = values[start : top + height + _MARGIN]
-        inside = top - start
-        full.append(_fit_row(around, inside, height, columns))
-        half_height = -(-height // 2)  # rounded up
-        half.append(_fit_row(half_size(around), inside // 2, half_height, columns))
+        sums: list[tuple[Array, Array]] = []
+        for start in range(top, top + height, step):
+            stop = min(start + step, top + height)
+            first = max(0, start - _MARGIN)
+            around = values[first : stop + _MARGIN].astype(np.float64)
+            inside = slice(start - first, stop - first)
+            last = stop == top + height
+            at_half = slice(inside.start // 2, -(-inside.stop // 2))
+            sums.append(
+                (
+                    _sums(around, inside, columns, last),
+                    _sums(half_size(around), at_half, columns, last),
+                )
+            )
+        of_full, of_half = (np.sum(parts, axis=0) for parts in zip(*sums, strict=True))
+        full.append(_fits(of_full, height, breadth))
+        half.append(_fits(of_half, -(-height // 2), -(-breadth // 2)))
     return _joined(full), _joined(half)
 
 
@@ -167,27 +189,41 @@ def _joined(rows: list[Fits]) -> Fits:
     return Fits(**arrays)
 
 
-def _fit_row(values: Array, top: int, height: int, columns: int) -> Fits:
-    """Fits of the row of patches that begins at row `top` of `values` and is `height` high."""
-    coefficients, deviation = mscn(values)
-    patches = _split(coefficients[top : top + height], columns)
-    sharpness = _split(deviation[top : top + height], columns).mean((1, 2))
-    shape, sigma = fit_ggd(patches.reshape(len(patches), -1))
+def _sums(values: Array, rows: slice, columns: int, last: bool) -> Array:
+    """Sums (23, P) over a strip of a row of patches, which is `rows` of `values`; `last`: it ends the patches.
 
+    Of the MSCN coefficients those of `_ggd_sums`, of their local standard deviations the sum, and for each direction
+    those of `_aggd_sums` of the products of neighbours.
+    """
+    coefficients, deviation = mscn(values)
+    # With the first row of the strip below, whose neighbours are in this one.
+    patches = _split(coefficients[rows.start : rows.stop + (not last)], columns)
+    own = patches[:, : rows.stop - rows.start]
+    sharpness = _split(deviation[rows], columns).sum((1, 2))
     upper, lower = patches[:, :-1], patches[:, 1:]
     neighbours = (
-        (patches[:, :, :-1], patches[:, :, 1:]),  # horizontal
+        (own[:, :, :-1], own[:, :, 1:]),  # horizontal
         (upper, lower),  # vertical
         (upper[:, :, :-1], lower[:, :, 1:]),  # main diagonal
         (upper[:, :, 1:], lower[:, :, :-1]),  # secondary diagonal
     )
-    asymmetric = []
+    sums = [_ggd_sums(own.reshape(len(own), -1)), sharpness[None]]
     for one, other in neighbours:
         products = (one * other).reshape(len(patches), -1)
-        asymmetric.append(fit_aggd(products))
+        sums.append(_aggd_sums(products))
+    return np.concatenate(sums)
+
+
+def _fits(sums: Array, height: int, breadth: int) -> Fits:
+    """Fits of P patches of this size from their `_sums`."""
+    shape, sigma = _ggd(sums[:2], height * breadth)
+    # Neighbours in a patch: horizontal, vertical, and along both diagonals.
+    diagonal = (height - 1) * (breadth - 1)
+    counts = (height * (breadth - 1), (height - 1) * breadth, diagonal, diagonal)
+    asymmetric = [_aggd(sums[3 + 5 * i : 8 + 5 * i], n) for i, n in enumerate(counts)]
     # 4 directions of 3 numbers of P patches -> 3 arrays (P, 4)
     shapes, left, right = np.array(asymmetric).transpose(1, 2, 0)
-    return Fits(shape, sigma, shapes, left, right, sharpness)
+    return Fits(shape, sigma, shapes, left, right, sums[2] / (height * breadth))
 
 
 def _split(values: Array, columns: int) -> Array:
@@ -199,9 +235,16 @@ def _split(values: Array, columns: int) -> Array:
 
 def fit_ggd(samples: Array) -> tuple[Array, Array]:
     """Shape in [0.2, 10] and standard deviation, (P,) each, of the zero-mean GGD of P samples (P, n), by moments."""
-    n = samples.shape[1]
-    square = _mean(_squares(samples), n)
-    size = _mean(np.abs(samples).sum(1), n)
+    return _ggd(_ggd_sums(samples), samples.shape[1])
+
+
+def _ggd_sums(samples: Array) -> Array:
+    """(2, P): sums of |x| and of x²."""
+    return np.stack([np.abs(samples).sum(1), _squares(samples)])
+
+
+def _ggd(sums: Array, n: int) -> tuple[Array, Array]:
+    size, square = _mean(sums, n)
     return _shape(_ratio(size * size, square)), np.sqrt(square)
 
 
@@ -210,16 +253,29 @@ def fit_aggd(samples: Array) -> tuple[Array, Array, Array]:
 
     The widths are the root mean squares of the samples below and above zero, 0 where there are none.
     """
-    n = samples.shape[1]
+    return _aggd(_aggd_sums(samples), samples.shape[1])
+
+
+def _aggd_sums(samples: Array) -> Array:
+    """(5, P): the sum of |x|; the sums of squares, and the numbers, of samples below zero and above."""
     below = np.minimum(samples, 0)
     above = np.maximum(samples, 0)
-    squares_below = _squares(below)
-    squares_above = _squares(above)
-    count_below = np.count_nonzero(samples < 0, axis=1)
-    count_above = np.count_nonzero(samples > 0, axis=1)
+    return np.stack(
+        [
+            above.sum(1) - below.sum(1),
+            _squares(below),
+            _squares(above),
+            np.count_nonzero(samples < 0, axis=1),
+            np.count_nonzero(samples > 0, axis=1),
+        ]
+    )
+
+
+def _aggd(sums: Array, n: int) -> tuple[Array, Array, Array]:
+    total, squares_below, squares_above, count_below, count_above = sums
     left = np.sqrt(_ratio(squares_below, count_below))
     right = np.sqrt(_ratio(squares_above, count_above))
-    size = _mean(above.sum(1) - below.sum(1), n)
+    size = _mean(total, n)
     square = _mean(squares_below + squares_above, n)
     # The correction for asymmetry is the same for g and 1/g: the smaller of the two never divides by zero.
     g = _ratio(np.minimum(left, right), np.maximum(left, right))
@@ -242,6 +298,6 @@ def _mean(total: Array, n: int) -> Array:
     return total / max(n, 1)  # a patch of one pixel has no neighbours
 
 
-def _ratio(a: Array, b: Array | NDArray[np.intp]) -> Array:
+def _ratio(a: Array, b: Array) -> Array:
     """a / b, 0 where b is 0."""
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
+from ..process import usable_device, use_model_here
 from .fitted import classic_settings
 
 NAMED_IN_THE_PAPER = ("unique", "musiq", "maniqa", "liqe", "qalign", "niqe", "brisque")
@@ -30,9 +31,10 @@ class PyiqaMetric:
     """
 
     def __init__(self, metric: str, *, device: str | None = None) -> None:
-        """device: by default "cuda" where there is one, else "cpu".
+        """device: cpu, cuda, cuda:N or mps; by default "cuda" where there is one, else "cpu".
 
-        Raises UserError where pyiqa is missing or cannot be imported, has no such metric, or cannot fetch its weights.
+        Raises UserError where pyiqa is missing or cannot be imported, has no such metric, or cannot fetch its weights,
+        and for a device that is not there.
         """
         pyiqa = _import_pyiqa()
         if metric not in pyiqa.list_models(metric_mode="NR"):
@@ -41,7 +43,8 @@ class PyiqaMetric:
                 f"{', '.join(NAMED_IN_THE_PAPER)}, or another of pyiqa.list_models('NR')"
             )
         self.name = f"pyiqa:{metric}"
-        self.metric = _create(pyiqa, metric, device)
+        self.device = usable_device(device)
+        self.metric = _create(pyiqa, metric, self.device)
         self.lower_better = bool(self.metric.lower_better)
         self._version = pyiqa.__version__
 
@@ -51,6 +54,7 @@ class PyiqaMetric:
         return classic_settings(self.name, weights, lower_better=self.lower_better)
 
     def __call__(self, image: Image.Image) -> float:
+        use_model_here(self.device)
         pixels = np.array(image, dtype=np.float32) / 255
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W) in [0, 1]
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .shared import Split, clean_exit, err, out
+from .shared import Split, clean_exit, err, out, say_skipped
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
@@ -42,7 +42,7 @@ def fit(
     with clean_exit("nothing was written"):
         from ..classics.brisque import fit_brisque
         from ..classics.niqe import fit_niqe
-        from ..data.find import find_images
+        from ..data.find import search
 
         # Refused here too, before minutes of fitting.
         if output.suffix != ".npz":
@@ -59,7 +59,11 @@ def fit(
         folders = [path for path in data if path not in manifests]
         if split is not None and folders:
             raise UserError(f"{folders[0]} is no manifest and has no splits: leave --split out")
-        images = find_images(folders) if folders else []
+        images = []
+        if folders:
+            found = search(folders)
+            say_skipped(found)
+            images = found.images
         if manifests:
             images += [row.image for row in _manifest(manifests, split).rows]
         fit_niqe(images, console=err).save(output)

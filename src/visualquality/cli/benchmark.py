@@ -25,7 +25,8 @@ def benchmark(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 8,
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:N or mps; by default cuda where there is one."),
     ] = None,
 ) -> None:
     """Score data sets with several methods, and write Table 2 of the paper with your numbers.
@@ -34,7 +35,7 @@ def benchmark(
     the settings of a method: run again to continue. The exit status is 1 if a method or data set could not be measured.
     """
     with clean_exit("what is scored is kept: run the same command to continue"):
-        from ..process import quiet_libraries
+        from ..process import quiet_libraries, usable_device
 
         # Before the imports below, some of which print.
         quiet_libraries()
@@ -42,6 +43,8 @@ def benchmark(
         from ..evaluate.render import terminal, write_all
         from ..evaluate.suite import read_suite
 
+        # A wrong device would otherwise be the fault of every method.
+        usable_device(device)
         wanted = read_suite(suite)
         folder = output or Path("runs") / suite.stem
         results = run(
@@ -66,8 +69,8 @@ def _rater(method: "Method", batch: int, device: str | None) -> "Rater":
     from ..score.raters import make_rater
 
     assert method.model is not None
-    defaults: dict[str, Any] = {"device": device}
-    # An engine has a batch size of its own.
+    defaults: dict[str, Any] = {}
+    # An engine has a batch size and a device of its own.
     if method.engine == "here":
-        defaults["batch"] = batch
+        defaults = {"device": device, "batch": batch}
     return make_rater(method.model, method.settings(**defaults))

@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..terminal import shown
-from .shared import Split, WithReferences, clean_exit, err, kept_in, out, rates
+from .shared import (
+    Split,
+    TrustNames,
+    WithReferences,
+    check_trust_names,
+    clean_exit,
+    err,
+    kept_in,
+    out,
+    rates,
+)
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -47,6 +58,7 @@ def calibrate(
         Path | None,
         typer.Option(help="Keep the scores in this .jsonl file. Run again to continue."),
     ] = None,
+    trust_names: TrustNames = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -73,12 +85,17 @@ def calibrate(
             raise UserError(
                 "calibrate makes a calibration: name its file with -o, and leave --calibration out"
             )
+        check_trust_names(trust_names, journal, "--journal")
         if journal is not None and journal.suffix != ".jsonl":
             raise UserError(f"{journal} must end in .jsonl: give --journal such a name")
         # What could not be added to is found before hours of scoring.
         if output is not None and output.exists():
             read_calibrations(output)
-        manifest = Manifest.read(data, references=reference)
+        manifest = Manifest.read(
+            data,
+            references=reference,
+            max_image_pixels=make.keywords.get("max_image_pixels", MAX_IMAGE_PIXELS),
+        )
         rater = make(model=model, reference=reference)
         made = calibrate_model(
             rater,
@@ -88,6 +105,7 @@ def calibrate(
             split=split,
             reference=reference,
             journal=journal,
+            trust_names=trust_names,
             console=err,
         )
         place = output or default_place(rater)

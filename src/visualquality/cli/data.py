@@ -66,6 +66,7 @@ def import_(
 ) -> None:
     """Read a data set in its official form and write its manifest."""
     with clean_exit():
+        from ..data.row import std_notes
         from ..data.sources import import_dataset
 
         # Before the data set is read, which may take long.
@@ -86,6 +87,8 @@ def import_(
             first = ", ".join(done.missing[:3]) + (" …" if len(done.missing) > 3 else "")
             text = f"left out, since not there: {len(done.missing)} images ({first})"
             err.print(shown(text, style="yellow"))
+        for note in std_notes(done.manifest.rows, SOURCES[name].mos_range):
+            err.print(shown(f"warning: {note}", style="yellow"))
         _print_contents(done.manifest, output)
 
 
@@ -94,13 +97,17 @@ def check(
     manifests: Annotated[
         list[Path], typer.Argument(help="Manifests; they are compared with each other too.")
     ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Name also images that this model cannot take."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all that was found to this file.")
     ] = None,
 ) -> None:
     """Open every image: sizes, broken files, duplicates, and leaks between splits and manifests.
 
-    The exit status is 1 if any image is unreadable, duplicated or leaked.
+    The exit status is 1 if any image is unreadable, too much for --model, duplicated or leaked.
     """
     with clean_exit():
         from ..data.check import check as check_images
@@ -114,7 +121,14 @@ def check(
             )
         # Unreadable images are findings here, not errors.
         read = {str(path): Manifest.read(path, check_images=False) for path in manifests}
-        found = check_images(read, console=err)
+        limits = {}
+        if model is not None:
+            from ..models.limits import size_refusal
+            from ..process import quiet_libraries
+
+            quiet_libraries()
+            limits["refusal"] = size_refusal(model)
+        found = check_images(read, **limits, console=err)
         if json_file is not None:
             text = json.dumps(found.to_dict(), ensure_ascii=False, indent=1)
             write_text(json_file, text + "\n")
@@ -223,6 +237,7 @@ def _splits(counts: Mapping[str, int]) -> str:
 
 def _report(found: "Check") -> Group:
     parts: list[RenderableType] = [_summary(summary) for summary in found.datasets]
+    parts += [shown(f"warning: {note}", style="yellow") for note in found.notes]
     for broken in found.broken[:_LISTED]:
         parts.append(shown(f"broken: {broken.problem}", style="red"))
     if len(found.broken) > _LISTED:
@@ -268,8 +283,10 @@ def _summary(summary: "DatasetSummary") -> Table:
 
 
 def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool) -> Table:
+    from ..data.find import common_folder, relative_path
+
     images = [member.image for overlap in overlaps for member in overlap.members]
-    folder = os.path.commonpath([os.path.dirname(image) for image in images])
+    folder = common_folder([os.path.dirname(image) for image in images])
     table = Table(title=f"{title}, in {folder}", title_justify="left")
     # Folded, since the end of a cut name would be what differs.
     table.add_column("what")
@@ -286,7 +303,7 @@ def _overlaps(title: str, overlaps: "Sequence[Overlap]", *, show_manifest: bool)
         members += [member for member in overlap.members if member not in members]
         for member in members[:_LISTED_MEMBERS]:
             where = f"{member.manifest} {member.split}" if show_manifest else member.split
-            image = shown_line(os.path.relpath(member.image, folder))
+            image = shown_line(relative_path(member.image, folder))
             table.add_row(what, image, shown_line(where.strip()), f"{member.mos:.4g}")
             what = ""  # on the first line of a finding only
         if len(members) > _LISTED_MEMBERS:

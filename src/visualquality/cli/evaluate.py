@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
-from .shared import Split, WithReferences, clean_exit, err, kept_in, out, rates
+from .shared import (
+    Split,
+    TrustNames,
+    WithReferences,
+    check_trust_names,
+    clean_exit,
+    err,
+    kept_in,
+    out,
+    rates,
+)
 
 if TYPE_CHECKING:
     from ..score.rating import Rater
@@ -30,6 +41,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the scores in this .jsonl file.")
     ] = None,
+    trust_names: TrustNames = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the agreement to this file.")
     ] = None,
@@ -56,12 +68,17 @@ def evaluate(
             raise UserError(
                 f"--scores gives scores already: leave --{options[0].replace('_', '-')} out"
             )
+        check_trust_names(trust_names, output)
         if output is not None and output.suffix != ".jsonl":
             raise UserError(f"{output} must end in .jsonl: give -o such a name")
         # Before hours of scoring, not after them.
         if json_file is not None and not json_file.absolute().parent.is_dir():
             raise UserError(f"--json: there is no folder {json_file.parent}; make it first")
-        manifest = read_manifests([*data, *(more or [])], references=reference)
+        manifest = read_manifests(
+            [*data, *(more or [])],
+            references=reference,
+            max_image_pixels=make.keywords.get("max_image_pixels", MAX_IMAGE_PIXELS),
+        )
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)
             # What made the scores, for --json.
@@ -69,7 +86,13 @@ def evaluate(
         else:
             scorer = make(reference=reference)
             results = evaluate_model(
-                scorer, manifest, split=split, reference=reference, journal=output, console=err
+                scorer,
+                manifest,
+                split=split,
+                reference=reference,
+                journal=output,
+                trust_names=trust_names,
+                console=err,
             )
             by = scorer.settings()
         out.print(table(results))

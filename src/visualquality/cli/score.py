@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ..terminal import shown, shown_line, visible_line
-from .shared import clean_exit, err, kept_in, out, rates
+from .shared import TrustNames, check_trust_names, clean_exit, err, kept_in, out, rates, say_skipped
 
 if TYPE_CHECKING:
     from ..score.rating import Rater, Rating
@@ -38,18 +38,24 @@ def score(
         bool, typer.Option("--json", help="One JSON object a line on standard output.")
     ] = False,
     reference: Reference = None,
+    trust_names: TrustNames = False,
     *,
     make: "Callable[..., Rater]",
 ) -> None:
     """Score images from 1 (bad) to 5 (excellent), with an uncertainty and a reason.
 
-    The exit status is 1 if any image could not be scored.
+    With -o a second run scores only what is new, and what changed under its name. The exit status is 1 if any image
+    could not be scored.
     """
     with clean_exit(kept_in(output)):
-        from ..data.find import find_images
-        from ..score.journal import journal_path, score_all
+        from ..data.find import search
+        from ..score.journal import journal_path
+        from ..score.resume import score_all
 
-        images = _sources(find_images(paths), reference)
+        check_trust_names(trust_names, output)
+        found = search(paths)
+        say_skipped(found)
+        images = _sources(found.images, reference)
         journal = None if output is None else journal_path(output)
         ratings = []
         for rating in score_all(
@@ -59,6 +65,7 @@ def score(
             # -o x.jsonl is its own journal.
             export_to=output if output != journal else None,
             references=reference,
+            trust_names=trust_names,
             console=err,
         ):
             ratings.append(rating)
@@ -73,6 +80,8 @@ def score(
         failed = [rating for rating in ratings if rating.problem is not None]
         if output is not None:
             err.print(f"{len(ratings) - len(failed)} of {len(ratings)} images scored -> {output}")
+            say_skipped(found)
+        _say_warnings(ratings)
         if failed:
             for rating in failed[:5]:
                 err.print(shown_line(f"{rating.image}: {rating.problem}", style="yellow"))
@@ -99,6 +108,7 @@ def compare(
 
         pair = _sources([a, b], reference)
         first, second = make(reference=reference is not None).rate(pair)
+        _say_warnings([first, second])
         scored = first.score is not None and second.score is not None
         if scored and not (has_uncertainty(first) and has_uncertainty(second)):
             out.print(_ratings_table([first, second]))
@@ -123,17 +133,30 @@ def rank(
 ) -> None:
     """Order images from the best to the worst."""
     with clean_exit():
-        from ..data.find import find_images
-        from ..score.journal import score_all
+        from ..data.find import search
+        from ..score.resume import score_all
 
-        images = _sources(find_images(paths), reference)
+        found = search(paths)
+        say_skipped(found)
+        images = _sources(found.images, reference)
         scorer = make(reference=reference is not None)
         ratings = list(score_all(scorer, images, console=err))
         # Images without a score stand at the end, not among the worst. Names make the order of equals repeatable.
         ratings.sort(key=lambda r: (r.score is None, -(r.score or 0), r.image))
         out.print(_ratings_table(ratings, ranked=True))
+        _say_warnings(ratings)
         if any(r.score is None for r in ratings):
             raise typer.Exit(1)
+
+
+def _say_warnings(ratings: "list[Rating]") -> None:
+    from ..score.rating import warning_lines
+
+    lines = warning_lines(ratings)
+    for line in lines[:5]:
+        err.print(shown_line(line, style="yellow"), soft_wrap=True)
+    if len(lines) > 5:
+        err.print(f"and {len(lines) - 5} more warnings: -o keeps them all")
 
 
 def _which_is_better(a: "Rating", b: "Rating") -> str:

@@ -15,9 +15,10 @@ import typer
 
 from ..errors import UserError
 from ..score.settings import ScoreSettings, score_settings
-from ..terminal import PlainConsole, shown
+from ..terminal import PlainConsole, shown, shown_line
 
 if TYPE_CHECKING:
+    from ..data.find import Found
     from ..score.rating import Rater
 
 out, err = PlainConsole(), PlainConsole(stderr=True)
@@ -43,15 +44,31 @@ WithReferences = Annotated[
     bool,
     typer.Option("--reference", help="Rate each image against the manifest's column reference."),
 ]
+TrustNames = Annotated[
+    bool,
+    typer.Option(
+        "--trust-names",
+        help="Take a file that was scored before for the same by its name, without a look at it: for network disks.",
+    ),
+]
+
+
+def check_trust_names(trust_names: bool, kept: Path | None, option: str = "-o") -> None:
+    """Raises UserError for --trust-names where no scores are kept; `option` names the file that keeps them."""
+    if trust_names and kept is None:
+        raise UserError(
+            f"--trust-names is about scores that were kept: give their file with {option}"
+        )
 
 
 @contextmanager
 def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
-    """What the user can fix is one sentence and exit status 2; Ctrl-C is `on_stop` and status 130."""
+    """What the user can fix is one sentence (and its notes) and exit status 2; Ctrl-C is `on_stop` and status 130."""
     try:
         yield
     except UserError as error:
-        err.print(shown(f"error: {error}", style="red"))
+        text = "\n".join([f"error: {error}", *getattr(error, "__notes__", [])])
+        err.print(shown(text, style="red"), soft_wrap=True)
         raise typer.Exit(2) from None
     except OSError as error:
         # A pipe that nobody reads any more is typer's affair.
@@ -63,12 +80,18 @@ def clean_exit(on_stop: str = "nothing was kept") -> Iterator[None]:
             sys.stdout.flush()
         except OSError:
             # What is left in its buffer would fail again when the process ends.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the rest of the process
         err.print(shown(f"error: {where} cannot be written ({error.strerror}): make room", "red"))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         err.print(f"stopped; {on_stop}")
         raise typer.Exit(130) from None
+
+
+def say_skipped(found: "Found") -> None:
+    """Which files of the folders are images that are not read: before the work, and where it is summed up."""
+    if found.skipped_line is not None:
+        err.print(shown_line(found.skipped_line, style="yellow"), soft_wrap=True)
 
 
 def kept_in(output: Path | None) -> str:

@@ -1,7 +1,7 @@
 """Finds what is wrong with rated images before training: unreadable, duplicated, or leaked between splits."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,8 +18,9 @@ from scipy.spatial import cKDTree
 
 from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
-from .images import MAX_PIXELS, header, image_digest, open_image
+from .images import MAX_IMAGE_PIXELS, header, image_digest, open_image
 from .manifest import SPLITS, Manifest
+from .row import std_notes
 
 # Images look alike within this many of the 256 bits of their perceptual hashes. Measured on 3700 images (BIQ2021,
 # AGIQA-3K, Kodak, BSDS500): their 6.8 million pairs are 127 ± 8 bits apart; 36 are within 40, each the same picture or
@@ -69,7 +70,7 @@ class Member:
 
 @dataclass(frozen=True, order=True)
 class Broken:
-    """An image that cannot be opened, and the sentence that says why."""
+    """An image that cannot be opened, or that a model cannot take, and the sentence that says why."""
 
     image: str
     problem: str
@@ -101,6 +102,7 @@ class Check:
     datasets: tuple[DatasetSummary, ...]
     broken: tuple[Broken, ...]
     overlaps: tuple[Overlap, ...]  # leaks first
+    notes: tuple[str, ...]  # about numbers that are doubtful (`row.std_notes`)
 
     @property
     def clean(self) -> bool:
@@ -123,7 +125,12 @@ class _Content(NamedTuple):
     thumbnail: NDArray[np.uint8] | None  # only of an image that is too plain for its hash
 
 
-def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) -> Check:
+def check(
+    manifests: Mapping[str, Manifest],
+    *,
+    refusal: Callable[[int, int], str | None] = lambda width, height: None,
+    console: Console | None = None,
+) -> Check:
     """Open every image of the manifests (name -> manifest), in threads, and compare all of them.
 
     Read a manifest with `check_images=False`, so that its broken images become findings. Pixels are not kept.
@@ -133,7 +140,8 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
     ones. Rows of one data set with the same `reference` are near duplicates by nature: only equal pixels
     among them, and a reference in several splits or manifests, are findings.
 
-    A file that several rows name is opened once. console: where a progress bar is shown, if it is a terminal.
+    A file that several rows name is opened once. refusal: why a model cannot take a width and height, or None; such
+    images are among the broken ones. console: where a progress bar is shown, if it is a terminal.
     """
     rows = [(name, row) for name, manifest in manifests.items() for row in manifest.rows]
     files = list(dict.fromkeys(row.image for _, row in rows))
@@ -144,6 +152,8 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
     for path, result in opened.items():
         if isinstance(result, UserError):
             broken.append(Broken(str(path), str(result)))
+        elif reason := refusal(result.width, result.height):
+            broken.append(Broken(str(path), f"{path}: {reason}"))
     for name, row in rows:
         member = Member(name, row.dataset, row.split or "", str(row.image), row.mos)
         # A reference belongs to its data set: two sets may use the same names.
@@ -160,12 +170,13 @@ def check(manifests: Mapping[str, Manifest], *, console: Console | None = None) 
     # Leaks first; the rest of the key makes the order the same for every order of the rows.
     overlaps.sort(key=lambda found: (not found.leak, found.kind, found.bits, found.members))
     summaries = [_summary(group) for _, group in table.groupby(["manifest", "dataset"])]
-    return Check(tuple(summaries), tuple(sorted(broken)), tuple(overlaps))
+    notes = [note for manifest in manifests.values() for note in std_notes(manifest.rows)]
+    return Check(tuple(summaries), tuple(sorted(broken)), tuple(overlaps), tuple(notes))
 
 
 def _open(path: Path) -> _Content | UserError:
     try:
-        with header(path, MAX_PIXELS) as stored:
+        with header(path, MAX_IMAGE_PIXELS) as stored:
             kind = _kind(stored)
         image = open_image(path)
     except UserError as error:

@@ -1,6 +1,6 @@
 """A manifest: which images there are, and how people rated them (MOS, mean opinion score).
 
-A CSV (UTF-8), Parquet or Excel file with the columns `image` and `mos`, and optionally `std` (of the ratings, in
+A CSV, Parquet or Excel file (tables.py) with the columns `image` and `mos`, and optionally `std` (of the ratings, in
 MOS units), `reference` (the pristine original, see `Row.reference_image`), `dataset`, `split` (train, val or test),
 `distortion` and `reasoning`. MOS are never rescaled: the method compares images of one data set only.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, shortened
+from .find import MAX_IMAGE_PIXELS, listed_path, relative_paths
 from .images import image_faults
 from .row import SPLITS, Row
 from .tables import csv_path, read_table, to_number, write_table
@@ -22,7 +23,8 @@ from .tables import csv_path, read_table, to_number, write_table
 _LISTED_FAULTS = 20
 # File names that do not name a data set; its folder does.
 _GENERIC_STEMS = ("manifest", "train", "val", "test", "data")
-_FIELDS = tuple(field.name for field in fields(Row) if field.name != "extra")
+# The columns that have a meaning here; all others are in `extra`.
+_FIELDS = tuple(field.name for field in fields(Row) if field.name not in ("extra", "number"))
 _REQUIRED = ("image", "mos")
 # What published files call the two required columns, in lower case.
 _ALIASES = {
@@ -48,6 +50,7 @@ class Manifest:
         columns: dict[str, str] | None = None,
         images: str | os.PathLike[str] | None = None,
         references: bool = False,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> "Manifest":
         """Read and check one file.
 
@@ -56,7 +59,7 @@ class Manifest:
         columns: our names -> the file's, such as {"image": "Image Name", "mos": "MOS"}. A column of the file that
         already has such a name of ours is then not read.
         images: the folder that image names are relative to; by default the manifest's own.
-        check_images: also open each image's header.
+        check_images: also open each image's header; more than `max_image_pixels` are a fault.
         references: every row needs a `reference_image`, which is checked like the images.
 
         Raises one UserError that lists every fault (20 at most) with its row, as an editor counts lines (the header
@@ -65,7 +68,7 @@ class Manifest:
         whose images are in more than one split of its data set.
         """
         entries, faults = _read_file(Path(path), name, columns, images)
-        return _checked(entries, faults, check_images, references)
+        return _checked(entries, faults, max_image_pixels if check_images else None, references)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV or Parquet file (by suffix), with image paths relative to it, that `read` reads back.
@@ -76,7 +79,7 @@ class Manifest:
         path = Path(path)
         if path.suffix.lower() not in (".csv", ".parquet"):
             raise UserError(f"{path} is neither .csv nor .parquet: give it one of these suffixes")
-        images = self._relative_images(path)
+        images = relative_paths([row.image for row in self.rows], path.parent)
         if path.suffix.lower() == ".csv":
             images = list(map(csv_path, images))
         table: dict[str, list] = {"image": images}
@@ -90,13 +93,6 @@ class Manifest:
             if key not in _FIELDS:
                 table[key] = [row.extra.get(key) for row in self.rows]
         write_table(path, table)
-
-    def _relative_images(self, path: Path) -> list[str]:
-        # Between real folders, since ".." of a linked folder leads elsewhere. Only folders are resolved: an image
-        # that is itself a link keeps its own name.
-        folder, realpath = os.path.realpath(path.parent), functools.cache(os.path.realpath)
-        located = [os.path.join(realpath(row.image.parent), row.image.name) for row in self.rows]
-        return [Path(os.path.relpath(image, folder)).as_posix() for image in located]
 
     def subset(self, split: str) -> "Manifest":
         """The rows of one split: train, val or test; none if there are none. UserError for another name."""
@@ -114,7 +110,11 @@ class Manifest:
 
 
 def read_manifests(
-    paths: Sequence[str | os.PathLike[str]], *, check_images: bool = True, references: bool = False
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    check_images: bool = True,
+    references: bool = False,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Manifest:
     """Several files as one manifest, checked as `Manifest.read` does and across them; one UserError for all.
 
@@ -128,7 +128,7 @@ def read_manifests(
         own_entries, own_faults = _read_file(Path(path))
         entries += own_entries
         faults += own_faults
-    return _checked(entries, faults, check_images, references)
+    return _checked(entries, faults, max_image_pixels if check_images else None, references)
 
 
 Fault = tuple[Path, int, str]  # file, row (0: the whole file), sentence
@@ -163,7 +163,7 @@ def _read_file(
     try:
         header, rows = read_table(path)
     except ValueError as error:
-        fix = "give a CSV in UTF-8, or a .parquet file"
+        fix = "give a CSV, best in UTF-8, or a .parquet file"
         return [], [(path, 0, f"cannot be read ({error}): {fix}")]
     if wrong := list(_header_faults(header, columns)):
         return [], [(path, 1, text) for text in wrong]
@@ -180,10 +180,10 @@ def _read_file(
     column_of = {field: columns.get(field, field) for field in _FIELDS}
     extra = set(header) - {"", *_FIELDS, *column_of.values()}
     for number, cells in rows:
-        # An unquoted comma shifts all fields after it, so that none of the row can be trusted.
+        # An unquoted separator shifts all fields after it, so that none of the row can be trusted.
         if len(cells) != len(header):
             text = f"{len(cells)} fields where the header has {len(header)}"
-            faults.append((path, number, f"{text}: quote texts that hold a comma"))
+            faults.append((path, number, f"{text}: quote texts that hold a separator"))
             continue
         values = dict(zip(header, cells, strict=True))
         given = {}
@@ -191,9 +191,9 @@ def _read_file(
             if values.get(column) not in (None, ""):
                 given[field] = str(values[column])
         # No file system takes a null byte: this becomes the fault of a file that does not exist.
-        image = folder / given.get("image", "").replace("\0", "\ufffd")
+        image = listed_path(folder, given.get("image", "").replace("\0", "\ufffd"))
         # One file by two paths is one image; but an image that is itself a link keeps its own name.
-        row, wrong = _row(given, Path(realpath(image.parent), image.name), name)
+        row, wrong = _row(given, Path(realpath(image.parent), image.name), name, number)
         row.extra.update((column, values[column]) for column in header if column in extra)
         faults += [(path, number, text) for text in wrong]
         if "image" in given:
@@ -201,7 +201,7 @@ def _read_file(
     return entries, faults
 
 
-def _row(given: dict[str, str], image: Path, dataset: str) -> tuple[Row, list[str]]:
+def _row(given: dict[str, str], image: Path, dataset: str, number: int) -> tuple[Row, list[str]]:
     """The row of the fields that are not empty, and what is wrong with it."""
     faults = []
     if "image" not in given:
@@ -228,6 +228,7 @@ def _row(given: dict[str, str], image: Path, dataset: str) -> tuple[Row, list[st
         split=given.get("split"),
         distortion=given.get("distortion"),
         reasoning=given.get("reasoning"),
+        number=number,
     )
     return row, faults
 
@@ -251,9 +252,9 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:
 
 
 def _checked(
-    entries: list[_Entry], faults: list[Fault], check_images: bool, references: bool
+    entries: list[_Entry], faults: list[Fault], most: int | None, references: bool
 ) -> Manifest:
-    """All rows, if there is no fault in them or between them; else one UserError."""
+    """All rows, if there is no fault; else one UserError. most: pixels of an image; None where none is opened."""
     datasets: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         datasets[entry.row.dataset].append(entry)
@@ -261,13 +262,13 @@ def _checked(
     faults += _duplicates(entries)
     for name, own in datasets.items():
         faults += [*_dataset_faults(name, own), *_leaks(name, own)]
-    if check_images:
-        errors = image_faults([entry.row.image for entry in entries])
+    if most is not None:
+        errors = image_faults([entry.row.image for entry in entries], max_image_pixels=most)
         for entry, error in zip(entries, errors, strict=True):
             if error:
                 faults.append(entry.fault(f"image: {error}"))
     if references:
-        faults += _reference_faults(entries, check_images)
+        faults += _reference_faults(entries, most)
     if not faults:
         return Manifest(tuple(entry.row for entry in entries))
     # By file and row; sort is stable, so the faults of one row keep their order.
@@ -288,7 +289,11 @@ def _duplicates(entries: Iterable[_Entry]) -> Iterator[Fault]:
     for entry in entries:
         before = first.setdefault(entry.row.image, entry)
         if before is not entry:
-            yield entry.fault(f"image: the same file as {before}: keep one")
+            fix = "keep one"
+            # Equal ratings are more often a row that was copied.
+            if entry.row.mos != before.row.mos:
+                fix += ", or average one row a rater with `data import raters`"
+            yield entry.fault(f"image: the same file as {before}: {fix}")
 
 
 def _dataset_faults(name: str, entries: list[_Entry]) -> Iterator[Fault]:
@@ -317,11 +322,12 @@ def _leaks(name: str, entries: Iterable[_Entry]) -> Iterator[Fault]:
             yield list(splits.values())[-1].fault(f"{text}: keep it in one")
 
 
-def _reference_faults(entries: Iterable[_Entry], check_images: bool) -> Iterator[Fault]:
+def _reference_faults(entries: Iterable[_Entry], most: int | None) -> Iterator[Fault]:
     found = [(entry, entry.row.reference_image) for entry in entries]
     # Many images share a reference, which is opened once.
     files = list({file for _, file in found if file})
-    errors = dict(zip(files, image_faults(files), strict=True)) if check_images else {}
+    checked = files if most is not None else []
+    errors = dict(zip(checked, image_faults(checked, max_image_pixels=most or 0), strict=True))
     for entry, file in found:
         name = entry.row.reference
         if file is None:

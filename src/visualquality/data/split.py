@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..seeds import order_key
+from .find import common_folder, relative_path
 from .manifest import SPLITS, Manifest, Row
 
 
@@ -62,9 +63,9 @@ def split(
 def _groups(rows: list[Row]) -> dict[Path, str]:
     """Image -> the name of its group, which does not depend on where on a disk the data set lies."""
     # Relative to what all images of the data set share, so that a moved or mounted set splits alike.
-    shared = os.path.commonpath([os.path.abspath(row.image.parent) for row in rows])
+    shared = common_folder([os.path.abspath(row.image.parent) for row in rows])
     return {
-        row.image: row.reference or Path(os.path.relpath(row.image, shared)).as_posix()
+        row.image: row.reference or relative_path(os.path.abspath(row.image), shared)
         for row in rows
     }
 

@@ -1,12 +1,17 @@
 """Tables in files: CSV, Parquet and Excel, as cells with the row numbers that an editor or a spreadsheet shows.
 
+A CSV may have commas, semicolons or tabs between its cells, and be in UTF-8, in UTF-16 with a byte order mark, or in
+Windows-1252, since spreadsheets write all of these.
+
 Excel sheets are read by pandas. CSV is read by `csv.reader`: pandas counts records, not lines, so that errors would
 name the wrong row after a quoted line break or a blank line, and it stops at the first row that has too many cells.
 Parquet is read by pyarrow: pandas would make floats of whole numbers where a cell is empty.
 pandas and pyarrow are imported where they are used, so that a CSV does not wait for them.
 """
 
+import codecs
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -17,6 +22,8 @@ from ..parsing import refuse_archive_bomb
 
 if TYPE_CHECKING:
     import _csv
+
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
 
 
 # A small file may unfold to far more than any table of ratings has, such as one text in a million rows.
@@ -37,14 +44,14 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path) -> Table:
-    """The table in a .csv, .parquet, .xlsx or .xls file (its first sheet); by default a CSV in UTF-8.
+    """The table in a .csv, .parquet, .xlsx or .xls file (its first sheet); by default a CSV (`read_csv`).
 
     Cells are texts; those of Parquet keep their type. Blank lines of a CSV are left out, but counted.
     Raises ValueError with the reason why the file cannot be read, which the caller puts into its message.
     """
     readers = {".parquet": _read_parquet, ".xlsx": _read_excel, ".xls": _read_excel}
     try:
-        table = readers.get(path.suffix.lower(), _read_csv)(path)
+        table = readers.get(path.suffix.lower(), read_csv)(path)
     # Parsers raise nearly anything on a damaged file.
     except Exception as error:
         raise ValueError(getattr(error, "strerror", None) or str(error)) from error
@@ -63,16 +70,68 @@ def to_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_csv(path: Path) -> Table:
-    # utf-8-sig: Excel writes a byte order mark. newline="": csv.reader counts the lines itself.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        # strict: a quote that is never closed would otherwise swallow the rest of the file.
-        reader = csv.reader(file, strict=True)
+def decoded(content: bytes, errors: str = "strict") -> str:
+    """The text of a file in UTF-8 or UTF-16, with or without a byte order mark (UTF-16: with one), or in Windows-1252.
+
+    errors: of UTF-8, as `bytes.decode` takes it; with any other than "strict" nothing is taken for Windows-1252.
+    Raises UnicodeDecodeError.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig", errors)
+    except UnicodeDecodeError:
+        # Text in another encoding is hardly ever UTF-8 by chance, so that this is not tried on UTF-8.
+        return content.decode("cp1252")
+
+
+def read_csv(path: Path, errors: str = "strict") -> Table:
+    """The table in a CSV with commas, semicolons or tabs between its cells; for `errors` see `decoded`.
+
+    Of these three it is the one by which the first row has as many cells as the header, and then the one that gives
+    most. A line `sep=;` before the header, as Excel writes, decides it. Where it is no comma, a number may have a
+    decimal comma, and gets a decimal point.
+
+    Raises OSError, and ValueError for another encoding or quotes that do not fit, with the row that these follow.
+    """
+    text = decoded(path.read_bytes(), errors)
+    named = re.match(r"sep=([,;\t])\r?\n", text)
+    delimiter = named[1] if named else max(",;\t", key=lambda each: _fit(text, each))
+    reader = _rows_of(text, delimiter)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        if named:
+            next(reader)
         header = [from_csv_cell(name.strip()) for name in next(reader, [])]
-        rows = [
-            (number, list(map(from_csv_cell, cells))) for number, cells in numbered_rows(reader)
-        ]
-        return Table(header, rows)
+        for number, cells in numbered_rows(reader):
+            rows.append((number, list(map(from_csv_cell, cells))))
+    except csv.Error as error:
+        last = rows[-1][0] if rows else 1
+        raise ValueError(f"after row {last}: not CSV ({error})") from error
+    if delimiter != ",":
+        rows = [(number, [_with_point(cell) for cell in cells]) for number, cells in rows]
+    return Table(header, rows)
+
+
+def _rows_of(text: str, delimiter: str) -> "_csv.Reader":
+    # newline="": csv.reader counts the lines itself.
+    # strict: a quote that is never closed would otherwise swallow the rest of the file.
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+
+
+def _fit(text: str, delimiter: str) -> tuple[bool, int]:
+    """How well a table reads with this delimiter; of two that read alike the first that is tried counts."""
+    reader = _rows_of(text, delimiter)
+    try:
+        header = next(reader, [])
+        _, first = next(numbered_rows(reader), (0, header))
+    except csv.Error:
+        return False, 0
+    return len(header) > 1 and len(first) == len(header), len(header)
+
+
+def _with_point(cell: str) -> str:
+    return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell.strip()) else cell
 
 
 def csv_cell(text: str) -> str:

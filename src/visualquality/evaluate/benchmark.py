@@ -110,8 +110,10 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
     holds a file of the cache.
     """
     sets: dict[Column, tuple[Row, ...]] = {}
+    # A method that allows fewer has these images' problem in their rows.
+    most = max(method.max_image_pixels for method in suite.methods)
     for data in suite.datasets:
-        rows = _rows(data)
+        rows = _rows(data, most)
         # The size of what is measured, not of the manifest: a suite may take one split of it.
         sets[Column(data.name, data.group, data.column, len(rows))] = rows
     with progress_bar(console) as bar:
@@ -119,7 +121,8 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
         digests: Digests = {}
         if any(method.model is not None for method in suite.methods):
             images = list(dict.fromkeys(row.image for rows in sets.values() for row in rows))
-            found = tracked(bar, map_ahead(_digest, images), "reading images", len(images))
+            reading = map_ahead(lambda image: _digest(image, most), images)
+            found = tracked(bar, reading, "reading images", len(images))
             digests = dict(zip(images, found, strict=True))
         methods = [
             _from_file(method, method.scores, sets)
@@ -130,8 +133,9 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
     return Results(suite.title, suite.plcc, tuple(sets), tuple(methods), suite.published)
 
 
-def _rows(data: DataSet) -> tuple[Row, ...]:
-    rows = rows_of(Manifest.read(data.manifest), data.split)
+def _rows(data: DataSet, max_image_pixels: int) -> tuple[Row, ...]:
+    manifest = Manifest.read(data.manifest, max_image_pixels=max_image_pixels)
+    rows = rows_of(manifest, data.split)
     names = dict.fromkeys(row.dataset for row in rows)
     if len(names) > 1:
         raise UserError(
@@ -141,9 +145,9 @@ def _rows(data: DataSet) -> tuple[Row, ...]:
     return rows
 
 
-def _digest(image: Path) -> str | UserError:
+def _digest(image: Path, max_image_pixels: int) -> str | UserError:
     try:
-        return image_digest(open_image(image))
+        return image_digest(open_image(image, max_image_pixels=max_image_pixels))
     except UserError as error:
         return error
 

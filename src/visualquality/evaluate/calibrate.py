@@ -12,9 +12,9 @@ from ..data.sources import SOURCES
 from ..errors import UserError
 from ..models.load import folder_of
 from ..score.calibration import FILE, Calibration, check_ratings, fit_calibration, user_file
-from ..score.journal import score_all
 from ..score.raters import ImageFunctionRater
 from ..score.rating import Rater
+from ..score.resume import score_all
 from ..score.scorer import Scorer
 from ..terminal import shown_line
 from .matching import rows_of, sources_of
@@ -29,6 +29,7 @@ def calibrate(
     split: str | None = None,
     reference: bool = False,
     journal: Path | None = None,
+    trust_names: bool = False,
     console: Console,
 ) -> Calibration:
     """The calibration of a rater on a manifest of one data set, whose images it must not have been trained on.
@@ -38,7 +39,7 @@ def calibrate(
         mos_range: the ends of the scale that people rated on; by default those of a data set of `SOURCES`.
         split: take only the rows of this split.
         reference: rate each image against its row's `reference_image`; the rater and the manifest must allow this.
-        journal: keeps the scores, and is continued.
+        journal: keeps the scores, and is continued. trust_names: as in `score_all`.
 
     Raises UserError for a rater whose weights are not known, several data sets, an unknown or wrong range, and as
     `fit_calibration` does. What is wrong with the data is found before anything is scored.
@@ -57,7 +58,9 @@ def calibrate(
     mos = [mos_on_1_to_5(row.mos, mos_range) for row in rows]
     check_ratings(mos, names, coverage, dataset, mos_range)
     images = sources_of(rows, reference=reference)
-    ratings = list(score_all(rater, images, journal=journal, console=console))
+    ratings = list(
+        score_all(rater, images, journal=journal, trust_names=trust_names, console=console)
+    )
     return fit_calibration(
         [rating.score for rating in ratings],
         [rating.std for rating in ratings],

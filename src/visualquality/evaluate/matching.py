@@ -12,12 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 
+from ..data.find import listed_path
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
 from ..score.files import read_scores
-from ..score.journal import read_journal, score_all
-from ..score.rating import Rater, Rating
+from ..score.journal import read_journal
+from ..score.rating import Rater, Rating, warning_lines
+from ..score.resume import score_all
 from ..score.source import Referenced
+from ..terminal import shown_line
 from .agreement import RESAMPLES, Agreement, agreement
 
 T = TypeVar("T")
@@ -64,7 +67,8 @@ def match(
     by_path: dict[str, str] = {}
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in found:
-        path = str(Path(realpath(Path(image).parent), Path(image).name))
+        named_so = listed_path(Path(), image)
+        path = str(Path(realpath(named_so.parent), named_so.name))
         if path in by_path:
             raise UserError(
                 f"{source} has {by_path[path]} and {image}, which are the same file: remove one of the two"
@@ -72,7 +76,7 @@ def match(
         by_path[path] = image
         # A file that is a row's by its path must not be matched to another row by its name.
         if path not in paths:
-            by_name[Path(image).name].append(image)
+            by_name[named_so.name].append(image)
     matched = []
     for row in rows:
         # A manifest's paths are absolute, with the links of the folder followed.
@@ -81,7 +85,8 @@ def match(
             named = sorted(by_name[row.image.name])
             # Names such as 1.png are in many data sets: another folder means another image.
             # A name without a folder may be of any folder.
-            if all(Path(other).parent.name not in ("", row.image.parent.name) for other in named):
+            folders = [listed_path(Path(), other).parent.name for other in named]
+            if all(folder not in ("", row.image.parent.name) for folder in folders):
                 if not complete:
                     continue
                 if not named:
@@ -128,15 +133,21 @@ def evaluate_model(
     split: str | None = None,
     reference: bool = False,
     journal: Path | None = None,
+    trust_names: bool = False,
     console: Console,
 ) -> dict[str, Agreement]:
     """Score every image and compare with its MOS, by data set. `journal` keeps the scores, and is continued.
 
     reference: rate each image against its row's `reference_image`; the rater and the manifest must allow this.
+    trust_names: as in `score_all`.
     """
     rows = rows_of(manifest, split)
     images = sources_of(rows, reference=reference)
-    ratings = score_all(rater, images, journal=journal, console=console)
+    ratings = list(
+        score_all(rater, images, journal=journal, trust_names=trust_names, console=console)
+    )
+    for line in warning_lines(ratings):
+        console.print(shown_line(line, style="yellow"), soft_wrap=True)
     return _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
 
 

@@ -4,6 +4,7 @@ The words of the page are in `results.html.jinja`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ..data.find import listed_path
 from ..data.manifest import Row, read_manifests
 from ..score.journal import journal_path
-from ..score.rating import Rating
+from ..score.rating import Rating, warning_lines
 from .agreement import COEFFICIENTS, with_average
 from .analysis import NORMAL_SHARES, Analysis, StdCheck, analyse, breakdowns, std_check
 from .matching import Rated, match, read_results, rows_of
@@ -96,7 +98,7 @@ def write_results_page(
     Raises UserError where `output` cannot be written. An image that cannot be opened is no error: its card says so.
     """
     # Where the pictures are: results may have been made elsewhere, the manifest is of this machine.
-    paths = {rating.image: Path(rating.image) for rating in ratings}
+    paths = {rating.image: listed_path(Path(), rating.image) for rating in ratings}
     if rows is None:
         sections = _scores(ratings)
     else:
@@ -104,6 +106,8 @@ def write_results_page(
         paths = {each.rating.image: each.row.image for each in rated}
         sections = _agreement(rated)
     # Listed whatever the page: an image without a score must not vanish.
+    for line in warning_lines(replace(r, image=paths[r.image].name) for r in ratings):
+        notes = [*notes, f"{line}."]
     failures = []
     for rating in ratings:
         if rating.problem is not None:

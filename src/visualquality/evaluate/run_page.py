@@ -19,7 +19,8 @@ from ..errors import UserError
 from ..io import read_jsonl
 from ..rl2r import description
 from ..train.examples import read_examples, read_probes
-from ..train.recipe import Recipe, read_recipe
+from ..train.faults import Fault, read_left_out
+from ..train.recipe import RECIPE, Recipe, read_recipe
 from .page import LIGHT, Panel, draw, pick_evenly, write_page
 from .run_images import (
     Answers,
@@ -32,6 +33,8 @@ from .run_images import (
 
 # Answers about a probe image whose words are shown; there are words at every step.
 WORDS_OF_A_PROBE = 5
+# Images that were left out, and are named.
+LEFT_OUT_NAMED = 5
 # A long run gets a running mean over one part in this many of its steps.
 MEANS = 15
 # The metrics of the parts of a reward begin with this.
@@ -52,8 +55,8 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
     cannot be written.
     """
     _refuse_without(run, "metrics.jsonl", "is no training run")
-    _refuse_without(run, "recipe.yaml", "is no whole run")
-    recipe = read_recipe(run / "recipe.yaml", output=run)
+    _refuse_without(run, RECIPE, "is no whole run")
+    recipe = read_recipe(run / RECIPE, output=run)
     if recipe.method != "rl2r":
         raise UserError(
             f"{run} is a run of method {recipe.method}, without rewards: this page is about RL2R runs"
@@ -71,6 +74,7 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
         f"Trained from {recipe.model} for {length}; this page was written after step {len(metrics)}.",
         f"{settings.responses} answers for each image, {recipe.compared} images in a batch, "
         f"reward {settings.reward}, learning rate {optimizer.learning_rate:g}, seed {recipe.seed}.",
+        *_about_left_out(read_left_out(run / "metrics.jsonl")),
         *notes,
     ]
     try:
@@ -93,6 +97,18 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
         pictures=pictures,
         notes=all_notes,
     )
+
+
+def _about_left_out(faults: Sequence[Fault]) -> list[str]:
+    """A sentence about the images that the recipe's `skip_bad` left out of the run, if there are any."""
+    if not faults:
+        return []
+    names = ", ".join(Path(fault.image).name for fault in faults[:LEFT_OUT_NAMED])
+    more = f" and {len(faults) - LEFT_OUT_NAMED} more" if len(faults) > LEFT_OUT_NAMED else ""
+    count = "1 image was" if len(faults) == 1 else f"{len(faults)} images were"
+    return [
+        f"{count} left out, which could not be read or which the model cannot take: {names}{more}."
+    ]
 
 
 def _refuse_without(run: Path, name: str, meaning: str) -> None:
@@ -193,8 +209,9 @@ def _score_chart(answers: Sequence[Answers], number: int, ends: tuple[int, int])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The objects of a run's `metrics.jsonl`, in order. Raises UserError as `io.read_jsonl` does."""
-    return [line.record for line in read_jsonl(path)]
+    """The steps in a run's `metrics.jsonl`, in order. Raises UserError as `io.read_jsonl` does."""
+    # The first line may say which images were left out (`read_left_out`).
+    return [line.record for line in read_jsonl(path) if "left_out" not in line.record]
 
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import nn
 from transformers import (
     AutoProcessor,
@@ -37,6 +38,10 @@ from .folder import NO_CODE
 from .nano import NanoConfig, NanoProcessor
 
 
+def _check_with_an_image(processor: Any, width: int, height: int) -> None:
+    processor.image_processor(images=[Image.new("RGB", (width, height))], return_tensors="np")
+
+
 @dataclass(frozen=True)
 class Family:
     """How models of one architecture are handled.
@@ -45,6 +50,8 @@ class Family:
     an image. vision_tower: the module that looks at pixels, to freeze it; None where it is not known.
     packable: several responses may share a row in training, since masks and positions are known and tested.
     float32: always in float32, whatever number format is asked for.
+    check_size: raises ValueError for a width and height that the processor refuses; as it is here, it gives the
+    processor a blank image of that size.
     """
 
     load_processor: Callable[[str, str], ProcessorMixin]
@@ -52,6 +59,7 @@ class Family:
     vision_tower: Callable[[PreTrainedModel], nn.Module | None]
     packable: bool = False
     float32: bool = False
+    check_size: Callable[[ProcessorMixin, int, int], None] = _check_with_an_image
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -83,6 +91,10 @@ def _limit_nano(processor: ProcessorMixin, max_pixels: int) -> None:
     processor.image_processor.max_pixels = max_pixels
 
 
+def _takes_every_size(processor: ProcessorMixin, width: int, height: int) -> None:
+    """nano's processor cuts or resizes whatever it gets."""
+
+
 # Its statistics would lose their last digits in bfloat16, hence float32.
 NANO = Family(
     _nano_processor,
@@ -90,6 +102,7 @@ NANO = Family(
     lambda model: model.model.vision.tower,
     packable=True,
     float32=True,
+    check_size=_takes_every_size,
 )
 
 
@@ -156,6 +169,11 @@ def _limit_edges(processor: ProcessorMixin, max_pixels: int) -> None:
     images.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
 
 
+def _check_edges(processor: Any, width: int, height: int) -> None:
+    """By the function that also resizes an image (`smart_resize` in transformers): no aspect above 200."""
+    processor.image_processor.get_number_of_image_patches(height, width)
+
+
 # All others
 
 
@@ -176,6 +194,7 @@ FAMILIES: dict[str, Family] = {NanoConfig.model_type: NANO} | {
         _limit_edges,
         lambda model: model.model.visual,
         packable=True,
+        check_size=_check_edges,
     )
     for model_type in QWEN_VL_PROCESSORS
 }

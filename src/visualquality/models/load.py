@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
+from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
 from .families import family_of, placeholder_ids, subfolder_of
@@ -62,14 +63,16 @@ def load(
 ) -> VisionLanguageModel:
     """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
 
-    `device`: "cuda" where there is one, else "cpu". `dtype`: "auto" is bfloat16 on CUDA and float32 on a CPU, where
-    bfloat16 is slower; nano is always float32, since its statistics would lose their last digits. `max_pixels`: a bound
-    on the pixels that the model sees of one image; larger ones are resized.
+    `device`: cpu, cuda, cuda:N or mps; by default "cuda" where there is one, else "cpu".
+    `dtype`: "auto" is bfloat16 on CUDA, and float32 elsewhere, as on a CPU, where bfloat16 is slower; nano is always
+    float32, since its statistics would lose their last digits.
+    `max_pixels`: a bound on the pixels that the model sees of one image; larger ones are resized.
     A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
     Nothing of a folder is run, and no pickle is opened (`folder.py`).
-    Raises UserError where there is no such model, it is damaged, or it cannot look at images.
+    Raises UserError where there is no such model or device, the model is damaged, or it cannot look at images.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
+    use_model_here(device)
     torch_dtype = _dtype(dtype, device)
     with faults_of_model(name, loading=True):
         if name in EMBEDDED_NAMES:
@@ -253,8 +256,7 @@ def trained_as(folder: Path) -> dict[str, Any]:
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
     from peft import PeftModel  # takes seconds
 
-    settings = check_adapter(folder)
-    base = settings["base_model_name_or_path"]
+    base = check_adapter(folder)["base_model_name_or_path"]
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
         processor = family_of(model.config).load_processor(str(folder), "")

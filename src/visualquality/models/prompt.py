@@ -18,6 +18,7 @@ from .families import bare_model
 
 # What a processor gives one number a token for. All else that it gives belongs to the images.
 TOKEN_KEYS = ("input_ids", "token_type_ids", "mm_token_type_ids")
+THINK = "<think>"
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,17 @@ def encode_prompt(
             tokens[key] = encoded.pop(key)[0]
     del encoded["attention_mask"]  # of one prompt it is all ones; `collate` makes that of a batch
     return Prompt(tokens, encoded)
+
+
+def prompt_opening(processor: ProcessorMixin) -> str:
+    """What the chat template writes of each response itself: "<think>" for models that always think, else nothing.
+
+    Their responses have no opening tag of their own. Whoever reads one puts this before it.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": "?"}]
+    messages: Any = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    return THINK if text.rstrip().endswith(THINK) else ""
 
 
 def collate(prompts: Sequence[Prompt], pad_token_id: int, side: str = "left") -> PromptBatch:

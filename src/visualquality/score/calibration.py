@@ -10,7 +10,6 @@ settings it says nothing. A file of calibrations holds one for each way of scori
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import xxhash
 from pydantic import Field
 
 from ..errors import UserError
-from ..io import Settings, validated, write_text
+from ..io import Settings, user_folder, validated, write_text
 from ..parsing import parse_json
 from ..seeds import order_key
 from .conformal import FOLDS, Check, Conformal, Finite, as_array, cross_check, fit_conformal
@@ -214,17 +213,9 @@ def keep_calibration(path: Path, calibration: Calibration) -> None:
 def user_file(weights: str) -> Path:
     """The file of calibrations of these weights in the user's data folder.
 
-    The folder is $XDG_DATA_HOME/visualquality (XDG Base Directory Specification), where that is an absolute path, else
-    %LOCALAPPDATA%/visualquality on Windows, else ~/.local/share/visualquality.
+    The folder is that of $XDG_DATA_HOME, by default ~/.local/share (`io.user_folder`).
     """
-    base = Path.home() / ".local" / "share"
-    for variable in ("XDG_DATA_HOME", "LOCALAPPDATA"):
-        given = os.environ.get(variable, "")
-        # The specification says to ignore a relative path.
-        if os.path.isabs(given):
-            base = Path(given)
-            break
-    return base / "visualquality" / "calibrations" / f"{weights}.json"
+    return user_folder("XDG_DATA_HOME", ".local/share") / "calibrations" / f"{weights}.json"
 
 
 def find_calibration(

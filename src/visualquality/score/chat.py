@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..models.families import trained_prompt
 from ..response import PromptName
 from .settings import Engine, ScoreSettings
-from .source import Source, open_source
+from .source import OpenedSource, Source, open_source
 
 # The whole of the model's distribution, and always sent: engines otherwise fill in their own defaults (min_p 0.05 and
 # top_k 40 in llama.cpp) or those of the model's generation_config.json (Qwen's has a repetition penalty).
@@ -53,6 +53,10 @@ class ChatRater:
             raise UserError(
                 f"engine {engine} returns text without the probabilities of digits: use reading drawn"
             )
+        if options.device is not None:
+            raise UserError(
+                f"device is {options.device}, but the engine {engine} chooses its own: leave it out here"
+            )
         self.engine = engine
         self.model = model
         self.options = options
@@ -84,12 +88,14 @@ class ChatRater:
             "temperature": self.temperature,
             "max_new_tokens": self.options.token_limit,
             "max_pixels": self.options.max_pixels,
+            "assume_bits": self.options.assume_bits,
             "reference": self.options.reference,
             "version": version("visualquality"),
         }
-        # Left out where it is False: journals that are older than this option go on.
-        if not self.options.reference:
-            del header["reference"]
+        # Left out where they are not used: journals that are older than these options go on.
+        for name in ("reference", "assume_bits"):
+            if not header[name]:
+                del header[name]
         return header
 
     def messages(self, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -103,13 +109,15 @@ class ChatRater:
             return [user]
         return [{"role": "system", "content": response.SYSTEM[self.prompt]}, user]
 
-    def open(self, source: Source) -> tuple[list[Image.Image], str]:
-        """The images of a prompt in order, each resized to at most `max_pixels`, and the digest of their pixels.
+    def open(self, source: Source) -> OpenedSource:
+        """A source whose images are resized to at most `max_pixels` each. Raises UserError.
 
-        The digest is that of the images as they were given. Raises UserError.
+        The digest is that of the images as they were given.
         """
-        images, digest = open_source(source, reference=self.options.reference)
-        return [shrink(image, self.options.max_pixels) for image in images], digest
+        options = self.options
+        opened = open_source(source, reference=options.reference, **options.file_options)
+        images = (shrink(image, self.options.max_pixels) for image in opened.images)
+        return opened._replace(images=tuple(images))
 
 
 def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:

@@ -1,28 +1,29 @@
-"""The journal of a run, an append-only file of ratings, and scoring many images with it so that a run can resume.
+"""The journal of a run: an append-only file of ratings, from which a run resumes (`score_all` in resume.py).
 
 The journal is JSON Lines. Its first line, {"header": {...}}, holds what the ratings depend on (model, weights hash,
-prompt, mode, samples, seed, version); each further line is one `Rating`. A run that writes `out.csv` or `out.parquet`
-keeps its journal beside it, as `out.csv.jsonl`, and writes the output from it at the end (`export` in files.py).
+prompt, mode, samples, seed, version); each further line is one `Rating`, with the stamps of its files as "files".
+Lines are never changed: {"dropped": image} takes back the row of an image that is no longer the one that was rated, and
+a further header says that intervals come from another calibration from there on.
+
+A run that writes `out.csv` or `out.parquet` keeps its journal beside it, as `out.csv.jsonl`, and writes the output from
+it at the end (`export` in files.py).
 """
 
-import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
-from rich.console import Console
 
 from ..errors import UserError
-from ..io import JsonLine, progress_bar, read_jsonl, tracked
-from .files import export
-from .rating import Rater, Rating
-from .source import Referenced, name_of
+from ..io import JsonLine, lock_file, read_jsonl, unlock_file
+from .files import DROPPED
+from .rating import Rating
+from .stamp import Stamp, Stamps
 
 # The most that a power cut may lose. A killed process loses nothing: each line goes to the kernel at once.
 SYNC_SECONDS = 1.0
@@ -62,6 +63,7 @@ class Journal:
         path: the file.
         ratings: image -> its last rating, in the order of the last lines. A rating that is not `answered` is among
             them, and its image may get a second line, which then counts.
+        stamps: image -> those of the files that the rating is of; none in journals of versions that recorded none.
 
     Raises UserError on entering for another header, a file that another run holds, a file that is no journal, and a
     damaged or repeated line; the file is then left as it was.
@@ -70,6 +72,7 @@ class Journal:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path = path
         self.ratings: dict[str, Rating] = {}
+        self.stamps: dict[str, Stamps] = {}
         self._header = header
         self._fd = -1
         self._size = 0  # bytes of whole lines
@@ -78,8 +81,9 @@ class Journal:
     def __enter__(self) -> "Journal":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # O_APPEND: every line lands at the end, also after the file was cut back.
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            # O_APPEND: every line lands at the end, also after the file was cut back. O_BINARY: Windows would write
+            # line feeds as two bytes.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self._fd = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise UserError(
@@ -95,7 +99,7 @@ class Journal:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._fd)
         except OSError as error:
             fault = f"another run is writing {self.path}; wait for its end or give another -o"
             # Some network file systems have no locks.
@@ -113,17 +117,29 @@ class Journal:
             self._write(header_line)
             self._sync()
             return
-        old, self.ratings, last = _read(self.path, "give another -o")
+        found = _read(self.path, "give another -o")
         # Through JSON, as the old header went: a tuple is a list there.
-        self._check(old, json.loads(header_line)["header"])
-        self._size = last.end
+        new = json.loads(header_line)["header"]
+        self._check(found.header, new)
+        self.ratings, self.stamps = found.ratings, found.stamps
+        self._size = found.last.end
         os.ftruncate(self._fd, self._size)
-        if not last.raw.endswith(b"\n"):
+        if not found.last.raw.endswith(b"\n"):
             # A kill between the object and its line feed: the rating counts, and its line is completed.
             self._write(b"\n")
+        if found.header != new:
+            self._write(header_line)
 
     def _check(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        """Raises UserError for other settings. Another calibration is none: it only adds to ratings (`score_all`)."""
+        if "calibration" in old and "calibration" not in new:
+            raise UserError(
+                f"{self.path} has intervals of a calibration, and this run has no calibration: "
+                "give it with --calibration, or give another -o"
+            )
         for field in [*new, *old]:
+            if field == "calibration":
+                continue
             if field in old and field in new and old[field] == new[field]:
                 continue
             was = repr(old[field]) if field in old else "none"
@@ -133,7 +149,7 @@ class Journal:
                 "give another -o or the same settings"
             )
 
-    def append(self, rating: Rating) -> None:
+    def append(self, rating: Rating, stamps: Stamps = ()) -> None:
         """Write one line, and have the disk confirm it at most once a second.
 
         Raises ValueError for an image that is rated already, UserError where the disk is full; the file is then
@@ -141,10 +157,25 @@ class Journal:
         """
         if rating.image in self.ratings and self.ratings[rating.image].answered:
             raise ValueError(f"{rating.image} is already in {self.path}")
-        self._write(_encoded(rating.to_dict()))
+        self._put(b"", rating, stamps)
+
+    def replace(self, rating: Rating, stamps: Stamps) -> None:
+        """Write a rating in the place of the one that its image has. Raises UserError where the disk is full."""
+        self._put(_encoded({DROPPED: rating.image}), rating, stamps)
+
+    def drop(self, image: str) -> None:
+        """Take back the rating of an image. Raises UserError where the disk is full."""
+        self._write(_encoded({DROPPED: image}))
+        self.ratings.pop(image, None)
+        self.stamps.pop(image, None)
+
+    def _put(self, before: bytes, rating: Rating, stamps: Stamps) -> None:
+        files = {"files": [stamp.to_dict() for stamp in stamps]} if stamps else {}
+        self._write(before + _encoded(rating.to_dict() | files))
         # A dict keeps an old key at its old place, and the order is that of the last lines.
         self.ratings.pop(rating.image, None)
         self.ratings[rating.image] = rating
+        self.stamps[rating.image] = stamps
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self._sync()
 
@@ -173,7 +204,7 @@ class Journal:
             self._sync()
         finally:
             # Closing is not enough: a forked worker may hold a copy of the descriptor, and with it the lock.
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            unlock_file(self._fd)
             os.close(self._fd)
 
 
@@ -182,11 +213,17 @@ def _encoded(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
-def _read(path: Path, fix: str) -> tuple[dict[str, Any], dict[str, Rating], JsonLine]:
-    """The header of a journal, image -> its last rating in the order of the last lines, and the last line.
+class _Content(NamedTuple):
+    """What is in a journal: its last header, what `Journal` has, and the last line."""
 
-    Raises UserError with `fix` for a file that is no journal, and with the line for a damaged or repeated one.
-    """
+    header: dict[str, Any]
+    ratings: dict[str, Rating]
+    stamps: dict[str, Stamps]
+    last: JsonLine
+
+
+def _read(path: Path, fix: str) -> _Content:
+    """Raises UserError with `fix` for a file that is no journal, and with the line for a damaged or repeated one."""
     lines = read_jsonl(path)
     try:
         last = next(lines, None)
@@ -198,25 +235,39 @@ def _read(path: Path, fix: str) -> tuple[dict[str, Any], dict[str, Rating], Json
         raise UserError(
             f"{path} does not begin with a header of results, so it is no journal of results; {fix}"
         )
-    header = last.record["header"]
-    ratings: dict[str, Rating] = {}
+    found = _Content(last.record["header"], {}, {}, last)
     for last in lines:
         try:
-            rating = Rating.from_dict(last.record)
+            found = _with_line(found, last)
         except UserError as error:
             raise UserError(f"{path}, line {last.number}: {error}") from error
-        # Taken out, since a dict would keep the key at its old place.
-        before = ratings.pop(rating.image, None)
-        if before is not None and before.answered:
-            raise UserError(
-                f"{path}, line {last.number}: {rating.image} is there a second time; remove one of the two"
-            )
-        ratings[rating.image] = rating
-    return header, ratings, last
+    return found._replace(last=last)
+
+
+def _with_line(found: _Content, line: JsonLine) -> _Content:
+    """What is there with one more line. Raises UserError."""
+    record = line.record
+    if record.keys() == {"header"} and isinstance(record["header"], dict):
+        return found._replace(header=record["header"])
+    if record.keys() == {DROPPED} and isinstance(record[DROPPED], str):
+        found.ratings.pop(record[DROPPED], None)
+        found.stamps.pop(record[DROPPED], None)
+        return found
+    files = record.pop("files", [])
+    rating = Rating.from_dict(record)
+    if not isinstance(files, list):
+        raise UserError(f"files is {files!r}: it must be a list")
+    # Taken out, since a dict would keep the key at its old place.
+    before = found.ratings.pop(rating.image, None)
+    if before is not None and before.answered:
+        raise UserError(f"{rating.image} is there a second time; remove one of the two")
+    found.ratings[rating.image] = rating
+    found.stamps[rating.image] = tuple(map(Stamp.from_dict, files))
+    return found
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[Rating]]:
-    """The header of a journal and its ratings, one an image, in the order of their last lines.
+    """The last header of a journal and its ratings, one an image, in the order of their last lines.
 
     An image that was tried again has several lines, of which the last counts; a torn last line is left out. Raises
     UserError where there is no such file, for a file that is no journal, and for a damaged or repeated line.
@@ -225,54 +276,5 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Rating]]:
         raise UserError(
             f"{path} is not a file: give the .jsonl that score or evaluate wrote with -o"
         )
-    header, ratings, _ = _read(path, "give the .jsonl that score or evaluate wrote with -o")
-    return header, list(ratings.values())
-
-
-def score_all(
-    rater: Rater,
-    images: Sequence[str | Referenced],
-    *,
-    journal: Path | None = None,
-    export_to: Path | None = None,
-    references: Path | None = None,
-    console: Console,
-) -> Iterator[Rating]:
-    """The rating of each image, in order: taken from `journal` if it is there, else made and appended to it.
-
-    An image that nothing answered for, such as a broken file, is tried again. The run may be stopped at any point:
-    what was yielded is in the journal.
-
-    Args:
-        journal: the file to resume from and to append to; without it nothing is kept.
-        export_to: a .csv or .parquet file that gets all ratings of the journal when the last image is done.
-        references: where the reference images come from. It goes into the header of the journal, since ratings
-            against other reference images are not the same ratings.
-
-    Raises UserError as `Journal` and `export` do.
-    """
-    header = rater.settings()
-    if references is not None:
-        header = {**header, "reference": str(references)}
-    opened = nullcontext() if journal is None else Journal(journal, header)
-    with opened as store, progress_bar(console) as bar:
-        done: dict[str, Rating] = {}
-        if store is not None:
-            done = {name: rating for name, rating in store.ratings.items() if rating.answered}
-        todo = [image for image in images if name_of(image) not in done]
-        if len(todo) < len(images):
-            there = len(images) - len(todo)
-            console.print(f"{there} of {len(images)} images are in {journal} already")
-        fresh = tracked(bar, rater.rate(todo), "scoring", len(todo))
-        for image in images:
-            name = name_of(image)
-            if name in done:
-                yield done[name]
-                continue
-            rating = next(fresh)
-            if store is not None:
-                # Before it is yielded, so that nothing the caller has seen can be lost.
-                store.append(rating)
-            yield rating
-    if store is not None and export_to is not None:
-        export(store.ratings.values(), export_to)
+    found = _read(path, "give the .jsonl that score or evaluate wrote with -o")
+    return found.header, list(found.ratings.values())

@@ -114,9 +114,9 @@ class OpenAIRater(ChatRater):
             while waiting:
                 yield waiting.popleft().result()
 
-    def request(self, source: Source) -> tuple[dict[str, Any], str]:
-        """The body of the requests about a source, without the seed, and the digest of its images."""
-        images, digest = self.open(source)
+    def request(self, source: Source) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+        """The body of the requests about a source, without the seed; the digest of its images, and their warnings."""
+        images, digest, warnings = self.open(source)
         parts = [
             {"type": "image_url", "image_url": {"url": png_data_url(image)}} for image in images
         ]
@@ -129,7 +129,7 @@ class OpenAIRater(ChatRater):
             **SAMPLING,
             "extra_body": EXTRA_SAMPLING,
         }
-        return body, digest
+        return body, digest, warnings
 
     def error_from(self, error: openai.APIError) -> "UserError | ImageLostError":
         """What an error of the library means, which has repeated the request as often as it should."""
@@ -251,7 +251,7 @@ class _Session:
         name, origin = name_of(source), self.rater.rating_fields
         try:
             # In a thread: decoding and PNG would hold up the answers that come in.
-            request, digest = await asyncio.to_thread(self.rater.request, source)
+            request, digest, warnings = await asyncio.to_thread(self.rater.request, source)
         except UserError as error:
             return Rating.failed(name, str(error), **origin)
         start = time.perf_counter()
@@ -261,7 +261,8 @@ class _Session:
             self.count_lost(error)
             return Rating.failed(name, str(error), **origin, seconds=seconds_since(start))
         self.scored, self.lost = True, 0
-        return Rating.from_samples(name, answers, **origin, seconds=seconds_since(start))
+        rating = Rating.from_samples(name, answers, **origin, seconds=seconds_since(start))
+        return rating.with_warnings(warnings)
 
     def count_lost(self, error: ImageLostError) -> None:
         # A refused image counts only while none has been scored: until then the request itself may be at fault.

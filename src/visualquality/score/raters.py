@@ -1,19 +1,23 @@
 """Where a model name becomes what rates images: a classic metric, a model in this process, or one on a server."""
 
+import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..classics import Classic
-from ..data.images import open_image
+from ..data.find import MAX_IMAGE_PIXELS
+from ..data.images import Picture, header, read_image
 from ..errors import UserError
 from ..io import map_ahead
+from ..process import ForkSafeLock
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
 from .rating import Rater, Rating, seconds_since
 from .settings import ScoreSettings
-from .source import Picture, name_of
+from .source import name_of
 
 CLASSICS = ("niqe", "brisque", "pyiqa")
 # Whoever gives one of these expects another score, and a classic would give the same: they are refused. The other
@@ -30,12 +34,17 @@ MODEL_OPTIONS = (
 )
 
 
+# Photos of more pixels are rated one at a time: in all threads at once they would need several gigabytes.
+LARGE = 25_000_000
+_one_large = ForkSafeLock()
+
+
 class ImageFunctionRater:
     """Rates images with a classic, a function of one image, in threads (a `Rater`).
 
     A rating has one sample, its score, rounded to 6 decimals; an image that cannot be opened, or that the classic fails
     on, has the reason as its `problem`. `workers`: threads; by default one a processor. `calibration_file`: the only
-    file in which a calibration is looked for, if it is given.
+    file in which a calibration is looked for, if it is given. `max_image_pixels`, `assume_bits`: as `read_image`.
     """
 
     def __init__(
@@ -44,10 +53,14 @@ class ImageFunctionRater:
         *,
         workers: int | None = None,
         calibration_file: Path | None = None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        assume_bits: int | None = None,
     ) -> None:
         self.classic = classic
         self.workers = workers
         self.calibration_file = calibration_file
+        self.max_image_pixels = max_image_pixels
+        self.assume_bits = assume_bits
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -56,7 +69,10 @@ class ImageFunctionRater:
 
     def settings(self) -> dict[str, Any]:
         """All that a rating depends on besides the image."""
-        return with_calibration(self.classic.settings(), self.calibration)
+        settings = self.classic.settings()
+        if self.assume_bits is not None:
+            settings["assume_bits"] = self.assume_bits
+        return with_calibration(settings, self.calibration)
 
     def rate(self, images: Iterable[Picture]) -> Iterator[Rating]:
         """Ratings in the order of `images`, which may be endless."""
@@ -67,11 +83,23 @@ class ImageFunctionRater:
         start, name = time.perf_counter(), name_of(source)
         origin: dict[str, Any] = {"model": self.classic.name, "mode": "direct", "seed": 0}
         try:
-            value = round(self.classic(open_image(source)), 6)
+            with _one_large if self._is_large(source) else nullcontext():
+                opened = read_image(
+                    source, max_image_pixels=self.max_image_pixels, assume_bits=self.assume_bits
+                )
+                value = round(self.classic(opened.image), 6)
         except UserError as error:
             return Rating.failed(name, str(error), **origin)
         origin["seconds"] = seconds_since(start)
-        return Rating(name, value, None, (value,), None, None, **origin)
+        rating = Rating(name, value, None, (value,), None, None, **origin)
+        return rating.with_warnings(opened.warnings)
+
+    def _is_large(self, source: Picture) -> bool:
+        """Whether a file has more than `LARGE` pixels. Those in memory already do not count. Raises UserError."""
+        if not isinstance(source, str | os.PathLike):
+            return False
+        with header(Path(source), self.max_image_pixels) as image:
+            return image.width * image.height > LARGE
 
 
 def make_rater(name: str, settings: ScoreSettings) -> Rater:
@@ -83,8 +111,8 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
       says what runs it: "here" is `Scorer`, "vllm" the engine of that name, "openai" an OpenAI-compatible server at
       `settings.url`.
 
-    The classics give each image one number, without words or chance: of `settings` they use `calibration`, and pyiqa
-    `device`.
+    The classics give each image one number, without words or chance: of `settings` they use `calibration`,
+    `max_image_pixels` and `assume_bits`, and pyiqa `device`.
 
     Raises UserError for a model or engine that cannot be had, for options that an engine cannot follow, and for those
     that would change nothing there: the URL without a server, and for a classic each of `MODEL_OPTIONS`.
@@ -103,23 +131,20 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
         )
     # Imported only where it is used: PyTorch and vLLM take seconds to import.
     parameters = Path(detail) if detail else None
+    reading = {"calibration_file": settings.calibration, **settings.file_options}
     if kind == "niqe":
         from ..classics.niqe import Niqe
 
-        return ImageFunctionRater(Niqe.load(parameters), calibration_file=settings.calibration)
+        return ImageFunctionRater(Niqe.load(parameters), **reading)
     if kind == "brisque":
         from ..classics.brisque import Brisque
 
-        return ImageFunctionRater(Brisque.load(parameters), calibration_file=settings.calibration)
+        return ImageFunctionRater(Brisque.load(parameters), **reading)
     if kind == "pyiqa":
         from ..classics.pyiqa import PyiqaMetric
 
         # Its networks are not thread-safe.
-        return ImageFunctionRater(
-            PyiqaMetric(detail, device=settings.device),
-            workers=1,
-            calibration_file=settings.calibration,
-        )
+        return ImageFunctionRater(PyiqaMetric(detail, device=settings.device), workers=1, **reading)
     if settings.engine == "vllm":
         from .vllm import VllmRater
 

@@ -44,8 +44,10 @@ class Rating:
             data set were put on.
         coverage: the share of images whose human rating lies in such an interval, such as 0.9.
         expected_mos: the human rating on 1 to 5 that this score stands for in that data set, in [low, high].
+        warnings: what there is to know of how the file was read, a sentence each, such as a bit depth that its header
+            leaves open; mostly none.
 
-    The last four are None where no calibration fits the settings (score/calibration.py), or there is no score.
+    Those of the interval are None where no calibration fits the settings (score/calibration.py), or there is no score.
 
     Raises ValueError for a number that is not finite, for both or neither of a score and a problem, and for an
     interval that is not whole or not in order.
@@ -66,6 +68,7 @@ class Rating:
     high: float | None = None
     coverage: float | None = None
     expected_mos: float | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # NaN is not JSON, and one that gets into a mean or a correlation makes all of it NaN.
@@ -157,17 +160,24 @@ class Rating:
         """The rating without its interval, and with other `changes` of fields."""
         return replace(self, **{**dict.fromkeys(INTERVAL), **changes})
 
+    def with_warnings(self, warnings: tuple[str, ...]) -> "Rating":
+        """The rating with `warnings`; itself where there are none."""
+        return replace(self, warnings=warnings) if warnings else self
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields in their order, ready for JSON: `samples` is a list."""
+        """The fields in their order, ready for JSON: `samples` is a list, and so is `warnings`, if there are any."""
         # `vars` keeps the order of the fields, which is that of the columns of an export.
-        return {**vars(self), "samples": list(self.samples)}
+        row = {**vars(self), "samples": list(self.samples), "warnings": list(self.warnings)}
+        if not self.warnings:
+            del row["warnings"]
+        return row
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> "Rating":
         """The inverse of `to_dict`. Raises UserError that names missing or unknown fields, or a wrong value."""
         names = {field.name for field in fields(cls)}
-        # Files of version 0.1 have no prompt and no interval.
-        wrong = sorted((names ^ row.keys()) - {"prompt", *INTERVAL})
+        # Files of version 0.1 have no prompt and no interval, and most rows no warnings.
+        wrong = sorted((names ^ row.keys()) - {"prompt", "warnings", *INTERVAL})
         if wrong:
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
@@ -175,7 +185,8 @@ class Rating:
         # The constructor refuses NaN, and a score beside a problem.
         try:
             _check_kinds(row)
-            return cls(**{**row, "samples": tuple(row["samples"])})
+            lists = {"samples": tuple(row["samples"]), "warnings": tuple(row.get("warnings", ()))}
+            return cls(**{**row, **lists})
         # A whole number of 400 digits is larger than any float.
         except (TypeError, ValueError, OverflowError) as error:
             name = shortened(repr(row["image"]))
@@ -205,6 +216,18 @@ def _check_kinds(row: dict[str, Any]) -> None:
 def _printable(text: str | None) -> str | None:
     # A server that stops at a token may cut a character in two. Half a character is not UTF-8: it becomes "?".
     return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def warning_lines(ratings: Iterable[Rating]) -> list[str]:
+    """Each warning of the ratings once, in the order in which it first comes, with its images."""
+    images: dict[str, list[str]] = {}
+    for rating in ratings:
+        for sentence in rating.warnings:
+            images.setdefault(sentence, []).append(rating.image)
+    return [
+        f"{names[0]}{f' and {len(names) - 1:,} more' if names[1:] else ''}: {sentence}"
+        for sentence, names in images.items()
+    ]
 
 
 def seconds_since(start: float, images: int = 1) -> float:
@@ -260,6 +283,12 @@ def has_uncertainty(rating: Rating) -> bool:
     A classic, which has no prompt, gives one number on a scale of its own: only a calibration makes it comparable.
     """
     return rating.mos_std is not None or rating.std is not None or rating.prompt is not None
+
+
+def is_precise(responses: Sequence["Response"], tolerance: float) -> bool:
+    """Whether the standard error of the mean score is below `tolerance`; it takes two readable answers or more."""
+    scores = [r.score for r in responses if r.score is not None]
+    return len(scores) > 1 and stdev(scores) / math.sqrt(len(scores)) < tolerance
 
 
 class Rater(Protocol):

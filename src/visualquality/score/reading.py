@@ -1,17 +1,17 @@
-"""Opening images and making prompts of them, in worker processes while the model works on those before."""
+"""Opening images and making prompts of them, in worker processes or threads while the model works on those before."""
 
 import os
 import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
-from multiprocessing import get_context
-from typing import NamedTuple
+from multiprocessing import active_children, get_context
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -21,6 +21,7 @@ from .. import response
 from ..errors import UserError
 from ..io import map_ahead
 from ..models.prompt import Prompt, encode_prompt
+from ..process import may_fork_workers
 from .source import Source, name_of, open_source
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -42,6 +43,7 @@ class Prepared:
     digest: str
     prompts: tuple[Prompt, ...]
     problem: str | None = None
+    warnings: tuple[str, ...] = ()  # of how it was read
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,28 @@ class Reader:
     """Makes one image ready for a model. A file that is not an image is no exception: the result says so.
 
     `prompt`: the name of the prompt, which has its own system message and place of the image. `reference`: every
-    source is `Referenced`, and a prompt has two images.
+    source is `Referenced`, and a prompt has two images. `file_options`: how files are read, as `read_image` takes it.
     """
 
     processor: ProcessorMixin
     questions: tuple[Question, ...]
     prompt: response.PromptName = "paper"
     reference: bool = False
+    file_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, source: Source) -> Prepared:
         name = name_of(source)
         try:
-            images, digest = open_source(source, reference=self.reference)
+            images, digest, warnings = open_source(
+                source, reference=self.reference, **self.file_options
+            )
         except UserError as error:
             return Prepared(name, "", (), str(error))
         try:
             prompts = tuple(self.encode(images, question) for question in self.questions)
         except ValueError as error:  # for instance of a shape that the model's processor refuses
             return Prepared(name, "", (), f"{name}: the model cannot take it ({error})")
-        return Prepared(name, digest, prompts)
+        return Prepared(name, digest, prompts, warnings=warnings)
 
     def encode(self, images: Sequence[Image.Image], question: Question) -> Prompt:
         prompt = encode_prompt(
@@ -104,16 +109,36 @@ def read_images(
 
 
 def _read_in_workers(reader: Reader, sources: Iterable[Source]) -> Iterator[Prepared]:
-    # A fork has the processor without pickling it, and no second import of PyTorch.
-    pool = ProcessPoolExecutor(
-        WORKERS, get_context("fork"), initializer=_start_worker, initargs=(reader,)
-    )
+    pool = _worker_processes(reader) if may_fork_workers() else None
+    if pool is None:
+        # Slower, since threads share one interpreter with the model, but they work everywhere.
+        yield from map_ahead(reader, sources, WORKERS)
+        return
     try:
         yield from map(pickle.loads, map_ahead(_read_in_worker, sources, WORKERS, pool))
     except BrokenProcessPool as error:
         raise UserError(
             "a process that reads images was killed, perhaps for want of memory: run again"
         ) from error
+
+
+def _worker_processes(reader: Reader) -> ProcessPoolExecutor | None:
+    """A pool whose processes run already, or None where the system gives no process or no semaphore."""
+    before = set(active_children())
+    try:
+        # A fork has the processor without pickling it, and no second import of PyTorch.
+        pool = ProcessPoolExecutor(
+            WORKERS, get_context("fork"), initializer=_start_worker, initargs=(reader,)
+        )
+        # The first task starts the processes.
+        pool.submit(os.getpid)
+    except (OSError, AssertionError, NotImplementedError):
+        # OSError: a limit on processes, or no /dev/shm. AssertionError: daemonic by some other library's account.
+        # This process would wait at its end for those that did start.
+        for child in set(active_children()) - before:
+            child.kill()
+        return None
+    return pool
 
 
 # In a worker: its reader, which a fork has without pickling.

@@ -1,13 +1,11 @@
 """Scoring images with a vision-language model that runs here."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
-from statistics import stdev
 from typing import Any
 
 import torch
@@ -32,10 +30,11 @@ from ..models.load import (
     folder_of,
     load,
 )
-from ..models.prompt import Prompt, collate
+from ..models.prompt import Prompt, collate, prompt_opening
+from ..process import use_model_here
 from ..seeds import uniform_streams
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
-from .rating import Rating, seconds_since
+from .rating import Rating, is_precise, seconds_since
 from .reading import Prepared, Question, Reader, read_images
 from .settings import ScoreSettings, score_settings
 from .source import Source
@@ -118,6 +117,7 @@ class Scorer:
         usual: response.Reading = "drawn" if self.prompt == "q-insight" else model.reading
         self.reading: response.Reading = chosen.reading or usual
         self.eos = eos_token_ids(model.model, model.processor)
+        self.opening = prompt_opening(model.processor)
         self.digits = self._digit_tree()
         questions = []
         if self.digits is not None and chosen.mode in ("expect", "auto"):
@@ -125,7 +125,8 @@ class Scorer:
         # Mode auto has both questions: the second is for images that the first leaves in doubt.
         if chosen.mode != "expect":
             questions.append(Question(self._question(chosen.mode != "direct")))
-        self.reader = Reader(model.processor, tuple(questions), self.prompt, chosen.reference)
+        asked, files = tuple(questions), chosen.file_options
+        self.reader = Reader(model.processor, asked, self.prompt, chosen.reference, files)
 
     def _digit_tree(self) -> DigitTree | None:
         """The tree that scores are read by, or None where they are drawn alone. Raises UserError."""
@@ -155,8 +156,13 @@ class Scorer:
         return next(self.rate([images]))
 
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:
-        """Ratings in the order of `images`, which may be endless; they are read while the model works."""
-        on_cpu = self.vlm.model.device.type == "cpu"
+        """Ratings in the order of `images`, which may be endless; they are read while the model works.
+
+        Raises UserError for a model on a GPU in a process that was forked after it was loaded.
+        """
+        device = self.vlm.model.device
+        use_model_here(str(device))
+        on_cpu = device.type == "cpu"
         prepared = read_images(
             self.reader, images, first=self.options.batch, shares_processor=on_cpu
         )
@@ -183,7 +189,8 @@ class Scorer:
                 batch = readable[start : start + size]
                 with faults_of_model(self.vlm.name):
                     rated = self._rate_batch([window[i] for i in batch])
-                ratings.update(zip(batch, rated, strict=True))
+                for i, rating in zip(batch, rated, strict=True):
+                    ratings[i] = rating.with_warnings(window[i].warnings)
                 while following in ratings:
                     yield ratings.pop(following)
                     following += 1
@@ -221,6 +228,7 @@ class Scorer:
             "tolerance": chosen.tolerance,
             "doubt": chosen.doubt,
             "max_pixels": chosen.max_pixels,
+            "assume_bits": chosen.assume_bits,
             "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
             "version": version("visualquality"),
         }
@@ -233,6 +241,7 @@ class Scorer:
             "reading": chosen.mode != "expect" and self.reading != "drawn",
             "tolerance": chosen.samples == "auto",
             "doubt": chosen.mode == "auto",
+            "assume_bits": chosen.assume_bits is not None,
         }
         return {key: value for key, value in header.items() if in_use.get(key, True)}
 
@@ -329,15 +338,9 @@ class Scorer:
         return found
 
     def _response(self, completion: Completion) -> response.Response:
-        text = decode(self.vlm.processor, completion)
+        text = self.opening + decode(self.vlm.processor, completion)
         return response.read(text, truncated=completion.truncated, prompt=self.prompt)
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
         batch = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)
         return prefill(self.vlm.model, batch.to(self.vlm.model.device))
-
-
-def is_precise(responses: Sequence[response.Response], tolerance: float) -> bool:
-    """Whether the standard error of the mean score is below `tolerance`; it takes two readable answers or more."""
-    scores = [r.score for r in responses if r.score is not None]
-    return len(scores) > 1 and stdev(scores) / math.sqrt(len(scores)) < tolerance

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..io import Settings
+from ..process import device_name
 from ..response import PromptName, Reading
 
 Mode = Literal["reason", "expect", "direct", "auto"]
@@ -64,9 +66,23 @@ class ScoreSettings(Settings):
     max_pixels: int | None = Field(
         None, ge=1, description="Bound on the pixels that the model sees of an image."
     )
+    max_image_pixels: int = Field(
+        MAX_IMAGE_PIXELS,
+        ge=1,
+        description="Files of more pixels are refused before they are decoded; more pixels need more memory.",
+    )
+    assume_bits: int | None = Field(
+        None,
+        ge=8,
+        le=32,
+        description="Bits that the samples of 16- and 32-bit files hold, where their header does not say: 12 for "
+        "values from 0 to 4095.",
+    )
     reference: bool = Field(False, description="Rate each image against a reference image.")
     batch: int = Field(8, ge=1, le=100_000, description="Images at a time.")
-    device: str | None = Field(None, description="cpu or cuda; by default cuda where there is one.")
+    device: str | None = Field(
+        None, description="cpu, cuda, cuda:N or mps; by default cuda where there is one."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Number format of the weights; by default bfloat16 on CUDA, else float32.",
@@ -81,6 +97,17 @@ class ScoreSettings(Settings):
         description="File of visualquality calibrate, for an interval of the human rating with each score; by default "
         "the one in the model's folder or in your data folder.",
     )
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _is_a_device(cls, device: object) -> str | None:
+        # A torch.device, too, is taken by its name. Whether this machine has it is found where a model is loaded.
+        return None if device is None else device_name(device)
+
+    @property
+    def file_options(self) -> dict[str, Any]:
+        """How files are read, as `read_image` takes it."""
+        return {"max_image_pixels": self.max_image_pixels, "assume_bits": self.assume_bits}
 
     @property
     def token_limit(self) -> int:
@@ -103,7 +130,9 @@ def score_settings(**options: Any) -> ScoreSettings:
                 raise UserError(
                     f"there is no scoring option {name!r}: there are {names}"
                 ) from error
-            message = e["msg"][:1].lower() + e["msg"][1:]
+            # What a validator of ours says comes behind pydantic's own words.
+            message = e["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
             faults.setdefault(f"{name} is {e['input']!r}", []).append(message)
         sentences = [f"{what}: {' or '.join(messages)}" for what, messages in faults.items()]
         raise UserError("; ".join(sentences)) from error

@@ -2,15 +2,14 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ..data.images import image_digest, open_image
+from ..data.find import MAX_IMAGE_PIXELS
+from ..data.images import Picture, image_digest, read_image
 from ..errors import UserError
-
-Picture = str | Path | Image.Image | np.ndarray  # what `open_image` takes
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,25 @@ def name_of(source: Source) -> str:
     return type(source).__name__  # what cannot be opened; its text may be pages of numbers
 
 
-def open_source(source: Source, *, reference: bool) -> tuple[tuple[Image.Image, ...], str]:
+class OpenedSource(NamedTuple):
     """The images of a source in the order of the prompt (the reference first), and the digest of all their pixels.
+
+    `warnings`: what its user should know of how they were read, a sentence each.
+    """
+
+    images: tuple[Image.Image, ...]
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+
+def open_source(
+    source: Source,
+    *,
+    reference: bool,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+    assume_bits: int | None = None,
+) -> OpenedSource:
+    """The images of a source, read as `read_image` does.
 
     Raises UserError for an image that cannot be opened, for a missing reference image where `reference` is set, and
     for one that is given where it is not.
@@ -53,6 +69,11 @@ def open_source(source: Source, *, reference: bool) -> tuple[tuple[Image.Image, 
             f"{name_of(source)} is given with a reference image: set reference=True to use it"
         )
     pictures = (source.reference, source.image) if isinstance(source, Referenced) else (source,)
-    images = tuple(map(open_image, pictures))
+    images, warnings = [], []
+    for place, picture in enumerate(pictures, start=1):
+        opened = read_image(picture, max_image_pixels=max_image_pixels, assume_bits=assume_bits)
+        images.append(opened.image)
+        of = "" if place == len(pictures) else "its reference image: "
+        warnings += [of + sentence for sentence in opened.warnings]
     # The digest of a single image is that of `image_digest` alone: scores without a reference depend on it.
-    return images, "/".join(map(image_digest, images))
+    return OpenedSource(tuple(images), "/".join(map(image_digest, images)), tuple(warnings))

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from PIL import Image
-
 from .. import response
 from ..errors import UserError, first_line
 from ..io import map_ahead
@@ -15,10 +13,10 @@ from ..seeds import request_seed
 from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater
 from .rating import Rating, seconds_since
 from .settings import ScoreSettings
-from .source import Source, name_of
+from .source import OpenedSource, Source, name_of
 
-# An image, opened: its name, and the images of its prompt with their digest, or why it cannot be opened.
-Opened = tuple[str, tuple[list[Image.Image], str] | str]
+# An image, opened: its name, and what is in its source, or why it cannot be opened.
+Opened = tuple[str, OpenedSource | str]
 
 BATCH = 64  # images at a time, of which vLLM schedules as many requests together as fit into memory
 READERS = 4  # threads that open images while the model works
@@ -104,16 +102,15 @@ class VllmRater(ChatRater):
             if isinstance(answer, str):
                 yield Rating.failed(name, answer, **self.rating_fields, seconds=seconds)
             else:
-                yield Rating.from_samples(name, answer, **self.rating_fields, seconds=seconds)
+                rating = Rating.from_samples(name, answer, **self.rating_fields, seconds=seconds)
+                yield rating.with_warnings(image.warnings)
 
-    def _responses(
-        self, opened: list[tuple[list[Image.Image], str]]
-    ) -> list[list[response.Response] | str]:
+    def _responses(self, opened: list[OpenedSource]) -> list[list[response.Response] | str]:
         """The responses to each source, or why vLLM refuses it."""
         if not opened:
             return []
         chats, sampling = [], []
-        for images, digest in opened:
+        for images, digest, _ in opened:
             parts = [{"type": "image_pil", "image_pil": image} for image in images]
             chats.append(self.messages(parts))
             sampling.append(self._sampling(digest))

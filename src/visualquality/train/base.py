@@ -1,5 +1,6 @@
 """What the trainers of all methods share, beside what they inherit from TRL."""
 
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -12,22 +13,26 @@ from datasets import Dataset
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import SequentialSampler
+from transformers.trainer_utils import rotate_checkpoints
 
 from ..errors import UserError, first_line
 from ..models.folder import check_folder
 from ..models.load import VisionLanguageModel, load_strictly
+from ..models.prompt import prompt_opening
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
+
+# In the folder of a run: what is being written and has no name yet.
+PART = ".saving"
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Remove a folder that could not be written whole, as on a full disk, and raise one UserError."""
+    """What is raised where a folder cannot be written, as on a full disk, as one UserError."""
     try:
         yield
     # Of a full disk, safetensors and torch.save raise errors of their own.
     except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise UserError(
             f"{folder} cannot be written ({first_line(error)}): make room, and continue with --resume"
         ) from error
@@ -55,13 +60,15 @@ class RunTrainer:
     """Stands before a trainer of TRL in a class's bases.
 
     `examples` are trained on in the `order` of `run_order`; `encode` makes their prompts, and `encode.vlm` is the
-    model that is trained. TRL's trainer gets `kwargs`.
+    model that is trained. `probes` are scored along the way (RL2R). TRL's trainer gets `kwargs`.
     """
 
     vlm: VisionLanguageModel
     examples: list[Example]
+    probes: list[Example]
     recipe: Recipe
     encode: PromptEncoder
+    opening: str  # of each response, that the chat template has written already
 
     def __init__(
         self: Any,
@@ -69,9 +76,12 @@ class RunTrainer:
         examples: list[Example],
         order: list[tuple[int, int]],
         encode: PromptEncoder,
+        probes: list[Example],
         **kwargs: Any,
     ):
-        self.recipe, self.examples, self.encode, self.vlm = recipe, examples, encode, encode.vlm
+        self.recipe, self.examples, self.probes = recipe, examples, probes
+        self.encode, self.vlm = encode, encode.vlm
+        self.opening = prompt_opening(self.vlm.processor)
         rows, visits = zip(*order, strict=True)
         # Numbers only: images are opened when a batch is made.
         dataset = Dataset.from_dict({"row": rows, "visit": visits})
@@ -93,15 +103,6 @@ class RunTrainer:
         saved = load_strictly(type(model), resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
 
-    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        with disk_errors(folder):
-            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
-
-    def save_model(self: Any, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        with disk_errors(Path(output_dir or self.args.output_dir)):
-            super().save_model(output_dir, *args, **kwargs)  # type: ignore[misc]
-
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         with readable_checkpoint(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
@@ -109,6 +110,44 @@ class RunTrainer:
     def _load_rng_state(self: Any, checkpoint: str | None) -> None:
         with readable_checkpoint(checkpoint):
             super()._load_rng_state(checkpoint)  # type: ignore[misc]
+
+    def _get_output_dir(self: Any, trial: Any = None) -> str:
+        # Where the trainer writes a checkpoint.
+        return str(Path(self.args.output_dir) / PART)
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any = None) -> None:
+        with self.whole_folder(f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self.accelerator.is_main_process:
+            # Only now: until then the checkpoint before is the newest.
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+
+    @contextmanager
+    def whole_folder(self: Any, name: str) -> Iterator[Path]:
+        """A folder to write to, for all processes, which becomes `name` in the run's when the block ends.
+
+        Whatever ends the run meanwhile, a power cut too, the folder is there whole or not at all, or still the old one.
+        Raises UserError where it cannot be written, as on a full disk.
+        """
+        output, main = Path(self.args.output_dir), self.accelerator.is_main_process
+        part = output / PART
+        if main:
+            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        self.accelerator.wait_for_everyone()
+        try:
+            with disk_errors(output / name):
+                yield part / name
+            self.accelerator.wait_for_everyone()
+            if main:
+                with disk_errors(output / name):
+                    _sync(part)
+                    if (output / name).exists():
+                        os.replace(output / name, part / "old")
+                    os.replace(part / name, output / name)
+        finally:
+            # After an error too: what is left over would fill the disk.
+            if main:
+                shutil.rmtree(part, ignore_errors=True)
 
     def log_metrics(self: Any, metrics: dict[str, Any]) -> None:
         """Add to the step's line of metrics.jsonl; TRL averages what comes several times in a step."""
@@ -119,3 +158,11 @@ class RunTrainer:
         """Raises FloatingPointError for a loss that is not finite: an update with it would destroy all weights."""
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step}")
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk confirm all files of a folder: older ones are deleted once these count."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())

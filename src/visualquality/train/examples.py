@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ Images = tuple[Path, ...]  # of one prompt, in order
 
 @dataclass(frozen=True)
 class Example:
-    """A rated image. `key` names it wherever the files are: its random stream depends on it."""
+    """A rated image. `key` names it wherever the files are: its random stream depends on it.
+
+    manifest, number: the file that rates it, and the row in it, the header being 1.
+    """
 
     path: Path
     key: str
@@ -33,6 +36,8 @@ class Example:
     dataset: str
     reasoning: str | None = None
     reference: Path | None = None
+    manifest: str = ""
+    number: int = 0
 
     @property
     def images(self) -> Images:
@@ -41,7 +46,7 @@ class Example:
 
 
 def read_examples(recipe: Recipe) -> list[Example]:
-    """The examples of a recipe's manifests, in order.
+    """The examples of a recipe's manifests, in order. Their images are not opened (see `usable_examples`).
 
     Raises UserError with every fault of the first manifest that has any.
     """
@@ -70,7 +75,11 @@ def read_probes(recipe: Recipe) -> list[Example]:
 
 def _read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> list[Example]:
     manifest = Manifest.read(
-        source.manifest, columns=source.columns, images=source.images, references=reference
+        source.manifest,
+        columns=source.columns,
+        images=source.images,
+        check_images=False,
+        references=reference,
     )
     rows = manifest.rows
     if source.split is not None:
@@ -96,7 +105,8 @@ def _read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> lis
         # The same wherever the files are, and different for any two images of a data set.
         key = f"{row.dataset}/{number}/{row.image.name}"
         beside = row.reference_image if reference else None
-        examples.append(Example(row.image, key, value, row.dataset, row.reasoning, beside))
+        example = Example(row.image, key, value, row.dataset, row.reasoning, beside)
+        examples.append(replace(example, manifest=str(source.manifest), number=row.number))
     return examples
 
 

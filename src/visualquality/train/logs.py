@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.progress import Progress
 from transformers import TrainerCallback
 
-from ..io import append_jsonl, filter_jsonl
+from ..io import append_jsonl, filter_jsonl, read_jsonl
 from .examples import Example
 
 SHOWN = (  # metric, label, format
@@ -56,6 +56,12 @@ def cut_back(log: Path, step: int) -> None:
     filter_jsonl(log, lambda record: record["step"] <= step)
 
 
+def last_number(log: Path, key: str) -> Any:
+    """What the last line that has `key` says of it; 0 where none has."""
+    found = [line.record[key] for line in read_jsonl(log) if key in line.record]
+    return found[-1] if found else 0
+
+
 class StepLog(TrainerCallback):
     """Appends each step to `metrics.jsonl`, and shows its metrics: in `bar`, or in lines where there is no terminal."""
 
@@ -65,6 +71,8 @@ class StepLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started, self.first = time.monotonic(), state.global_step
+        # Of the last line or checkpoint, and what the last checkpoint took.
+        self.ended, self.saving = self.started, 0.0
         self.task = self.bar.add_task("step", total=state.max_steps, completed=self.first, note="")
         if state.is_world_process_zero:
             self.bar.start()
@@ -75,6 +83,12 @@ class StepLog(TrainerCallback):
             return
         step = state.global_step
         record = {"step": step, "time": round(time.time(), 3)}
+        ended = time.monotonic()
+        record["seconds/step"] = round(ended - self.ended, 3)
+        if self.saving:
+            # Of the checkpoint before this step, which is written after the line of its own step.
+            record["seconds/checkpoint"] = round(self.saving, 3)
+        self.ended, self.saving = ended, 0.0
         # The run is laid out as one long epoch, so the loop's own count of epochs says nothing.
         record |= {k: v for k, v in logs.items() if k not in record and k != "epoch"}
         append_jsonl(self.metrics, record)
@@ -91,3 +105,7 @@ class StepLog(TrainerCallback):
             seconds = (now - self.started) / (step - self.first) * (state.max_steps - step)
             text = f"step {step}/{state.max_steps}  {line}  {seconds / 60:.1f} min left"
             self.bar.console.print(text, soft_wrap=True)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        saved = time.monotonic()
+        self.ended, self.saving = saved, saved - self.ended

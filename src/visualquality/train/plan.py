@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..errors import UserError
 from ..models.folder import NO_CODE, check_folder
+from ..models.limits import Refusal, size_refusal
 from ..models.load import EMBEDDED_NAMES, load
 from ..rl2r import ON_1_TO_5
 from .examples import Example
@@ -151,6 +153,16 @@ def model_size(name: str) -> ModelSize:
     text = model.config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())
     return ModelSize(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size)
+
+
+def known_refusal(recipe: Recipe, console: Console) -> Refusal:
+    """Which sizes the recipe's model refuses; none where its processor cannot be had here, and `console` says so."""
+    try:
+        return size_refusal(recipe.model, recipe.max_pixels)
+    except UserError as error:
+        text = f"{error}; so images are not checked against its limits"
+        console.print(text, soft_wrap=True, markup=False)
+        return lambda width, height: None
 
 
 def plan_table(recipe: Recipe, cost: Plan) -> Table:

@@ -18,6 +18,7 @@ from ..parsing import parse_yaml
 from ..response import PromptName
 from ..rl2r import ON_1_TO_5, REWARDS
 
+RECIPE = "recipe.yaml"  # in the folder of a run, with all that was set on the command line
 # Of steps, images and the like. A number with a zero too many is a fault to find before memory runs out.
 MOST = 10_000_000
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
@@ -115,6 +116,8 @@ class Recipe(Settings):
     prompt: PromptName = "paper"
     reasoning: bool = True
     reference: bool = False  # rate each image against its reference image, the first in the prompt
+    # Leave out images that cannot be read or that the model's processor refuses, instead of naming them and ending.
+    skip_bad: bool = False
     seed: int = Field(0, ge=0, lt=2**32)  # what NumPy takes
     rl2r: RL2R = RL2R()
     sft: SFT = SFT()

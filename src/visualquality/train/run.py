@@ -2,34 +2,38 @@
 
 import json
 import os
-from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from accelerate import PartialState
 from peft import LoraConfig
 from rich.console import Console
 from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
 
-from ..errors import UserError
-from ..io import progress_bar, read_yaml, write_text
+from ..errors import UserError, first_line
+from ..io import progress_bar, write_text
 from ..models.families import family_of
+from ..models.limits import size_refusal
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
-from ..parsing import parse_json
-from ..process import keep_freed_memory
+from ..process import is_main, keep_freed_memory
 from .base import RunTrainer
-from .examples import Example, FeatureCache, PromptEncoder, read_examples, run_order
+from .checkpoints import FINAL, checkpoint_step, claim, cut_logs_back, last_checkpoint
+from .examples import FeatureCache, PromptEncoder, run_order
 from .expected import ExpectedScoreTrainer
-from .logs import StepLog, cut_back
+from .faults import Usable, read_left_out, usable_examples, write_left_out
+from .logs import StepLog, last_number
 from .packed import allow_packing
 from .plan import count_steps
 from .recipe import Recipe, check_reward
+from .stops import LastWholeStep, Stopped, StopSignals, where_it_stands
 from .supervised import SupervisedTrainer
 from .trainer import RL2RTrainer
 
-FINAL = "final"
+__all__ = ["FINAL", "TRAINERS", "last_checkpoint", "train"]
+
 TRAINERS: dict[str, type[RunTrainer]] = {
     "rl2r": RL2RTrainer,
     "sft": SupervisedTrainer,
@@ -50,16 +54,50 @@ def train(
     interrupted run continues from its last checkpoint (or its start, if it had none yet), to the same weights as if it
     had not been interrupted. Run it under torchrun or accelerate for several processes.
     `cache`: what a frozen vision tower gives for images, shared by several runs of one process.
+
+    SIGINT, SIGTERM and SIGUSR1 end the run with a checkpoint after the step in progress, and raise `Stopped`. An error
+    leaves a checkpoint of the last whole step, where there is one process; a note on the exception names it.
     Raises UserError for faulty data, for an unknown reward, for an output that holds another run, or where there is
     nothing to resume.
     """
     check_reward(recipe)
     _check_launch(recipe)
-    checkpoint = _claim(recipe, resume)
+    checkpoint = claim(recipe, resume)
+    console = console or Console(stderr=True)
     if not torch.cuda.is_available():
         keep_freed_memory()
+    with StopSignals() as signals:
+        try:
+            return _train(recipe, checkpoint, resume, console, cache, signals)
+        except Stopped as stop:
+            stop.args = (f"{stop}: {where_it_stands(recipe)}",)
+            raise
+
+
+def _train(
+    recipe: Recipe,
+    checkpoint: Path | None,
+    resume: bool,
+    console: Console,
+    cache: FeatureCache | None,
+    signals: StopSignals,
+) -> Path:
+    """`train` without its last words: from a claimed folder and its last checkpoint to `final`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Processes share the check of the images, so they must know each other before the trainer would have them meet.
+        cuda = torch.cuda.is_available()
+        # As the trainer would: the time that GPUs wait for one another, in place of NCCL's own 10 minutes.
+        waits = {"timeout": timedelta(minutes=30)} if cuda else {}
+        PartialState(cpu=not cuda, backend=_backend(), **waits)
+    metrics = recipe.output / "metrics.jsonl"
     # Faults of the data are found before the model is loaded, which may take minutes.
-    examples = read_examples(recipe)
+    usable = usable_examples(
+        recipe,
+        size_refusal(recipe.model, recipe.max_pixels),
+        console=console,
+        left_out_before=read_left_out(metrics) if checkpoint else None,
+    )
+    steps = count_steps(recipe, usable.examples)
     vlm = _load_policy(recipe)
     trained_with: dict[str, Any] = {"prompt": recipe.prompt, "reference": recipe.reference}
     # The embedded models change with the package, so an adapter of one says which weights it is for.
@@ -67,25 +105,57 @@ def train(
     trained_with["base"] = vlm.digest if adapts_embedded else None
     # A tower that is trained gives something else at every step.
     encode = PromptEncoder(vlm, (cache or FeatureCache()) if recipe.freeze_vision else None)
-    # Only now: a resumption that fails before this must not lose what the run has logged.
-    if resume and is_main():
-        _cut_logs_back(recipe.output, checkpoint)
-    bar = progress_bar(console or Console(stderr=True), transient=False)
-    trainer = _make_trainer(recipe, examples, encode, StepLog(recipe.output / "metrics.jsonl", bar))
+    if is_main():
+        # Only now: a resumption that fails before this must not lose what the run has logged.
+        _prepare_logs(recipe.output, checkpoint, usable)
+        if resume:
+            console.print(_where_it_goes_on(recipe.output, checkpoint, steps), soft_wrap=True)
+    bar = progress_bar(console, transient=False)
+    whole_step = LastWholeStep()
+    callbacks = [StepLog(metrics, bar), signals, whole_step]
+    trainer = _make_trainer(recipe, usable, steps, encode, callbacks)
+    if checkpoint is not None and is_main():
+        # SFT's trainer counts all tokens of a run, and does not put the count into a checkpoint.
+        trainer._total_train_tokens = last_number(metrics, "num_tokens")
     try:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        # A signal in the last step comes too late to stop anything.
+        if signals.agreed and trainer.state.global_step < steps:
+            raise Stopped(signals.agreed)
+        with trainer.whole_folder(FINAL) as final:
+            trainer.save_model(str(final))
+            if is_main():
+                write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
+    except Exception as error:
+        try:
+            whole_step.keep(trainer)
+        except Exception as second:  # the first one is what ends the run
+            error.add_note(f"no checkpoint could be written after it: {first_line(second)}")
+        error.add_note(f"after this error: {where_it_stands(recipe)}")
+        raise
     finally:
         bar.stop()  # an interrupt must not leave the terminal without its cursor
-    final = recipe.output / FINAL
-    trainer.save_model(str(final))
-    if is_main():
-        write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
-    return final
+    return recipe.output / FINAL
 
 
-def is_main() -> bool:
-    """Whether this is the only process of the run, or the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
+def _prepare_logs(output: Path, checkpoint: Path | None, usable: Usable) -> None:
+    """Logs that end where the run goes on, and begin with what was left out."""
+    cut_logs_back(output, checkpoint)
+    if checkpoint is None:
+        metrics = output / "metrics.jsonl"
+        metrics.unlink(missing_ok=True)
+        write_left_out(metrics, usable.left_out)
+
+
+def _where_it_goes_on(output: Path, checkpoint: Path | None, steps: int) -> str:
+    if checkpoint is None:
+        return f"there is no checkpoint in {output}: starting from the beginning"
+    return f"going on from step {checkpoint_step(checkpoint)} of {steps} ({checkpoint})"
+
+
+def _backend() -> str | None:
+    """Of the communication between processes; NCCL, which is the default, is for GPUs alone."""
+    return "gloo" if not torch.cuda.is_available() and "WORLD_SIZE" in os.environ else None
 
 
 def _check_launch(recipe: Recipe) -> None:
@@ -127,64 +197,9 @@ def _load_policy(recipe: Recipe) -> VisionLanguageModel:
     return vlm
 
 
-def checkpoint_step(checkpoint: Path) -> int:
-    """The number of steps that were done when a checkpoint was written."""
-    return int(checkpoint.name.split("-")[1])
-
-
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
-    # The trainer's state is written last, so a checkpoint without it, or with a part of it, was interrupted.
-    found = []
-    for path in output.glob("checkpoint-*/trainer_state.json"):
-        with suppress(ValueError):
-            parse_json(path.read_bytes())
-            found.append(path.parent)
-    return max(found, key=checkpoint_step, default=None)
-
-
-def _claim(recipe: Recipe, resume: bool) -> Path | None:
-    """Make `output` this run's: its recipe is written there, or is the one that stands there already.
-
-    Returns the last checkpoint, if there is one. Raises UserError where `output` is another run's.
-    """
-    output = recipe.output
-    # What does not change the weights may differ between a run and its resumption.
-    resolved = recipe.model_dump(
-        mode="json", exclude={"output", "checkpoint_every", "keep_checkpoints", "tensorboard"}
-    )
-    record = output / "recipe.yaml"
-    if resume:
-        if not record.is_file():
-            raise UserError(f"nothing to resume: {output} holds no run")
-        before = read_yaml(record, "recipe")
-        before.setdefault("reference", False)  # runs of version 0.1 did not have the field
-        changed = [key for key in resolved if before.get(key) != resolved[key]]
-        if changed:
-            raise UserError(
-                f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"
-            )
-        return last_checkpoint(output)
-    if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
-        raise UserError(
-            f"{output} already holds a run: continue it with --resume, or give another --output"
-        )
-    write_text(record, yaml.safe_dump(resolved, sort_keys=False))
-    return None
-
-
-def _cut_logs_back(output: Path, checkpoint: Path | None) -> None:
-    """Drop the lines of the steps after `checkpoint`, which the run will write again."""
-    done = checkpoint_step(checkpoint) if checkpoint else 0
-    # Probes are scored before a step, under the number of steps done; the other files are written after it.
-    for name, last in (("metrics", done), ("samples", done), ("probes", done - 1)):
-        cut_back(output / f"{name}.jsonl", last)
-
-
 def _make_trainer(
-    recipe: Recipe, examples: list[Example], encode: PromptEncoder, steps_log: StepLog
+    recipe: Recipe, usable: Usable, steps: int, encode: PromptEncoder, callbacks: list[Any]
 ) -> Any:
-    steps = count_steps(recipe, examples)
     peft_config = None
     if lora := recipe.lora:
         peft_config = LoraConfig(
@@ -195,11 +210,12 @@ def _make_trainer(
         )
     trainer: Any = TRAINERS[recipe.method](
         recipe,
-        examples,
-        run_order(recipe, examples, steps),
+        usable.examples,
+        run_order(recipe, usable.examples, steps),
         encode,
+        probes=usable.probes,
         args=_arguments(recipe, steps),
-        callbacks=[steps_log],
+        callbacks=callbacks,
         peft_config=peft_config,
     )
     trainer.remove_callback(PrinterCallback)  # it would print each step a second time
@@ -231,8 +247,7 @@ def _arguments(recipe: Recipe, steps: int) -> GRPOConfig | SFTConfig:
         "use_cpu": not cuda,
         "bf16": cuda,  # autocast over float32 weights; slower than float32 on a CPU
         "ddp_find_unused_parameters": False,
-        # Several processes on a CPU, as the tests have them: NCCL is for GPUs alone.
-        "ddp_backend": "gloo" if not cuda and "WORLD_SIZE" in os.environ else None,
+        "ddp_backend": _backend(),
         "disable_tqdm": True,
         # The columns are row numbers, which no model's forward takes.
         "remove_unused_columns": False,

@@ -64,16 +64,22 @@ class SupervisedTrainer(RunTrainer, SFTTrainer):
         uniform = uniform_streams(self.recipe.seed, [name], 1, 1)[0, 0, 0]
         noise = float(norm.ppf(max(uniform, 1e-12)))  # at 0 it would be infinite
         score = example.mos + self.recipe.sft.score_noise * noise
-        text = target_text(score, example.reasoning if reasoning else None)
+        text = target_text(
+            score, example.reasoning if reasoning else None, opened=bool(self.opening)
+        )
         tokenizer = self.vlm.processor.tokenizer
         return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
 
 
-def target_text(score: float, reasoning: str | None) -> str:
+def target_text(score: float, reasoning: str | None, *, opened: bool = False) -> str:
     """The response to learn; a score beyond the scale is taken to its end.
+
+    opened: the prompt ends with <think>, which then has to be closed in any case.
 
     >>> target_text(3.456, "Sharp."), target_text(5.2, None)
     ('<think>Sharp.</think><answer>3.46</answer>', '<answer>5.00</answer>')
     """
     answer = f"<answer>{min(max(score, response.LOWEST), response.HIGHEST):.2f}</answer>"
+    if opened:
+        return f"{reasoning or ''}</think>{answer}"
     return answer if reasoning is None else f"<think>{reasoning}</think>{answer}"

@@ -31,7 +31,7 @@ from ..models.generate import Completion, decode, eos_token_ids, prefill, sample
 from ..models.prompt import collate, pad
 from ..seeds import uniform_streams
 from .base import RunTrainer
-from .examples import Example, PromptEncoder, read_probes
+from .examples import Example, PromptEncoder
 from .logs import Answers, write_answers
 from .packed import packed_log_probabilities
 from .recipe import Recipe
@@ -54,7 +54,6 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         **kwargs: Any,
     ):
         self.settings = recipe.rl2r
-        self.probes = read_probes(recipe)
         # The same for every image: scores can only be compared when the question was the same.
         self.question = response.prompt_text(
             recipe.prompt, recipe.reasoning, reference=recipe.reference
@@ -182,7 +181,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         return batch, [self._read(*pair) for pair in zip(examples, groups, strict=True)]
 
     def _read(self, example: Example, completions: list[Completion]) -> Answers:
-        texts = [decode(self.vlm.processor, completion) for completion in completions]
+        texts = [self.opening + decode(self.vlm.processor, each) for each in completions]
         scores = [response.read(text).score for text in texts]
         if self.recipe.reasoning:
             well_formed = [response.well_formed(text) for text in texts]

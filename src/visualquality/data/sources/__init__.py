@@ -129,6 +129,12 @@ SOURCES: dict[str, Source] = {
         "any CSV, Parquet or Excel file with an image and a MOS column; name them with columns",
         columns=True,
     ),
+    "raters": Source(
+        exchange.raters,
+        "any CSV, Parquet or Excel file with one row a rating (image, rating, and rater if it is known), of which it "
+        "makes each image's mean, std and number n; name the columns with columns",
+        columns=True,
+    ),
 }
 
 
@@ -153,10 +159,10 @@ def import_dataset(
 
     name: a key of `SOURCES`.
     root: the folder of the set; what is needed lies in it, or in exactly one of the folders right in it. For
-    authors-txt, authors-jsonl, pyiqa-csv, deqa-json and csv, the file itself.
+    authors-txt, authors-jsonl, pyiqa-csv, deqa-json, csv and raters, the file itself.
     split: a split that comes with the set: authors (kadid10k); official (koniq10k, where it is applied in any
     case if its file is there, and biq2021, whose two files it is); for pyiqa-csv the name of a split column.
-    columns: for csv and pyiqa-csv, our names -> the file's, as in `Manifest.read`.
+    columns: for csv, raters and pyiqa-csv, our names -> the file's, as in `Manifest.read`.
     images: the folder that image names are relative to, where it is not the set's own.
     missing: skip leaves out images that are listed but not on the disk, and `Imported.missing` names them.
 
@@ -177,7 +183,7 @@ def import_dataset(
             fix = f"choose {' or '.join(source.splits)}"
         raise UserError(f"unknown split {split!r} of {name}: {fix}")
     if columns and not source.columns:
-        takers = " and ".join(other for other in SOURCES if SOURCES[other].columns)
+        takers = ", ".join(other for other in SOURCES if SOURCES[other].columns)
         fix = f"{name} has columns of its own, leave them out"
         raise UserError(f"columns are for {takers}: {fix}")
     if images is not None and not Path(images).is_dir():

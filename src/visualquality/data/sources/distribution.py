@@ -91,6 +91,10 @@ def rows_on_disk(
     listing = functools.cache(_listing)
     for row in rows:
         image = _file_named(row.image, *listing(row.image.parent))
+        if image is None and "\\" in row.image.name:
+            # A name from Windows; see `find.listed_path`.
+            split = Path(row.image.parent, *row.image.name.split("\\"))
+            image = _file_named(split, *listing(split.parent))
         if image is None:
             absent[str(row.image)] = None
             continue
@@ -98,7 +102,8 @@ def rows_on_disk(
         before = kept.setdefault(image, row)
         if before != row:
             ratings = f"with {_rating(before)} and with {_rating(row)}"
-            raise UserError(f"{image.name} is listed twice, {ratings}: delete one row")
+            fix = "delete one row, or import one row a rater with the name raters"
+            raise UserError(f"{image.name} is listed twice, {ratings}: {fix}")
     if absent and not (skip and kept):
         first = ", ".join(list(absent)[:_NAMED]) + (", …" if len(absent) > _NAMED else "")
         fix = "give their folder with --images"

@@ -1,16 +1,21 @@
-"""File formats that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table."""
+"""File formats that carry any data set: the authors' text and JSONL, pyiqa's CSV, DeQA-Score's JSON, any table.
+
+`raters` reads a table of single ratings, of which it makes the MOS.
+"""
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import PureWindowsPath
+from statistics import fmean, stdev
 
 from ...errors import UserError, shortened
 from ...parsing import parse_json
 from ..row import SPLITS, Row
 from .distribution import Distribution
-from .records import read_labels, read_records, read_text
+from .records import Record, read_labels, read_records, read_text
 
 # The authors name label files by data set and split: KADID-10K_val_set, SPAQ_test_all.
 _LABEL_FILE = re.compile(
@@ -18,6 +23,8 @@ _LABEL_FILE = re.compile(
 )
 _PYIQA_MOS = ("mos", "elo_score", "score")  # what pyiqa calls a score of which higher is better
 _PYIQA_SPLIT = "official_split"
+_RATING = ("rating", "score", "mos")  # what a single rating may be called
+_KEPT = ("dataset", "reference", "split", "distortion")  # fields of an image, not of a rating
 
 
 def authors_txt(data: Distribution) -> Iterable[Row]:
@@ -140,8 +147,9 @@ def deqa_json(data: Distribution) -> Iterable[Row]:
             if std < 0:
                 raise UserError(f"{where}: std is {std}, below 0: correct it")
         # KONIQ/images/1.jpg is of KONIQ; images/1.jpg names no data set.
-        parts = PurePosixPath(entry["image"]).parts
-        dataset = parts[0] if len(parts) > 2 and parts[0] != "/" else path.stem
+        # Of Windows' paths and others: backslashes and slashes both are between folders.
+        parts = PureWindowsPath(entry["image"]).parts
+        dataset = parts[0] if len(parts) > 2 and not parts[0].endswith("\\") else path.stem
         yield Row(folder / entry["image"], mos, dataset, std)
 
 
@@ -162,3 +170,65 @@ def any_table(data: Distribution) -> Iterable[Row]:
 
     path, folder = data.single_file()
     return Manifest.read(path, columns=data.columns, images=folder, check_images=False).rows
+
+
+def raters(data: Distribution) -> Iterable[Row]:
+    """A table with one row a rating: image, and the rating in a column rating, score or mos.
+
+    `columns` says where they are if they have other names; a column rater (`columns`, too) says who rated. Of each
+    image `mos` is the mean of its ratings, `std` their unbiased standard deviation (none of a single rating), and
+    `extra["n"]` their number. Columns reference, split, dataset and distortion are kept; the others are not.
+
+    Raises UserError for a rating that is no number, a rater who rated an image twice, and an image whose rows differ
+    in a column that is kept.
+    """
+    path, folder = data.single_file()
+    names = ("image", "mos", "rater", *_KEPT)
+    if unknown := sorted(set(data.columns) - set(names)):
+        raise UserError(f"columns: {', '.join(unknown)} is none of {', '.join(names)}: correct it")
+    records = read_records(data, path)
+    there = [name for name in _RATING if name in records[0].values]
+    rating = data.columns.get("mos") or (there[0] if len(there) == 1 else None)
+    if rating is None:
+        found = f"has {' and '.join(there)}" if there else f"has none of {', '.join(_RATING)}"
+        raise UserError(f"{path} {found}: name the column of the ratings with columns mos=NAME")
+    image, rater = (data.columns.get(field, field) for field in ("image", "rater"))
+    # What `columns` names must be there; without it, nobody need say who rated.
+    need = [image, rating, *([rater] if "rater" in data.columns else [])]
+    records = read_records(data, path, *need)
+    of_image: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        of_image[record.text(image)].append(record)
+    for name, own in of_image.items():
+        _refuse_second_rating(own, image, rater)
+        values = [record.number(rating) for record in own]
+        kept = {field: _same(own, data.columns.get(field, field)) for field in _KEPT}
+        yield Row(
+            folder / name,
+            fmean(values),
+            kept["dataset"] or path.stem,
+            stdev(values) if len(values) > 1 else None,
+            kept["reference"],
+            kept["split"],
+            kept["distortion"],
+            extra={"n": len(values)},
+        )
+
+
+def _refuse_second_rating(own: list[Record], image: str, rater: str) -> None:
+    first: dict[str, int] = {}
+    for record in own:
+        who = record.values.get(rater, "").strip()
+        if who and first.setdefault(who, record.row) != record.row:
+            text = f"{who!r} rated {record.text(image)} in row {first[who]} already"
+            raise record.error(rater, f"{text}: delete one of the two")
+
+
+def _same(own: list[Record], column: str) -> str | None:
+    """What all rows of an image have in this column; None where it is empty or not there."""
+    first = own[0].values.get(column, "").strip()
+    for record in own:
+        if record.values.get(column, "").strip() != first:
+            text = f"is not {first!r}, as in row {own[0].row} of the same image"
+            raise record.error(column, f"{text}: correct one of the two")
+    return first or None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
-from pathlib import PurePosixPath
+from pathlib import PureWindowsPath
 
 from ..row import Row
 from .distribution import Distribution
@@ -237,7 +237,9 @@ def _processed(data: Distribution, file: str, scale: tuple[float, float]) -> Ite
 
 def _with_method(row: Row, data: Distribution, ending: str = "") -> Row:
     # SRIQA-Bench's references are named a1_Original.png, its images a1_<method>.png.
-    scene = PurePosixPath(row.reference or "").stem.removesuffix(ending) + "_"
-    if not row.image.stem.startswith(scene) or row.image.stem == scene:
+    # Windows' paths, as which a slash, too, is between folders.
+    scene = PureWindowsPath(row.reference or "").stem.removesuffix(ending) + "_"
+    name = PureWindowsPath(row.image).stem
+    if not name.startswith(scene) or name == scene:
         raise data.error(f"{row.image.name} is not named after its reference {row.reference}")
-    return replace(row, distortion=row.image.stem.removeprefix(scene))
+    return replace(row, distortion=name.removeprefix(scene))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ...errors import UserError
 from ..find import SUFFIXES
 from ..row import Row
-from ..tables import MAX_ROWS, read_table, to_number
+from ..tables import MAX_ROWS, decoded, read_table, to_number
 from .distribution import Distribution
 
 # Normalised scores pass their bounds by rounding: SRIQA-Bench has 100.00000000000001.
@@ -78,7 +78,7 @@ def read_records(data: Distribution, path: Path, *columns: str) -> list[Record]:
             if name:
                 values[name] = text
             elif text.strip():
-                fix = "quote texts that hold a comma"
+                fix = "quote texts that hold a separator, such as a comma"
                 raise UserError(f"{path}: row {number} has a cell beyond the named columns: {fix}")
         if any(text.strip() for text in values.values()):
             records.append(Record(path, number, values))
@@ -113,9 +113,9 @@ def read_mat(data: Distribution, path: Path, variable: str) -> list[Any]:
 
 
 def read_text(data: Distribution, path: Path) -> str:
-    """A whole file in UTF-8, with or without a byte order mark; UserError if it cannot be read."""
+    """The text of a whole file, as `decoded` takes it; UserError if it cannot be read."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return decoded(path.read_bytes())
     except (OSError, ValueError) as error:
         raise data.unreadable(path, error) from error
 

@@ -80,7 +80,9 @@ class NanoImageProcessor(BaseImageProcessor):
 
     def patches(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int, int]]:
         """An image's patches, (rows * columns, 3 * 32 * 32), row by row; and their grid, (1, rows, columns)."""
-        image = image.convert("RGB")
+        # Not where it is RGB already: that would be a second copy of a large photo.
+        if image.mode != "RGB":
+            image = image.convert("RGB")
         if self.pixels:
             # Resampling would remove most of the traces that the pixels' statistics look for.
             image = cut(image, self.max_pixels)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ..errors import UserError
+from ...errors import UserError
 
 # A flat image of 100 million pixels has 300 kB as PNG and 2 MB as JPEG. From here on a file is too small to be one.
 LEAST_PIXELS = 25_000_000

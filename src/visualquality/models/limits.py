@@ -1,0 +1,62 @@
+"""Which images a model's processor refuses, as far as their size tells; its weights are not needed."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import AutoConfig
+from transformers.processing_utils import ProcessorMixin
+
+from ..errors import UserError, first_line
+from .families import FAMILIES, Family, family_of, subfolder_of
+from .folder import ADAPTER, NO_CODE, check_adapter, check_folder
+from .load import EMBEDDED, EMBEDDED_NAMES
+from .nano import NanoConfig
+
+# (width, height) in pixels -> why it is refused, or None where it is taken.
+Refusal = Callable[[int, int], str | None]
+
+
+def size_refusal(name: str, max_pixels: int | None = None) -> Refusal:
+    """What the processor of a model says of a size; `name` and `max_pixels` are those of `load`.
+
+    Raises UserError where the model's processor cannot be read.
+    """
+    family, processor = _processor(name)
+    if max_pixels is not None:
+        family.limit_pixels(processor, max_pixels)
+
+    # Photos of a data set have few sizes, and some processors can only be asked with an image.
+    @functools.cache
+    def refusal(width: int, height: int) -> str | None:
+        try:
+            family.check_size(processor, width, height)
+        except ValueError as error:
+            return f"the processor of {name} cannot take {width} × {height} ({first_line(error)})"
+        return None
+
+    return refusal
+
+
+def _processor(name: str) -> tuple[Family, ProcessorMixin]:
+    """The family of a model and its processor, as `load` has them."""
+    try:
+        # An adapter's folder has a processor of its own, but not the configuration of its base model.
+        base = name
+        if (Path(name) / ADAPTER).is_file():
+            base = check_adapter(Path(name))["base_model_name_or_path"]
+        if base in EMBEDDED_NAMES:
+            family = FAMILIES[NanoConfig.model_type]
+        else:
+            check_folder(Path(base))
+            config = AutoConfig.from_pretrained(base, subfolder=subfolder_of(base), **NO_CODE)
+            family = family_of(config)
+        owner = name if base == name or (Path(name) / "tokenizer_config.json").is_file() else base
+        where = str(EMBEDDED) if owner in EMBEDDED_NAMES else owner
+        return family, family.load_processor(where, subfolder_of(owner))
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            f"the processor of the model {name!r} could not be read or fetched: {first_line(error)}"
+        ) from error
