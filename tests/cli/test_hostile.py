@@ -128,7 +128,7 @@ def test_a_report_about_hostile_results(photos, monkeypatch):
         for i, name in enumerate(NAMES[:6]):
             store.append(Rating(name, 1.0 + i, 0.1, (), "\x1b[2J", None, "m", "reason", 0, 0.1))
     assert run("report", "r.jsonl", "-o", "[/r].html")[0] == 0
-    assert "\x1b" not in Path("[/r].html").read_text()
+    assert "\x1b" not in Path("[/r].html").read_text(encoding="utf-8")
 
 
 def shell(folder: Path, *arguments: str, limit: int | None = None, stdout: str = "out.txt"):
@@ -138,7 +138,11 @@ def shell(folder: Path, *arguments: str, limit: int | None = None, stdout: str =
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    with (folder / "out.txt").open("w") if stdout == "out.txt" else open(stdout, "w") as out:
+    with (
+        (folder / "out.txt").open("w")
+        if stdout == "out.txt"
+        else open(stdout, "w", encoding="utf-8") as out
+    ):
         return subprocess.run(
             [sys.executable, "-m", "visualquality", *arguments],
             cwd=folder,
