@@ -254,7 +254,9 @@ def validated(model: type[Model], tree: dict[str, Any], path: Path, what: str) -
         faults = []
         for e in error.errors():
             where = ".".join(map(str, e["loc"])) or what
-            faults.append(f"{shortened(where)}: {plain.get(e['type'], e['msg'])}")
+            # Pydantic writes this before the sentence of a check of our own.
+            said = e["msg"].removeprefix("Value error, ")
+            faults.append(f"{shortened(where)}: {plain.get(e['type'], said)}")
         if len(faults) > _LISTED_FAULTS:
             faults[_LISTED_FAULTS:] = [f"and {len(faults) - _LISTED_FAULTS} more faults"]
         raise UserError(f"{path}: {'; '.join(faults)}") from error

@@ -151,7 +151,7 @@ def data_sets(data: bytes) -> None:
 def images(data: bytes) -> None:
     # Mutated headers seldom name more than this, and large ones would only take time.
     with file_of(data, "image") as path, contextlib.suppress(UserError):
-        opened = open_image(path, max_pixels=4_000_000)
+        opened = open_image(path, max_image_pixels=4_000_000)
         assert opened.mode == "RGB"
         assert 0 < opened.width * opened.height <= 4_000_000
 
