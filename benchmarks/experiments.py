@@ -31,11 +31,12 @@ from rich.console import Console
 from rich.table import Table
 from rl2r_biq2021 import BASE
 
-from recipes.nano.features import rate_rows
 from recipes.nano.measure import summary, test_sets, train_set
 from visualquality.data.manifest import Manifest, Row
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
+from visualquality.score.rating import Rating
+from visualquality.score.reading import Prepared
 from visualquality.score.scorer import Scorer
 from visualquality.train.examples import FeatureCache, PromptEncoder
 from visualquality.train.recipe import Recipe, read_recipe
@@ -43,6 +44,7 @@ from visualquality.train.run import FINAL, train
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "experiments"
 PROBES = 20  # images of each set that are scored along a run, as in the paper's Fig. 3
+CHUNK = 64  # images that are decoded at a time, which bounds the memory
 SETS = ("biq2021", "synthetic")  # data.0 and data.1 of common.yaml
 Rows = list[dict[str, Any]]
 
@@ -146,6 +148,24 @@ def valid_rows(
         if row["run"] == settings_of(changes[row["row"]], row["seed"], paths)[1]:
             rows.append(row)
     return rows
+
+
+def rate_rows(scorer: Scorer, encode: PromptEncoder, rows: Sequence[Row]) -> list[Rating]:
+    """A rating for each row, in order, from features that `encode` keeps.
+
+    For any model with the same frozen tower as the one in `encode`. The random draws depend on the file's name
+    instead of its pixels, so they are not those of `visualquality score`.
+    """
+    (question,) = scorer.reader.questions
+    ratings: list[Rating] = []
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        prompts = encode([((row.image,), question.text) for row in part])
+        ratings += scorer.rate_prepared(
+            Prepared(row.image.name, row.image.name, (prompt.followed_by(question.opening),))
+            for row, prompt in zip(part, prompts, strict=True)
+        )
+    return ratings
 
 
 class Tests:

@@ -163,6 +163,7 @@ def main() -> None:
     Console().print_json(json.dumps(calibrated))
     if args.json:
         result = {
+            "model": expected[0].model,
             "weights": vlm.digest,
             "reading": vlm.reading,
             "rows": rows,

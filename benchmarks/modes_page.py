@@ -13,7 +13,7 @@ RESULT, PAGE = ROOT / "benchmarks" / "results" / "modes.json", ROOT / "docs" / "
 HEAD = """# What each way of scoring is worth
 
 The paper names limits of reasoning at test time: it is slow and expensive, and it may be confidently wrong. This page
-measures them on `nano` with human ratings (BIQ2021's test part, and AGIQA-3K, zero-shot). Intervals are 95 % bootstrap
+measures them on {model} with human ratings (BIQ2021's test part, and AGIQA-3K, zero-shot). Intervals are 95 % bootstrap
 intervals. 16 reasonings were drawn for every image. A row with fewer samples uses the first ones of these, which are
 the same ones that would be drawn. A reasoning with its answer takes {tokens:.0f} tokens.
 Its score is {reading}.
@@ -49,7 +49,10 @@ def page() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     # Results from before there was this option have drawn numbers.
     reading = READINGS[result.get("reading", "drawn")]
-    table = HEAD.format(tokens=result["tokens_a_reasoning"], reading=reading) + "\n".join(lines)
+    # Results from before ratings named a version are of its first.
+    model = result.get("model", "nano 1, the nano before the present one,")
+    tokens = result["tokens_a_reasoning"]
+    table = HEAD.format(model=model, tokens=tokens, reading=reading) + "\n".join(lines)
     return f"{table}\n\n{calibration_section(result['calibration'])}\n```sh\n{result['command']}\n```\n"
 
 

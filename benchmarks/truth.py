@@ -3,8 +3,8 @@
     python benchmarks/truth.py --photos KODAK [--model nano] [--json benchmarks/results/truth.json]
 
 The photos must not have been trained on. Each is rated clean, and once with every family of distortion, at a level from
-2 to 5 (level 1 is hardly visible) given by a hash of photo and family. A fault counts as named if its noun is in the
-first sentence of the reasoning that `visualquality score` shows, which is the sample nearest to the mean of K = 6.
+2 to 5 (level 1 is hardly visible) given by a hash of photo and family. The fault that counts is the first one that the
+reasoning names, in the reasoning that `visualquality score` shows: the sample nearest to the mean of K = 6.
 Every family has the same weight.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from recipes.nano.words import FAULTS
+from recipes.nano.words import FAULTS, STRENGTHS
 from visualquality import Scorer
 from visualquality.data.distort import distort
 from visualquality.data.distortions import FAMILIES
@@ -37,20 +37,28 @@ ALIKE = (
     {"color_quantization", "quantization"},
     {"jpeg2000", "denoise"},
 )
-# The longest noun first, so that "motion blur" is not taken for "blur".
-NOUNS = sorted(
-    ((noun.removeprefix("a "), family) for family, (noun, _) in FAULTS.items()),
-    key=lambda pair: -len(pair[0]),
-)
+FAMILY_OF = {fault.noun.lower(): family for family, fault in FAULTS.items()}
+# A fault is always named with its strength right before its noun; no other sentence has the two together.
+NAMED = re.compile(rf"\b({'|'.join(STRENGTHS)}) ({'|'.join(FAMILY_OF)})\b", re.IGNORECASE)
+STRONG = STRENGTHS.index("strong") + 1  # its level
+
+
+def named_faults(reasoning: str) -> list[tuple[str, int]]:
+    """Family and level, 1 to 5, of every fault that is named, in the order of the text."""
+    return [
+        (FAMILY_OF[noun.lower()], STRENGTHS.index(strength.lower()) + 1)
+        for strength, noun in NAMED.findall(reasoning)
+    ]
+
+
+def all_named(reasoning: str) -> list[str]:
+    """The families of all faults that are named, in the order of the text."""
+    return [family for family, _ in named_faults(reasoning)]
 
 
 def named(reasoning: str) -> str | None:
-    """The family whose noun is in the first sentence; None where there is none."""
-    first = reasoning.split(":")[0].split(".")[0].lower()
-    for noun, family in NOUNS:
-        if re.search(rf"\b{re.escape(noun.lower())}\b", first):
-            return family
-    return None
+    """The family of the first fault that is named; None where there is none."""
+    return next(iter(all_named(reasoning)), None)
 
 
 def alike(a: str | None, b: str) -> bool:
@@ -88,8 +96,7 @@ def main() -> None:
         reasoning = rating.reasoning or ""
         fault = named(reasoning)
         if family is None:
-            severe = re.search(r"\b(strong|severe)\b", reasoning.split(":")[0])
-            false_alarms.append(fault is not None and severe is not None)
+            false_alarms.append(any(level >= STRONG for _, level in named_faults(reasoning)))
             continue
         right[family].append(fault == family)
         similar[family].append(alike(fault, family))

@@ -24,6 +24,7 @@ from visualquality.models.nano import (
     NanoImageProcessor,
     NanoProcessor,
 )
+from visualquality.models.nano.readers import Readers
 from visualquality.response import prompt_text
 
 TEXTS = [
@@ -78,15 +79,28 @@ def small_nano(folder: Path, seed: int = 0) -> Path:
         NanoConfig(
             text_config=text,
             image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
-            pixels=True,
-            linear_quality=True,
+            extended=True,
         )
     )
+    give_opinions(model.model.vision.readers, seed)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
     model.save_pretrained(folder)
-    images = NanoImageProcessor(max_pixels=192 * 192, pixels=True)
+    # So few pixels that one of the tests' pictures has native windows.
+    images = NanoImageProcessor(max_pixels=96 * 96, extended=True)
     NanoProcessor(images, tokenizer, chat_template=template).save_pretrained(folder)
     return folder
+
+
+def give_opinions(readers: Readers, seed: int) -> None:
+    """Make readers, which say the same of every image before they are fitted, say something of each."""
+    drawn = torch.Generator().manual_seed(seed)
+    for name, buffer in readers.named_buffers():
+        if name.endswith(("weights", "up", "down", "whitening")):
+            buffer.normal_(0, buffer.shape[-1] ** -0.5, generator=drawn)
+    readers.shares.fill_(0.25)
+    readers.threshold.copy_(torch.tensor([1.0, 0.5]))
+    readers.line.copy_(torch.tensor([0.5, 3.0]))
+    readers.error.copy_(torch.tensor([0.2, 0.1, 0.05]))
 
 
 QWEN_SPECIAL = [

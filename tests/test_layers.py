@@ -110,7 +110,7 @@ def f():
 
 
 @pytest.mark.parametrize(
-    "script", ["benchmarks/transfer.py", "benchmarks/reliability.py", "recipes/nano/card.py"]
+    "script", ["benchmarks/truth.py", "benchmarks/reliability.py", "recipes/nano/card.py"]
 )
 def test_scripts_find_their_modules_wherever_they_are_called(script, tmp_path):
     command = [sys.executable, str(ROOT / script), "--help"]

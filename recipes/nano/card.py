@@ -1,19 +1,21 @@
-"""Measure the two embedded models on the test sets and write their model card.
+"""Measure the two embedded models on the test sets and write nano's model card.
 
     python recipes/nano/card.py --data FOLDER --rated rated.csv      # FOLDER as for benchmarks/rl2r_biq2021.py
 
 SRCC and PLCC with human MOS, and seconds per photo. `--rated` is the part of BIQ2021 that build.py trained on: rows of
-their own leave out the test photos that nearly equal one of it. The card also shows the committed results of
-benchmarks/truth.py (are the named faults true?) and benchmarks/transfer.py (what carries over to another data set?).
+their own leave out the test photos that nearly equal one of it. The card also shows the committed results of these
+benchmarks: panel.py and opinions.py (other kinds of pictures), truth.py and viewed.py (are the named faults true?).
 """
 
 import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -31,10 +33,10 @@ from visualquality.score.settings import Mode
 
 # Python puts only this script's folder on its path; the package `recipes` lies in the repository's root.
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from recipes.nano.chains import CHAINS, LADDERS, PER_FAMILY
 from recipes.nano.faults import LESSONS
 from recipes.nano.measure import (
     file_stem,
-    mean_transfer,
     summary,
     test_sets,
     this_command,
@@ -62,18 +64,20 @@ def near_copies(test: Sequence[Row], rated: Path) -> set[Path]:
     return {Path(m.image) for overlap in leaks for m in overlap.members if m.manifest == "test"}
 
 
-def seconds_per_photo(mode: Mode) -> float:
-    """Median over 15 photos of 512 x 512 pixels, one at a time, the model loaded and warm."""
+def seconds_per_photo(mode: Mode, size: tuple[int, int] = (512, 512), photos: int = 15) -> float:
+    """Median over photos of a size in pixels, in files, one at a time, the model loaded and warm."""
     rng = np.random.default_rng(0)
     scorer = Scorer("nano", mode=mode, samples=1, device="cpu")
     seconds = []
-    for _ in range(16):
-        # Noise enlarged 32 times: as smooth as a photo, and different each time.
-        small = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
-        photo = small.resize((512, 512), Image.Resampling.BICUBIC)
-        started = time.perf_counter()
-        scorer(photo)
-        seconds.append(time.perf_counter() - started)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(photos + 1):
+            # Noise enlarged: as smooth as a photo, and different each time.
+            small = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+            path = Path(folder) / f"{number}.jpg"
+            small.resize(size, Image.Resampling.BICUBIC).save(path, quality=92)
+            started = time.perf_counter()
+            scorer(path)
+            seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])  # the first one warms up
 
 
@@ -108,12 +112,16 @@ def main() -> None:
                 kept = [(row, rating) for row, rating in pairs if row.image not in left_out]
                 label = {"test": f"{test}, no near copy in training"}
                 rows.append({**label, **model, **summary(*zip(*kept, strict=True))})
-    times = {mode: seconds_per_photo(mode) for mode in ("expect", "reason")}
+    times = {
+        "expect": seconds_per_photo("expect"),
+        "reason": seconds_per_photo("reason"),
+        "expect, 12 MP": seconds_per_photo("expect", (4000, 3000), photos=5),
+    }
     result = {
         "weights": {name: vlm.digest for name, vlm in models.items()},
         "reading": models["nano"].reading,
         "rows": rows,
-        "seconds a photo of 512², K=1": times,
+        "seconds a photo, K=1; 512² but for one": times,
     }
     write_result(RESULTS / "nano.json", this_command(FOLDER=args.data), result)
     write_text(CARD, card_text(models["nano"]))
@@ -121,27 +129,40 @@ def main() -> None:
 
 
 def card_text(vlm: VisionLanguageModel) -> str:
-    """The model card, from the results of nano.json, truth.json and transfer.json; `vlm` is nano."""
-    nano, truth, transfer = (
-        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("nano", "truth", "transfer")
-    )
+    """The model card, from the committed results; `vlm` is nano."""
+    found = {
+        name: json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("nano", "truth", "viewed", "panel", "opinions")
+    }
     templates = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=False
     )
     card = templates.get_template("card.md.jinja").render(
-        rows=nano["rows"],
-        # Results from before there was this option have drawn numbers.
-        reading=nano.get("reading", "drawn"),
-        truth=truth,
-        transfer=mean_transfer(transfer["rows"]),
-        times=nano["seconds a photo of 512², K=1"],
+        version=vlm.model.config.version,
+        rows=found["nano"]["rows"],
+        times=found["nano"]["seconds a photo, K=1; 512² but for one"],
+        truth=found["truth"],
+        viewed=found["viewed"],
+        panel=panel_table(found["panel"]),
+        opinions=found["opinions"]["rows"],
         vocabulary=len(vlm.processor.tokenizer),
         side=round(vlm.processor.image_processor.max_pixels**0.5),
+        chains=CHAINS,
+        ladders=PER_FAMILY * len(LADDERS),
         lessons=LESSONS,
         temperature=vlm.temperature,
         parameters=f"{sum(p.numel() for p in vlm.model.parameters()) / 1e6:.1f}",
     )
     return card + "\n"
+
+
+def panel_table(panel: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """ "set (n)" -> model -> SRCC, of the rows of panel.json."""
+    table: dict[str, dict[str, str]] = {}
+    for row in panel["rows"]:
+        model = "nano 1, expect" if row["model"] == "earlier" else row["model"]
+        table.setdefault(f"{row['set']} ({row['n']})", {})[model] = f"{row['srcc']['value']:.3f}"
+    return table
 
 
 if __name__ == "__main__":

@@ -1,95 +1,139 @@
-"""Stage 5 of build.py: the "lessons", images with a known fault from which `nano` learns to name faults.
+"""Stage 6 of build.py: the "lessons", images with known faults from which `nano` learns to name faults.
 
-They are random parts of clean photos and of the best-rated ones, some of them shrunk, most of them distorted. There
-are many more of them than of images with a pseudo-MOS. The score of a lesson is only the average pseudo-MOS of its
-family and level in the synthetic set, since no metric is run on it.
+They are random parts of clean photos and of the best-rated ones, some of them shrunk, most of them distorted: with one
+fault, with two, or with one in a quarter of the image only. Nothing is said here of how good they are.
 """
 
-from collections import defaultdict
+import csv
+import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 
 from visualquality.data.distort import LEVELS, distort
+from visualquality.data.distortions import FAMILIES as SYNTHETIC
 from visualquality.data.images import open_image
-from visualquality.data.manifest import Manifest, Row
-from visualquality.errors import UserError
+from visualquality.io import progress_bar, tracked, write_whole
 from visualquality.models.nano.tower import STRIDE
 
-from .tower import LEVEL_SHARES, level_of, photos_to_distort
-from .words import FAULTS, fault_sentence, reasoning
+from .batches import LEVEL_SHARES
+from .damages import damaged
+from .words import FAULTS, PLACES, Named
 
-LESSONS = 9000
-UNDISTORTED = 0.12  # share of the lessons that stay as they are
+LESSONS = 6000
+# Shares of lessons without a fault, with two faults, and with one in a part of the image.
+NONE, TWO, LOCAL = 0.13, 0.17, 0.12
 SHRUNK_SHARE = 0.6
 SHRUNK = (0.55, 1.0)  # factor; shrinking removes the photo's own noise and JPEG blocks
 SIDES = (8, 16)  # smallest and largest side of a lesson, in strides of the tower (32 pixels)
+# Families that change colours or tones as a whole: in a quarter of the image they would look like something else.
+GLOBAL = {"brighten", "darken", "mean_shift", "contrast_change", "haze", "cast"}
+SEVERAL = {"non_eccentricity_patch", "color_block"}  # they are in a few places anyway
 
 
-def make_lessons(clean: Path, rated: Path, folder: Path, workers: int) -> Path:
-    """Write LESSONS images and their manifest: `mos` is typical of family and level, reasonings name the true fault."""
-    manifest = folder / "lessons.csv"
-    if manifest.exists():
-        return manifest
-    synthetic, photos = (Manifest.read(path).rows for path in (clean, rated))
-    # (family, level) -> the pseudo-MOS of the synthetic images that have it
-    scores: dict[tuple[str | None, int], list[float]] = defaultdict(list)
-    for row in synthetic:
-        scores[row.distortion, level_of(row)].append(row.mos)
-    if missing := [
-        f"{family} {level}"
-        for family in FAULTS
-        for level in LEVELS
-        if (family, level) not in scores
-    ]:
-        raise UserError(
-            f"{clean} has no image of {', '.join(missing[:3])}: give more clean photos to distort"
-        )
-    pools = photos_to_distort(photos, synthetic)
+@dataclass(frozen=True)
+class Lesson:
+    """An image and its faults, the stronger one first; none where it is undamaged."""
+
+    image: Path
+    faults: tuple[Named, ...]
+
+
+def make_lessons(
+    clean: Sequence[Path], rated: Sequence[Path], folder: Path, console: Console, workers: int
+) -> Path:
+    """Write LESSONS images and `lessons.csv`, their list; return its path. What an interrupted run left is kept.
+
+    clean: photos without damage. rated: photos to which people gave high ratings. They come in turn.
+    """
+    table = folder / "lessons.csv"
+    if table.exists():
+        return table
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    make = partial(
-        lesson, pools, {case: fmean(found) for case, found in scores.items()}, folder / "images"
-    )
-    with ProcessPoolExecutor(workers) as pool:
-        rows = list(pool.map(make, range(LESSONS), chunksize=20))
-    Manifest(tuple(rows)).write(manifest)
-    return manifest
+    make = partial(lesson, (sorted(clean), rated), folder / "images")
+    with ProcessPoolExecutor(workers) as pool, progress_bar(console) as bar:
+        made = pool.map(make, range(LESSONS), chunksize=20)
+        lessons = list(tracked(bar, made, "making lessons", LESSONS))
+    with write_whole(table) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "faults"])
+        for one in lessons:
+            writer.writerow([one.image.name, json.dumps([asdict(fault) for fault in one.faults])])
+    return table
 
 
-def lesson(
-    pools: Sequence[Sequence[Path]],
-    typical: dict[tuple[str | None, int], float],
-    folder: Path,
-    index: int,
-) -> Row:
-    """Lesson number `index`. It depends on the number and the photos alone, so any process may make it."""
+def read_lessons(table: Path) -> list[Lesson]:
+    """The lessons that `make_lessons` listed."""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    lessons = []
+    for row in rows:
+        faults = []
+        for fault in json.loads(row["faults"]):
+            place = None if fault["place"] is None else (fault["place"][0], fault["place"][1])
+            faults.append(Named(fault["family"], fault["level"], place))
+        lessons.append(Lesson(table.parent / "images" / row["image"], tuple(faults)))
+    return lessons
+
+
+def lesson(pools: tuple[Sequence[Path], Sequence[Path]], folder: Path, number: int) -> Lesson:
+    """Lesson number `number`. It depends on the number and the photos alone, so any process may make it."""
     # 5 keeps these draws apart from those of other stages with the same number.
-    rng = np.random.default_rng([5, index])
-    photos = pools[index % len(pools)]
-    image = random_part(open_image(photos[rng.integers(len(photos))]), rng)
-    family, level = None, 0
-    if rng.random() >= UNDISTORTED:
-        family = str(rng.choice(list(FAULTS)))
-        level = int(rng.choice(LEVELS, p=LEVEL_SHARES))
-        image = distort(image, family, level, seed=int(rng.integers(2**31)))
-    path = folder / f"{index:05}.png"
-    # PNG: JPEG would add a fault of its own.
-    image.save(path, compress_level=1)
-    mos = typical[family, level]
-    words = reasoning(image, fault_sentence(family, level), mos)
-    return Row(
-        path,
-        mos,
-        dataset="lessons",
-        distortion=family,
-        reasoning=words,
-        extra={"level": str(level)},
-    )
+    rng = np.random.default_rng([5, number])
+    photos = pools[number % len(pools)]
+    photo = photos[rng.integers(len(photos))]
+    path = folder / f"{number:05}.png"
+    faults = draw_faults(rng)
+    if not path.exists():
+        image = random_part(open_image(photo), rng)
+        # The weaker one first: a strong blur would hide the noise below it, and strong noise stays visible.
+        for fault in reversed(faults):
+            image = with_fault(image, fault, seed=number)
+        with write_whole(path) as part:
+            # PNG: JPEG would add a fault of its own.
+            image.save(part, "PNG", compress_level=1)
+    return Lesson(path, faults)
+
+
+def draw_faults(rng: np.random.Generator) -> tuple[Named, ...]:
+    """None, one or two faults, the stronger one first."""
+    kind = rng.random()
+    if kind < NONE:
+        return ()
+    families = rng.choice(list(FAULTS), 2, replace=False)
+    levels = rng.choice(LEVELS, 2, p=LEVEL_SHARES)
+    first = Named(str(families[0]), int(levels[0]))
+    if kind < NONE + TWO:
+        second = Named(str(families[1]), int(levels[1]))
+        return (first, second) if first.level >= second.level else (second, first)
+    local = kind < NONE + TWO + LOCAL and first.family not in GLOBAL | SEVERAL
+    if local:
+        places = list(PLACES)
+        return (Named(first.family, max(3, first.level), places[rng.integers(len(places))]),)
+    return (first,)
+
+
+def with_fault(image: Image.Image, fault: Named, seed: int) -> Image.Image:
+    """The image with a fault, in the quarter that the fault names or everywhere."""
+    if fault.family in SYNTHETIC:
+        changed = distort(image, fault.family, fault.level, seed=seed)
+    else:
+        strength = fault.level / max(LEVELS)
+        changed = Image.fromarray(damaged(np.array(image), fault.family, strength, seed))
+    if fault.place is None:
+        return changed
+    width, height = image.width // 2, image.height // 2
+    corner = (fault.place[1] * width, fault.place[0] * height)
+    box = (*corner, corner[0] + width, corner[1] + height)
+    result = image.copy()
+    result.paste(changed.crop(box), corner)
+    return result
 
 
 def random_part(photo: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -8,9 +8,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -72,23 +71,6 @@ def summary(rows: Sequence[Row], ratings: Sequence[Rating]) -> dict[str, Any]:
         "plcc_logistic": found.plcc_logistic.to_dict(),
         "std": float(np.mean([r.std for r in ratings if r.std is not None])),
         "readable": sum(s is not None for s in samples) / len(samples) if samples else 1.0,
-    }
-
-
-def mean_transfer(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The mean SRCC over seeds of each predictor in the rows of transfer.json.
-
-    A set's name with ": itself" is the test on the rest of the set that was learnt from, with ": other" the test on
-    the other set.
-    """
-    srccs: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        of_predictor = srccs.setdefault(row["reader"], {})
-        for where in ("itself", "other"):
-            of_predictor.setdefault(f"{row['learnt']}: {where}", []).append(row[where])
-    return {
-        predictor: {test: fmean(values) for test, values in tests.items()}
-        for predictor, tests in srccs.items()
     }
 
 

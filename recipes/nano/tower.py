@@ -1,72 +1,64 @@
-"""Stage 4 of build.py: fine-tune the tower's later blocks, before the decoder learns to use its output.
+"""Stage 5 of build.py: fine-tune the tower's later blocks, before anything else learns to use its output.
 
-The two data sets have different scales and are not rescaled: the loss of each is one minus its own PLCC in the batch,
-which does not change when the ratings are scaled or shifted. The tower also learns the family of the distortion, so
-that the decoder can name it: first on the synthetic set, then on crops that are distorted anew at every step, with the
-strength as well. 5 % of the rated photos, chosen by a hash of their names, are held out; no other score was looked at.
-The stem and the first blocks keep the published weights.
+It learns three things at once, each with heads of its own:
+- human ratings: the loss is one minus the PLCC in the batch, which does not change when ratings are scaled or shifted;
+- ranks within chains of damage, which no person has rated (chains.py): a linear head, as the readers that use the tower
+  later are linear. It carries over to kinds of pictures that were never rated;
+- the family and the strength of a distortion, on crops that are distorted anew at every step, so that the decoder can
+  name it.
+5 % of the rated photos, chosen by a hash of their names, are held out; no other score was looked at. The stem and the
+first blocks keep the published weights.
 """
 
 import importlib.util
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from visualquality.data.distort import LEVELS, distort
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.errors import UserError
 from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.io import write_whole
-from visualquality.models.nano.tower import MIDDLE, SPREAD, STRIDE, Tower, fold_batch_norms
-from visualquality.models.nano.vision import GLOBAL_WIDTH, root
-from visualquality.seeds import order_key
+from visualquality.models.nano.readers import GLOBAL_WIDTH, LATER, STAGE_WIDTHS
+from visualquality.models.nano.tower import Tower, fold_batch_norms
+from visualquality.models.nano.vision import root
 
-from .words import FAULTS
+from .batches import (
+    DISTORTED,
+    FAMILIES,
+    PAIRS,
+    RATED,
+    STEPS,
+    Batch,
+    Batches,
+    by_chain,
+    normalised,
+)
+from .chains import LENGTH
 
 FROZEN = 5  # blocks at strides 2 to 8: more than half of the cost, and their features are general
-CROP = 10 * STRIDE
-WARMUP = 60  # steps, in each phase
+WARMUP = 60  # steps
 LEARNING_RATE, HEAD_LEARNING_RATE = 1e-4, 1e-3
 AVERAGING = 0.995  # decay of the exponential average of the weights
-FAMILIES = [None, *FAULTS]
-HELD_OUT = 0.05  # share of the rated photos
-# Of the losses. "rated" and "synthetic" are 1 - PLCC, "family" a cross entropy, "severity" a squared error.
-WEIGHTS = {"rated": 1.0, "synthetic": 0.3, "family": 0.3, "severity": 0.3}
-UNDISTORTED = 0.1  # share of the crops to be distorted that stay as they are
-LEVEL_SHARES = (0.08, 0.23, 0.23, 0.23, 0.23)  # level 1 is hardly visible
-CLEAN = 0.8  # quantile of the ratings above which a photo is good enough to be distorted
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A number of steps, and the images in a batch: rated photos, synthetic images, crops distorted while loading."""
-
-    name: str
-    steps: int
-    rated: int
-    synthetic: int
-    distorted: int
-
-
-PHASES = (Phase("synthetic", 1000, 24, 8, 0), Phase("distorted", 1100, 20, 0, 16))
+# Of the losses. "rated" is 1 - PLCC, "chains" logistic, "family" a cross entropy, "severity" a squared error.
+WEIGHTS = {"rated": 1.0, "chains": 1.0, "family": 0.3, "severity": 0.3}
+KEPT_EVERY, VALIDATED_EVERY = 50, 300  # steps
 
 
 class TowerWithHeads(nn.Module):
-    """The tower, and three heads on its global statistics that are used in this training alone.
+    """The tower, and heads on its global statistics that are used in this training alone.
 
-    Of an image: its quality, the family of its distortion, and the level of that as a share of the strongest.
+    Of an image: its quality as people rate it, its rank among damaged copies of itself, the family of its distortion,
+    and the level of that as a share of the strongest.
     """
 
     def __init__(self, tower: Tower):
@@ -74,115 +66,32 @@ class TowerWithHeads(nn.Module):
         self.tower = tower
         self.hidden = nn.Linear(GLOBAL_WIDTH, 256)
         self.quality = nn.Linear(256, 1)
+        self.rank = nn.Linear(sum(STAGE_WIDTHS[LATER]), 1)
         self.family = nn.Linear(256, len(FAMILIES))
         self.severity = nn.Linear(256, 1)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = self.tower(
-            pixels
-        )  # no gradient is computed in the frozen blocks: none of it needs one
+    def forward(self, pixels: Tensor) -> "Heads":
+        # No gradient is computed in the frozen blocks: none of it needs one.
+        maps = self.tower(pixels)
         statistics = [
             torch.cat([m.mean((2, 3)), root(m.var((2, 3), correction=0))], 1) for m in maps
         ]
         # Each stage is normalised by itself, as the stages differ in size.
         parts = [F.layer_norm(s, s.shape[1:]) for s in statistics]
         hidden = F.gelu(self.hidden(torch.cat(parts, 1)))
-        return self.quality(hidden)[:, 0], self.family(hidden), self.severity(hidden)[:, 0]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Crops in this order: rated photos, synthetic images, distorted crops.
-
-    The first two kinds have `mos`, the last two `families`, the last one `levels`. `rated` is the number of the first.
-    """
-
-    pixels: Tensor
-    rated: int
-    mos: Tensor
-    families: Tensor
-    levels: Tensor
-
-
-def normalised(image: Image.Image) -> Tensor:
-    """(3, h, w) float32, normalised as the published weights expect, h and w cut to multiples of the stride."""
-    array = np.asarray(image, dtype=np.float32)
-    height, width = (side // STRIDE * STRIDE for side in array.shape[:2])
-    return torch.from_numpy(((array[:height, :width] - MIDDLE) / SPREAD).transpose(2, 0, 1).copy())
-
-
-def random_crop(path: Path, rng: np.random.Generator) -> Image.Image:
-    """CROP x CROP pixels, mirrored half of the time; a smaller image is enlarged first."""
-    image = open_image(path)
-    scale = max(1.0, CROP / min(image.size))
-    if scale > 1:
-        image = image.resize((math.ceil(image.width * scale), math.ceil(image.height * scale)))
-    left, top = rng.integers(0, image.width - CROP + 1), rng.integers(0, image.height - CROP + 1)
-    image = image.crop((left, top, left + CROP, top + CROP))
-    return ImageOps.mirror(image) if rng.random() < 0.5 else image
-
-
-class Batches:
-    """The batches of a phase. Each depends on its number alone, so a resumed run sees the same ones."""
-
-    def __init__(self, phase: Phase, rated: Sequence[Row], synthetic: Sequence[Row]):
-        self.phase, self.rated, self.synthetic = phase, rated, synthetic
-        self.to_distort = photos_to_distort(rated, synthetic)
-
-    def from_step(self, start: int) -> Iterator[Batch]:
-        """The batches from number `start` on, each loaded while the step before it is trained."""
-        with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self.make, start)
-            for step in range(start, self.phase.steps):
-                ready = following.result()
-                following = pool.submit(self.make, step + 1)
-                yield ready
-
-    def make(self, step: int) -> Batch:
-        def members(rows: Sequence[Row], size: int) -> list[Row]:
-            # A new order in each epoch; 7 keeps it apart from the generators below.
-            per_epoch = len(rows) // max(size, 1)
-            order = np.random.default_rng([7, step // per_epoch]).permutation(len(rows))
-            at = step % per_epoch * size
-            return [rows[i] for i in order[at : at + size]]
-
-        rows = members(self.rated, self.phase.rated) + members(self.synthetic, self.phase.synthetic)
-        crops = [
-            normalised(random_crop(row.image, np.random.default_rng([step, i])))
-            for i, row in enumerate(rows)
-        ]
-        families = [FAMILIES.index(r.distortion) for r in rows[self.phase.rated :]]
-        levels = []
-        for index in range(self.phase.distorted):
-            rng = np.random.default_rng([step, len(rows) + index])
-            photos = self.to_distort[index % 2]  # clean and best-rated ones in turn
-            crop = random_crop(photos[rng.integers(len(photos))], rng)
-            family, level = 0, 0
-            if rng.random() >= UNDISTORTED:
-                family = int(rng.integers(1, len(FAMILIES)))
-                level = int(rng.choice(LEVELS, p=LEVEL_SHARES))
-                crop = distort(crop, FAMILIES[family], level, seed=int(rng.integers(2**31)))
-            crops.append(normalised(crop))
-            families.append(family)
-            levels.append(level / max(LEVELS))
-        mos = torch.tensor([r.mos for r in rows])
-        return Batch(
-            torch.stack(crops), self.phase.rated, mos, torch.tensor(families), torch.tensor(levels)
+        rank = self.rank(torch.cat(parts[LATER], 1))
+        return Heads(
+            self.quality(hidden)[:, 0], rank[:, 0], self.family(hidden), self.severity(hidden)[:, 0]
         )
 
 
-def level_of(row: Row) -> int:
-    """Level of a row's distortion, 1 to 5; 0 where there is none."""
-    return int(str(row.extra.get("level") or 0))
+class Heads(NamedTuple):
+    """What `TowerWithHeads` says of n images: (n,) each, and (n, families)."""
 
-
-def photos_to_distort(
-    rated: Sequence[Row], synthetic: Sequence[Row]
-) -> tuple[list[Path], list[Path]]:
-    """Photos that are good enough to be distorted: the clean ones of the synthetic set, and the best-rated ones."""
-    good = np.quantile([r.mos for r in rated], CLEAN)
-    clean = sorted({r.image for r in synthetic if r.distortion is None})
-    return clean, [r.image for r in rated if r.mos > good]
+    quality: Tensor
+    rank: Tensor
+    family: Tensor
+    severity: Tensor
 
 
 def plcc_loss(predicted: Tensor, mos: Tensor) -> Tensor:
@@ -193,30 +102,29 @@ def plcc_loss(predicted: Tensor, mos: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predicted_quality(model: TowerWithHeads, rows: Sequence[Row]) -> list[float]:
-    return [float(model(normalised(open_image(r.image))[None])[0]) for r in rows]
+    return [float(model(normalised(open_image(r.image))[None]).quality) for r in rows]
 
 
-def agreement(predicted: Sequence[float], rows: Sequence[Row]) -> dict[str, float]:
-    mos = [r.mos for r in rows]
+def agreement(predicted: Sequence[float], mos: Sequence[float]) -> dict[str, float]:
     return {"srcc": round(srcc(predicted, mos), 4), "plcc": round(plcc(predicted, mos), 4)}
 
 
-def learning_rate(step: int, steps: int) -> float:
+def chain_loss(rank: Tensor, places: Tensor) -> Tensor:
+    """Logistic loss of pairs in the wrong order: rank (2, n) of the better and the worse picture of n chains.
+
+    Within chains, and between the undamaged pictures and the last ones of other chains.
+    """
+    better, worse = rank
+    losses = [F.softplus(worse - better).mean()]
+    clean, last = better[places[0] == 0], worse[places[1] == LENGTH - 1]
+    if len(clean) and len(last):
+        losses.append(F.softplus(last - clean[:, None]).mean())
+    return torch.stack(losses).mean()
+
+
+def learning_rate(step: int) -> float:
     """Factor on the learning rates: a linear warm-up, times half a cosine that falls to 0."""
-    return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def hold_out(manifest: Path, folder: Path) -> tuple[Path, Path]:
-    """Split the train part: the manifests of the photos to train on, and of the one in twenty to validate on."""
-    parts: tuple[list[Row], list[Row]] = ([], [])
-    for row in Manifest.read(manifest).rows:
-        if row.split in (None, "train"):
-            share = int.from_bytes(order_key(0, row.image.name)[:4]) / 2**32
-            parts[share < HELD_OUT].append(row)
-    paths = folder / "rated.csv", folder / "held_out.csv"
-    for path, rows in zip(paths, parts, strict=True):
-        Manifest(tuple(rows)).write(path)
-    return paths
+    return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
 
 
 def published_weights() -> dict[str, Tensor]:
@@ -233,20 +141,22 @@ def published_weights() -> dict[str, Tensor]:
     return torch.load(path, weights_only=True)
 
 
-def fine_tune(rated: Path, held_out: Path, described: Path, folder: Path) -> dict[str, Tensor]:
-    """The weights of the fine-tuned tower, averaged over the last steps. Resumes where it stopped."""
-    rows, validation, synthetic = (
-        Manifest.read(path).rows for path in (rated, held_out, described)
-    )
-    torch.manual_seed(0)
+def fine_tune(
+    rated: Path, held_out: Path, clean: Sequence[Path], chains: Path, folder: Path
+) -> dict[str, Tensor]:
+    """The weights of the fine-tuned tower, averaged over the last steps. Resumes where it stopped.
+
+    rated, held_out: manifests. clean: photos without damage. chains: the table of chains.py.
+    """
+    result = folder / "tuned.pt"
+    torch.manual_seed(0)  # for the heads
     tower = Tower()
     tower.load_state_dict(fold_batch_norms(published_weights()))
     model = TowerWithHeads(tower.to(memory_format=torch.channels_last))
-    for phase in PHASES:
-        path = folder / f"{phase.name}.pt"
-        if not path.exists():
-            train_phase(model, phase, Batches(phase, rows, synthetic), validation, path)
-        model.load_state_dict(torch.load(path, weights_only=True))
+    if not result.exists():
+        rows, validation = (Manifest.read(path).rows for path in (rated, held_out))
+        train_tower(model, Batches(rows, sorted(clean), by_chain(chains)), validation, result)
+    model.load_state_dict(torch.load(result, weights_only=True))
     return model.tower.state_dict()
 
 
@@ -258,18 +168,17 @@ def mean_weights(published: dict[str, Tensor], tuned: dict[str, Tensor]) -> dict
     return {name: (published[name] + tuned[name]) / 2 for name in published}
 
 
-def train_phase(
-    model: TowerWithHeads, phase: Phase, batches: Batches, validation: Sequence[Row], result: Path
+def train_tower(
+    model: TowerWithHeads, batches: Batches, validation: Sequence[Row], result: Path
 ) -> None:
-    """Train one phase and write the weights, averaged over the last steps, to `result`."""
+    """Train, and write the weights, averaged over the last steps, to `result`."""
     for module in (model.tower.stem, *model.tower.blocks[:FROZEN]):
         module.requires_grad_(False)
     heads = [p for name, p in model.named_parameters() if not name.startswith("tower.")]
     late = [p for p in model.tower.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([{"params": late}, {"params": heads}], weight_decay=0.01)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
-    # The key "reader" is that of checkpoints that may exist already.
-    parts = {"reader": model, "average": average, "optimizer": optimizer}
+    parts = {"model": model, "average": average, "optimizer": optimizer}
     checkpoint, start = result.with_suffix(".checkpoint"), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -282,7 +191,7 @@ def train_phase(
             for group, rate in zip(
                 optimizer.param_groups, (LEARNING_RATE, HEAD_LEARNING_RATE), strict=True
             ):
-                group["lr"] = rate * learning_rate(step, phase.steps)
+                group["lr"] = rate * learning_rate(step)
             losses = losses_of(model, batch)
             optimizer.zero_grad()
             sum(WEIGHTS[name] * loss for name, loss in losses.items()).backward()
@@ -290,19 +199,19 @@ def train_phase(
             optimizer.step()
             average.update_parameters(model)
             record = {"step": step + 1, **{k: round(v.item(), 4) for k, v in losses.items()}}
-            # Every 200 steps (about ten minutes): validate, and write what a resumed run needs.
-            if (step + 1) % 200 == 0 or step + 1 == phase.steps:
-                record |= {
-                    "held_out": agreement(predicted_quality(average.module, validation), validation)
-                }
+            # What a resumed run needs, every few minutes.
+            if (step + 1) % KEPT_EVERY == 0 or step + 1 == STEPS:
                 save(
                     {"step": step + 1} | {k: part.state_dict() for k, part in parts.items()},
                     checkpoint,
                 )
+            if (step + 1) % VALIDATED_EVERY == 0 or step + 1 == STEPS:
+                predicted = predicted_quality(average.module, validation)
+                record["held_out"] = agreement(predicted, [row.mos for row in validation])
             log.write(json.dumps(record) + "\n")
             log.flush()
-            if (step + 1) % 20 == 0 or step + 1 == phase.steps:
-                left = (time.monotonic() - started) / (step + 1 - start) * (phase.steps - step - 1)
+            if (step + 1) % 20 == 0 or step + 1 == STEPS:
+                left = (time.monotonic() - started) / (step + 1 - start) * (STEPS - step - 1)
                 print(record, f"{left / 60:.0f} min left", flush=True)
     save(average.module.state_dict(), result)
 
@@ -314,14 +223,11 @@ def save(state: dict, path: Path) -> None:
 
 
 def losses_of(model: TowerWithHeads, batch: Batch) -> dict[str, Tensor]:
-    quality, family, severity = model(batch.pixels.contiguous(memory_format=torch.channels_last))
-    rated, with_mos = batch.rated, len(batch.mos)
-    losses = {
-        "rated": plcc_loss(quality[:rated], batch.mos[:rated]),
-        "family": F.cross_entropy(family[rated:], batch.families),
+    found = model(batch.pixels.contiguous(memory_format=torch.channels_last))
+    chained = slice(RATED, RATED + 2 * PAIRS)
+    return {
+        "rated": plcc_loss(found.quality[:RATED], batch.mos),
+        "chains": chain_loss(found.rank[chained].view(2, PAIRS), batch.places),
+        "family": F.cross_entropy(found.family[-DISTORTED:], batch.families),
+        "severity": F.mse_loss(found.severity[-DISTORTED:], batch.levels),
     }
-    if with_mos > rated:
-        losses["synthetic"] = plcc_loss(quality[rated:with_mos], batch.mos[rated:])
-    if len(batch.levels):
-        losses["severity"] = F.mse_loss(severity[with_mos:], batch.levels)
-    return losses

@@ -29,6 +29,17 @@ def test_of_nano_alone_drawn_answers_are_read_by_expectation(model_folder):
     assert [load(name, device="cpu").reading for name in others] == ["drawn"] * 3
 
 
+def test_ratings_name_the_version_of_embedded_weights_alone(model_folder):
+    """A folder's name says enough; embedded weights change under one name."""
+    base = load("nano-base", device="cpu")
+    assert base.title == "nano-base"
+    base.model.config.version = "7"
+    assert base.title == "nano-base 7"
+    other = load(str(model_folder("nano")), device="cpu")
+    other.model.config.version = "7"
+    assert other.title == other.name
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pixels_can_be_bounded(family, model_folder, pictures):
     bounded = load(str(model_folder(family)), device="cpu", max_pixels=56 * 56)
@@ -74,9 +85,9 @@ def test_an_adapter_is_merged_into_the_base_it_names(model_folder, tmp_path):
         torch.testing.assert_close(ours, theirs, msg=name)
 
 
-def test_an_adapter_of_a_nano_that_read_no_pixels_is_refused(model_folder, tmp_path):
+def test_an_adapter_of_a_nano_that_saw_less_is_refused(model_folder, tmp_path):
     base = load(str(model_folder("nano")), device="cpu")
-    base.processor.image_processor.pixels = False
+    base.processor.image_processor.extended = False
     adapted = get_peft_model(
         base.model, LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj")
     )

@@ -9,19 +9,24 @@ from torch import nn
 from conftest import picture
 from visualquality.models.load import load
 from visualquality.models.nano.configuration import image_tokens
-from visualquality.models.nano.processor import NanoImageProcessor, target_size
+from visualquality.models.nano.processor import patches, target_size
+from visualquality.models.nano.readers import LIMIT
 from visualquality.models.nano.tower import STAGES, Conv, Tower, fold_batch_norms
 from visualquality.models.nano.vision import (
     CELL_WIDTH,
-    LIMIT,
-    STAGE_WIDTHS,
-    LinearQuality,
+    NATIVE,
+    PIXELS,
+    QUALITY_RANGES,
+    SCENE,
+    TONES,
+    WHOLE,
+    NumbersToken,
     Projector,
 )
 from visualquality.models.prompt import collate, encode_prompt
 
 
-@pytest.fixture(scope="module", params=["a small one that reads pixels too", "nano-base"])
+@pytest.fixture(scope="module", params=["a small extended one", "nano-base"])
 def nano(model_folder, request):
     return load(
         "nano-base" if request.param == "nano-base" else str(model_folder("nano")), device="cpu"
@@ -36,8 +41,8 @@ def test_every_size_fits_the_grid_and_the_token_budget(size, most):
     width, height = target_size(*size, most)
     assert width % 32 == height % 32 == 0
     assert 32 * 32 <= width * height <= max(1.2 * most, 32 * 32)
-    tokens = image_tokens(height // 32, width // 32, cell=4, max_cells=59, pixels=True)
-    assert 7 <= tokens <= 65
+    tokens = image_tokens(height // 32, width // 32, cell=4, max_cells=59, extended=True)
+    assert 10 <= tokens <= 68
 
 
 def test_aspect_is_kept_and_small_images_are_not_enlarged():
@@ -47,9 +52,8 @@ def test_aspect_is_kept_and_small_images_are_not_enlarged():
 
 def test_patches_hold_the_pixels_in_place():
     pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    patches, grid = NanoImageProcessor().patches(Image.fromarray(pixels))
-    assert grid == (1, 2, 3)
-    second_row_first = patches.reshape(2, 3, 3, 32, 32)[1, 0].transpose(1, 2, 0)
+    found = patches(Image.fromarray(pixels))
+    second_row_first = found.reshape(2, 3, 3, 32, 32)[1, 0].transpose(1, 2, 0)
     np.testing.assert_allclose(second_row_first * 128 + 127, pixels[32:, :32], atol=1e-4)
 
 
@@ -57,9 +61,7 @@ def test_prompt_has_one_token_for_each_that_vision_gives(nano):
     for size in ((96, 96), (96, 32), (500, 20)):
         encoded = encode_prompt(nano.processor, [picture(0, size)], "Rate it.")
         placed = int((encoded.tokens["input_ids"] == nano.model.config.image_token_id).sum())
-        features = nano.model.frozen_vision_features(
-            encoded.images["pixel_values"], encoded.images["image_grid_thw"]
-        )
+        features = nano.model.frozen_vision_features(encoded.images)
         assert placed == len(nano.model.model.vision(features))
 
 
@@ -75,9 +77,10 @@ def test_remembered_features_give_the_same_logits(nano, pictures):
     prompts = [encode_prompt(nano.processor, [image], "Rate it.") for image in pictures]
     batch = collate(prompts, 0)
     remembered = batch.inputs()
-    features = nano.model.frozen_vision_features(
-        remembered.pop("pixel_values"), batch.images["image_grid_thw"]
-    )
+    for name in batch.images:
+        if name != "image_grid_thw":
+            del remembered[name]
+    features = nano.model.frozen_vision_features(batch.images)
     assert [len(f) for f in features] == nano.model.model.feature_sizes(
         batch.images["image_grid_thw"]
     )
@@ -108,7 +111,7 @@ def test_saved_and_loaded_is_the_same(nano, tmp_path):
     nano.processor.save_pretrained(tmp_path)
     again = load(str(tmp_path), device="cpu")
     assert again.digest == nano.digest
-    for setting in ("max_pixels", "pixels"):
+    for setting in ("max_pixels", "extended"):
         assert getattr(again.processor.image_processor, setting) == getattr(
             nano.processor.image_processor, setting
         )
@@ -172,38 +175,96 @@ def test_folding_batch_norms_keeps_the_function():
     ]
 
 
-def test_an_image_unlike_all_others_is_bounded_where_pixels_are_read():
+def test_an_image_unlike_all_others_is_bounded_in_the_extended_model():
     wild = torch.full((1, 4), 1e6)
     bounded, free = (Projector(4, 3, limit=limit) for limit in (LIMIT, math.inf))
     torch.testing.assert_close(bounded(wild), bounded(torch.full((1, 4), LIMIT)))
     assert free(wild).abs().max() > 1e3
 
 
-def test_linear_quality_comes_from_the_later_stages_whatever_their_scale():
-    torch.manual_seed(0)
-    quality = LinearQuality(8)
-    quality.weights.normal_()
-    stages = [torch.randn(3, width) for width in STAGE_WIDTHS]
-    found = quality.read(stages)
-    assert found.shape == (3,)
-    assert quality(stages).shape == (3, 8)
-    louder = [stage * 3 + 1 for stage in stages]
-    torch.testing.assert_close(quality.read(louder), found, atol=1e-3, rtol=1e-3)
-    for index, changes in enumerate((False, False, True, True, True)):
-        other = [torch.randn_like(stage) if i == index else stage for i, stage in enumerate(stages)]
-        assert torch.equal(quality.read(other), found) != changes
+@pytest.fixture(scope="module")
+def extended(model_folder):
+    return load(str(model_folder("nano")), device="cpu")
 
 
-def test_linear_quality_changes_what_the_decoder_sees_of_the_image(model_folder):
-    nano = load(str(model_folder("nano")), device="cpu")
-    vision = nano.model.model.vision
-    encoded = encode_prompt(nano.processor, [picture(0)], "Rate it.")
-    features = nano.model.frozen_vision_features(
-        encoded.images["pixel_values"], encoded.images["image_grid_thw"]
+def parts_of(vlm, *images: Image.Image) -> tuple[torch.Tensor, ...]:
+    """The statistics of whole images as `Vision.widths` parts them."""
+    vision = vlm.model.model.vision
+    prompts = [encode_prompt(vlm.processor, [image], "") for image in images]
+    features = vlm.model.frozen_vision_features(collate(prompts, 0).images)
+    return torch.stack([f[: vision.whole_width] for f in features]).split(list(vision.widths), 1)
+
+
+def test_readers_change_one_token_alone(extended):
+    """The one that tells the decoder of the quality, so nothing else has to carry a score."""
+    vision = extended.model.model.vision
+    features = extended.model.frozen_vision_features(
+        encode_prompt(extended.processor, [picture(0)], "Rate it.").images
     )
+    kept = vision.readers.home.bias.clone()
     with torch.no_grad():
         before = vision(features)
-        vision.quality.weights[0] += 1
+        vision.readers.home.bias += 1
         after = vision(features)
+        vision.readers.home.bias.copy_(kept)
     changed = (before != after).any(1).nonzero()[:, 0].tolist()
-    assert changed == [len(vision.widths) - 1]
+    assert changed == [TONES + 1]
+
+
+def test_pixels_and_scene_are_read_at_native_size_and_tones_of_the_whole(extended):
+    """Fine noise over a large image: smaller it is gone, in the windows it is not."""
+    plain = picture(0, (640, 480)).resize((80, 60)).resize((640, 480), Image.Resampling.BICUBIC)
+    grain = np.random.default_rng(0).normal(0, 12, (480, 640, 3))
+    noisy = Image.fromarray(np.clip(np.asarray(plain) + grain, 0, 255).astype(np.uint8))
+    parts = parts_of(extended, plain, noisy)
+
+    def change(index):
+        return (parts[index][0] - parts[index][1]).abs().mean()
+
+    native, whole = (
+        torch.stack([change(i) for i in range(part.start, part.stop)]).mean()
+        for part in (NATIVE, WHOLE)
+    )
+    assert native > 3 * whole
+    assert change(SCENE) > 0.3
+    assert change(PIXELS) > 0.1
+    assert change(TONES) < 1.5
+
+
+def test_an_image_that_fits_is_its_own_window(extended):
+    parts = parts_of(extended, picture(1, (64, 96)), picture(2, (64, 64)))
+    for whole, native in zip(parts[WHOLE], parts[NATIVE], strict=True):
+        torch.testing.assert_close(whole, native)
+
+
+def test_an_extended_model_asks_for_its_windows(extended):
+    images = dict(encode_prompt(extended.processor, [picture(0)], "").images)
+    del images["window_grid"]
+    with pytest.raises(ValueError, match="window_grid"):
+        extended.model.frozen_vision_features(images)
+
+
+def test_the_size_of_an_image_is_known(extended):
+    parts = parts_of(extended, picture(1, (64, 96)), picture(1, (640, 480)))
+    expected = [math.log(64 * 96) / 2, math.log(640 * 480) / 2]
+    torch.testing.assert_close(parts[SCENE][:, -1], torch.tensor(expected))
+
+
+def test_close_numbers_look_different_and_those_beyond_the_range_do_not():
+    torch.manual_seed(0)
+    token = NumbersToken(QUALITY_RANGES, 48)
+
+    def seen(quality, error=0.4):
+        with torch.no_grad():
+            return token(torch.tensor([[quality, error]]))[0]
+
+    size = seen(3.0).norm()
+    for quality in (1.0, 2.33, 4.9):
+        assert (seen(quality) - seen(quality + 0.05)).norm() > 0.05 * size
+        # A step twice as far looks further away: neighbours are not told apart by chance.
+        assert (seen(quality) - seen(quality + 0.1)).norm() > (
+            seen(quality) - seen(quality + 0.05)
+        ).norm()
+        assert (seen(quality) - seen(quality, 0.45)).norm() > 0.05 * size
+    for beyond, end in ((-1e6, 1.0), (7.0, 5.0)):
+        torch.testing.assert_close(seen(beyond), seen(end), rtol=0, atol=0)

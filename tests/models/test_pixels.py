@@ -132,26 +132,22 @@ def test_windows_of_one_colour_equal_a_plain_count():
 
 def test_pixels_reach_the_model_as_they_are_where_it_reads_them():
     image = photo(side=200)
-    patches, (_, rows, columns) = NanoImageProcessor(pixels=True).patches(image)
-    assert (rows, columns) == (6, 6)
-    seen = (
-        patches.reshape(rows, columns, 3, STRIDE, STRIDE)
-        .transpose(2, 0, 3, 1, 4)
-        .reshape(3, 192, 192)
-    )
-    np.testing.assert_array_equal(
-        seen * SPREAD + MIDDLE, np.asarray(image)[4:196, 4:196].transpose(2, 0, 1)
-    )
+    found = NanoImageProcessor(extended=True)(image)
+    assert found["image_grid_thw"].tolist() == [[1, 6, 6]]
+    seen = found["pixel_values"].reshape(6, 6, 3, STRIDE, STRIDE)
+    seen = seen.permute(2, 0, 3, 1, 4).reshape(3, 192, 192)
+    middle = np.asarray(image)[4:196, 4:196].transpose(2, 0, 1)
+    np.testing.assert_array_equal(seen * SPREAD + MIDDLE, middle)
 
 
-def test_what_is_small_or_too_large_is_resized_instead():
-    assert NanoImageProcessor(pixels=True).patches(photo(side=95))[1] == (1, 3, 3)
-    assert NanoImageProcessor(pixels=True, max_pixels=160 * 160).patches(photo(side=200))[1] == (
-        1,
-        5,
-        5,
-    )
-    assert NanoImageProcessor(pixels=False).patches(photo(side=140))[1] == (1, 4, 4)
+@pytest.mark.parametrize(
+    ("side", "most", "extended", "strides"),
+    [(95, 512 * 512, True, 3), (200, 160 * 160, True, 5), (140, 512 * 512, False, 4)],
+)
+def test_what_is_small_or_too_large_is_resized_instead(side, most, extended, strides):
+    processor = NanoImageProcessor(max_pixels=most, extended=extended)
+    grid = processor(photo(side=side))["image_grid_thw"]
+    assert grid.tolist() == [[1, strides, strides]]
 
 
 def test_cut_takes_the_middle():

@@ -238,9 +238,9 @@ def test_the_least_number_of_images_is_enough(coverage):
     assert 0 < made.conformal.quantile < np.inf
 
 
-def test_scores_are_the_same_with_and_without_a_calibration(tmp_path):
+def test_scores_are_the_same_with_and_without_a_calibration(model_folder, tmp_path):
     image = picture(0, (96, 64))
-    plain = Scorer("nano", mode="expect", device="cpu")
+    plain = Scorer(str(model_folder("nano")), mode="expect", device="cpu")
     rating = plain(image)
     assert [getattr(rating, name) for name in INTERVAL] == [None] * 4
     keep_calibration(tmp_path / "c.json", fitted(plain.settings()))
@@ -282,3 +282,14 @@ def test_a_classic_is_calibrated_like_a_model(tmp_path):
     (rating,) = rater.rate([picture(0, (120, 120))])
     assert rating.coverage == 0.9
     assert json.dumps(rating.to_dict())
+
+
+@pytest.mark.parametrize("mode", ["expect", "reason"])
+def test_nano_comes_with_a_calibration_for_its_own_ways_of_scoring(mode, data_home):
+    scorer = Scorer("nano", mode=mode, device="cpu")
+    rating = scorer(picture(0, (96, 64)))
+    assert 1 <= rating.low < rating.expected_mos < rating.high <= 5
+    assert rating.coverage == 0.9
+    # Of other settings it says nothing.
+    other = Scorer(scorer.vlm, mode=mode, max_pixels=256 * 256)
+    assert other(picture(0, (96, 64))).low is None

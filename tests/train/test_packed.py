@@ -184,9 +184,7 @@ def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder,
 def test_remembered_features_are_parted_like_pixels(referenced, model_folder, prompts):
     model = packable(model_folder("nano"))
     _, batch = prompts("nano", referenced)
-    features = torch.cat(
-        model.frozen_vision_features(batch.images["pixel_values"], batch.images["image_grid_thw"])
-    )
+    features = torch.cat(model.frozen_vision_features(batch.images))
     images = {
         "image_grid_thw": batch.images["image_grid_thw"],
         "vision_features": features,

@@ -64,14 +64,21 @@ def check_folder(folder: Path) -> None:
         _check_numbers(folder / "config.json", settings["config.json"], largest, len(shapes))
 
 
+def adapter_base(folder: Path) -> str:
+    """The model that the LoRA adapter in `folder` is for. Raises UserError where it names none."""
+    path = folder / ADAPTER
+    base = read_object(path).get("base_model_name_or_path")
+    if not (base and isinstance(base, str)):
+        raise UserError(f"{path} does not name the base model (base_model_name_or_path)")
+    return base
+
+
 def check_adapter(folder: Path) -> dict[str, Any]:
     """What `ADAPTER` of a folder with a LoRA adapter says. Raises UserError as `check_folder`, and for other kinds."""
     check_folder(folder)
     path = folder / ADAPTER
     settings = read_object(path)
-    base = settings.get("base_model_name_or_path")
-    if not (base and isinstance(base, str)):
-        raise UserError(f"{path} does not name the base model (base_model_name_or_path)")
+    adapter_base(folder)
     # Other kinds of adapter import other modules, and nobody has tried them here.
     if settings.get("peft_type") != "LORA" or settings.get("megatron_config"):
         raise UserError(f"{path} is no plain LoRA (peft_type): merge it where it was trained")

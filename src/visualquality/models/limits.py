@@ -9,7 +9,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
 from .families import FAMILIES, Family, family_of, subfolder_of
-from .folder import ADAPTER, NO_CODE, check_adapter, check_folder
+from .folder import ADAPTER, NO_CODE, adapter_base, check_folder
 from .load import EMBEDDED, EMBEDDED_NAMES
 from .nano import NanoConfig
 
@@ -42,9 +42,7 @@ def _processor(name: str) -> tuple[Family, ProcessorMixin]:
     """The family of a model and its processor, as `load` has them."""
     try:
         # An adapter's folder has a processor of its own, but not the configuration of its base model.
-        base = name
-        if (Path(name) / ADAPTER).is_file():
-            base = check_adapter(Path(name))["base_model_name_or_path"]
+        base = adapter_base(Path(name)) if (Path(name) / ADAPTER).is_file() else name
         if base in EMBEDDED_NAMES:
             family = FAMILIES[NanoConfig.model_type]
         else:

@@ -21,7 +21,7 @@ from ..seeds import arrays_digest
 from .families import family_of, placeholder_ids, subfolder_of
 from .folder import ADAPTER, NO_CODE, check_adapter, check_folder, read_object
 from .generate import eos_token_ids
-from .nano import NanoConfig, NanoForConditionalGeneration, NanoImageProcessor, NanoProcessor
+from .nano import NanoConfig, NanoForConditionalGeneration, NanoProcessor
 from .prompt import encode_prompt
 
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
@@ -51,6 +51,14 @@ class VisionLanguageModel:
     with_reference: bool = False
     temperature: float = 1.0
     reading: Reading = "drawn"
+
+    @property
+    def title(self) -> str:
+        """The name as ratings have it. Of an embedded model it has the version of the weights, since they change."""
+        version = getattr(self.model.config, "version", None)
+        if self.name in EMBEDDED_NAMES and version is not None:
+            return f"{self.name} {version}"
+        return self.name
 
     @cached_property
     def digest(self) -> str:
@@ -124,20 +132,18 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The two embedded models share a vocabulary; `nano-base` does not read the pixels' statistics."""
-    weights = EMBEDDED / f"{name}.safetensors"
+    folder = EMBEDDED if name == "nano" else EMBEDDED / name
+    weights = folder / f"{name}.safetensors"
     if not weights.is_file():  # the wheel leaves nano-base out
         raise UserError(
             f"{name} comes with the repository, not with the installed package: train from nano instead"
         )
-    config = NanoConfig.from_pretrained(EMBEDDED)
-    processor = NanoProcessor.from_pretrained(EMBEDDED)
+    config = NanoConfig.from_pretrained(folder)
+    processor = NanoProcessor.from_pretrained(folder)
     state = load_file(weights)
     if name == "nano-base":
-        config.pixels = config.linear_quality = False
-        processor.image_processor = NanoImageProcessor()
         # Its tower is the published one, which is stored once, apart.
-        tower = load_file(EMBEDDED / "tower.safetensors")
+        tower = load_file(folder / "tower.safetensors")
         state |= {f"model.vision.tower.{key}": value for key, value in tower.items()}
     model = NanoForConditionalGeneration(config)
     tied = {"lm_head.weight": state["model.language_model.embed_tokens.weight"]}
@@ -263,14 +269,14 @@ def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     # The embedded models change with the package. An adapter on other weights would load without a word.
     trained_on = trained_as(folder).get("base")
     other_weights = trained_on is not None and trained_on != weights_digest(model.state_dict())
-    if other_weights or _reads_pixels(model.config) != _reads_pixels(processor.image_processor):
+    if other_weights or _is_extended(model.config) != _is_extended(processor.image_processor):
         raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")
     return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
 
 
-def _reads_pixels(part: Any) -> bool:
+def _is_extended(part: Any) -> bool:
     """Of nano's configuration or image processor; False for other families."""
-    return getattr(part, "pixels", False)
+    return getattr(part, "extended", False)
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:

@@ -92,6 +92,8 @@ class PromptBatch:
         chosen = slice(each * rows.start, each * rows.stop)
         # How many rows of each tensor every image has; 1 where it is not listed, as in the grid itself.
         sizes = {"pixel_values": grid.prod(1).tolist()}
+        if "window_grid" in self.images:
+            sizes["window_values"] = self.images["window_grid"].prod(1).tolist()
         if "vision_features" in self.images:
             sizes["vision_features"] = bare_model(model).model.feature_sizes(grid)
         images = {}

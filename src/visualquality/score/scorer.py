@@ -248,7 +248,7 @@ class Scorer:
     def _origin(self, mode: str) -> dict[str, Any]:
         """The fields of a rating that say what made it."""
         return {
-            "model": self.vlm.name,
+            "model": self.vlm.title,
             "mode": mode,
             "seed": self.options.seed,
             "prompt": self.prompt,

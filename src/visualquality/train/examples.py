@@ -27,6 +27,7 @@ Images = tuple[Path, ...]  # of one prompt, in order
 class Example:
     """A rated image. `key` names it wherever the files are: its random stream depends on it.
 
+    std: of the ratings, in the unit of `mos`; None where it is not known.
     manifest, number: the file that rates it, and the row in it, the header being 1.
     """
 
@@ -36,6 +37,7 @@ class Example:
     dataset: str
     reasoning: str | None = None
     reference: Path | None = None
+    std: float | None = None
     manifest: str = ""
     number: int = 0
 
@@ -53,6 +55,12 @@ def read_examples(recipe: Recipe) -> list[Example]:
     examples: list[Example] = []
     for source in recipe.data:
         examples += _read_source(source, on_1_to_5=recipe.on_1_to_5, reference=recipe.reference)
+    needs_std = recipe.method == "sft" and recipe.sft.score_noise == "std"
+    if needs_std and (lacking := [example.path for example in examples if example.std is None]):
+        raise UserError(
+            f"sft.score_noise is std, but {lacking[0]} has none ({len(lacking)} such images): "
+            "give a column std, or a number"
+        )
     # An image that is there twice would be compared with itself.
     counts = Counter(example.path for example in examples)
     if twice := [path for path, count in counts.items() if count > 1]:
@@ -105,7 +113,11 @@ def _read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> lis
         # The same wherever the files are, and different for any two images of a data set.
         key = f"{row.dataset}/{number}/{row.image.name}"
         beside = row.reference_image if reference else None
-        example = Example(row.image, key, value, row.dataset, row.reasoning, beside)
+        std = row.std
+        if std is not None and source.mos_range is not None:
+            low, high = source.mos_range
+            std *= 4 / (high - low)
+        example = Example(row.image, key, value, row.dataset, row.reasoning, beside, std)
         examples.append(replace(example, manifest=str(source.manifest), number=row.number))
     return examples
 
@@ -157,7 +169,9 @@ class PromptEncoder:
         self.cache = cache if hasattr(vlm.model, "frozen_vision_features") else None
         if self.cache is not None:
             state = vlm.model.state_dict()
-            digest = weights_digest({k: v for k, v in state.items() if ".tower." in k})
+            # nano's readers have a part named tower, too, which comes after the features.
+            seen_by = {k: v for k, v in state.items() if ".vision.tower." in k}
+            digest = weights_digest(seen_by)
             # The image processor, too, decides what the tower sees.
             tower = f"{digest} {vlm.processor.image_processor}"
             if tower != self.cache.tower:
@@ -191,12 +205,15 @@ class PromptEncoder:
     def _with_features(self, wanted: tuple[Images, str], prompt: Prompt) -> Prompt:
         """The prompt with features in place of pixels, which is kept if there is room."""
         cache: Any = self.cache
-        pixels = prompt.images.pop("pixel_values")
+        images = dict(prompt.images)
+        # Pixels are large, and not wanted any more once they are features.
+        for name in [name for name in images if name.endswith("_values")]:
+            del prompt.images[name]
         features = cache.features.get(wanted[0])
         if features is None:
             model: Any = self.vlm.model
-            grid = prompt.images["image_grid_thw"]
-            features = torch.cat(model.frozen_vision_features(pixels.to(model.device), grid)).cpu()
+            on_device = {name: tensor.to(model.device) for name, tensor in images.items()}
+            features = torch.cat(model.frozen_vision_features(on_device)).cpu()
         prompt.images["vision_features"] = features
         if cache.size < cache.max_bytes:
             kept = [*prompt.tokens.values(), *prompt.images.values()]

@@ -66,7 +66,8 @@ class RL2R(Settings):
 class SFT(Settings):
     """Supervised warm-up: the model learns to write the manifest's `reasoning`, where it has one, and the MOS."""
 
-    score_noise: NonNegativeFloat = 0.0  # standard deviation on the MOS, drawn anew at each visit
+    # Standard deviation on the MOS, drawn anew at each visit; "std" takes that of each row's ratings.
+    score_noise: NonNegativeFloat | Literal["std"] = 0.0
     # Train on both prompts, with and without reasoning: the key of an image decides which it gets.
     every_prompt: bool = False
 

@@ -63,7 +63,10 @@ class SupervisedTrainer(RunTrainer, SFTTrainer):
         name = f"noise/{visit}/{example.key}"
         uniform = uniform_streams(self.recipe.seed, [name], 1, 1)[0, 0, 0]
         noise = float(norm.ppf(max(uniform, 1e-12)))  # at 0 it would be infinite
-        score = example.mos + self.recipe.sft.score_noise * noise
+        deviation = self.recipe.sft.score_noise
+        if deviation == "std":
+            deviation = example.std or 0.0
+        score = example.mos + deviation * noise
         text = target_text(
             score, example.reasoning if reasoning else None, opened=bool(self.opening)
         )

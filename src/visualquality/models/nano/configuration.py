@@ -5,16 +5,18 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 # One for each stage of the tower: mean and standard deviation over the whole image.
-GLOBAL_TOKENS = 5
+STAGE_TOKENS = 5
+# Pixels, scene, tones and quality, where they are read (`extended`).
+EXTENDED_TOKENS = 4
 
 
 class NanoConfig(PreTrainedConfig):
     """An EfficientNet-Lite0 tower, a projector, and a small Llama-style decoder.
 
     `cell` is the side, in tower strides of 32 px, of the square that one spatial image token covers;
-    `max_cells` bounds their number. With `pixels` there is one token more, of the pixels' own statistics. With
-    `linear_quality` the last global token also holds the quality that a linear regression on the tower's later stages
-    predicts.
+    `max_cells` bounds their number. nano is `extended`: beside the whole image it looks at windows of it at native
+    resolution, at the pixels' own statistics and at those of natural scenes, and it has readers of quality
+    (`readers.py`). nano-base is not. `version` tells weights of the same name apart in the ratings that they give.
     """
 
     model_type = "visualquality_nano"
@@ -25,8 +27,8 @@ class NanoConfig(PreTrainedConfig):
         text_config: dict[str, Any] | LlamaConfig | None = None,
         cell: int = 4,
         max_cells: int = 59,
-        pixels: bool = False,
-        linear_quality: bool = False,
+        extended: bool = False,
+        version: str | None = None,
         image_token_id: int | None = None,
         tie_word_embeddings: bool = True,
         **kwargs: Any,
@@ -41,8 +43,8 @@ class NanoConfig(PreTrainedConfig):
         self.text_config = text_config
         self.cell = cell
         self.max_cells = max_cells
-        self.pixels = pixels
-        self.linear_quality = linear_quality
+        self.extended = extended
+        self.version = version
         self.image_token_id = image_token_id
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
@@ -60,17 +62,14 @@ def cells(height: int, width: int, cell: int, max_cells: int) -> tuple[int, int]
     return min(rows, max_cells // columns), columns
 
 
-def image_tokens(height: int, width: int, cell: int, max_cells: int, pixels: bool) -> int:
-    """Number of tokens of an image of (height, width) tower strides.
+def image_tokens(height: int, width: int, cell: int, max_cells: int, extended: bool) -> int:
+    """Number of tokens of an image of (height, width) tower strides: those of the whole image, and the spatial ones.
 
-    There is one for each stage of the tower, one for the pixels' own statistics where they are read too, and the
-    spatial ones.
-
-    >>> [image_tokens(16, 16, cell=4, max_cells=59, pixels=pixels) for pixels in (False, True)]
-    [21, 22]
+    >>> [image_tokens(16, 16, cell=4, max_cells=59, extended=extended) for extended in (False, True)]
+    [21, 25]
     """
     rows, columns = cells(height, width, cell, max_cells)
-    return GLOBAL_TOKENS + int(pixels) + rows * columns
+    return STAGE_TOKENS + EXTENDED_TOKENS * extended + rows * columns
 
 
 AutoConfig.register(NanoConfig.model_type, NanoConfig)

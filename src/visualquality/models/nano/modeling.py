@@ -45,10 +45,13 @@ class NanoModel(NanoPreTrainedModel):
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         pixel_values: Patches | None = None,
         image_grid_thw: Grids | None = None,
+        window_values: Patches | None = None,
+        window_grid: Grids | None = None,
+        image_sizes: Int[Tensor, "images 2"] | None = None,
         vision_features: Statistics | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """Either `pixel_values` or `vision_features` (the statistics of all images, one after another).
+        """Either pixels (as `NanoImageProcessor` gives them) or `vision_features`, the statistics of all images.
 
         The decoder takes what is left: mask, positions, cache. Raises ValueError where the prompt has not as many
         image tokens as the images give.
@@ -60,7 +63,9 @@ class NanoModel(NanoPreTrainedModel):
             sizes = self.feature_sizes(image_grid_thw)
             features = list(vision_features.split(sizes))
         elif pixel_values is not None:
-            features = self.vision.encode(pixel_values, image_grid_thw)
+            features = self.vision.encode(
+                pixel_values, image_grid_thw, window_values, window_grid, image_sizes
+            )
         # Without images it is text alone, or a later token: the images are in the cache by then.
         if features is not None:
             tokens = self.vision(features).to(inputs_embeds.dtype)
@@ -95,11 +100,12 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @torch.no_grad()
-    def frozen_vision_features(
-        self, pixel_values: Patches, image_grid_thw: Grids
-    ) -> list[Statistics]:
-        """What a frozen tower gives for each image; concatenated, a forward takes it as `vision_features`."""
-        return self.model.vision.encode(pixel_values, image_grid_thw)
+    def frozen_vision_features(self, images: dict[str, Tensor]) -> list[Statistics]:
+        """What a frozen tower gives for each image; concatenated, a forward takes it as `vision_features`.
+
+        images: the tensors that `NanoImageProcessor` gives.
+        """
+        return self.model.vision.encode(**images)
 
     def forward(
         self,
@@ -109,6 +115,9 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
         position_ids: TokenIds | None = None,
         pixel_values: Patches | None = None,
         image_grid_thw: Grids | None = None,
+        window_values: Patches | None = None,
+        window_grid: Grids | None = None,
+        image_sizes: Int[Tensor, "images 2"] | None = None,
         vision_features: Statistics | None = None,
         labels: TokenIds | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -121,6 +130,9 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             pixel_values=pixel_values,
             image_grid_thw=image_grid_thw,
+            window_values=window_values,
+            window_grid=window_grid,
+            image_sizes=image_sizes,
             vision_features=vision_features,
             **kwargs,
         )
@@ -153,7 +165,8 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
         )
         # From the second token on, the images are in the cache.
         if not is_first_iteration and kwargs.get("use_cache", True):
-            inputs["pixel_values"] = inputs["vision_features"] = None
+            for name in ("pixel_values", "window_values", "vision_features"):
+                inputs[name] = None
         return inputs
 
 

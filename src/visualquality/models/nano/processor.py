@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,6 +12,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .configuration import NanoConfig, image_tokens
 from .tower import MIDDLE, SPREAD, STRIDE
+from .views import native_windows, trimmed
 
 IMAGE_TOKEN = "<|image|>"
 # An image with a shorter side is resized, not cut: a cut might take more than a fifth of that side.
@@ -52,19 +53,21 @@ def cut(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 class NanoImageProcessor(BaseImageProcessor):
-    """RGB images -> `pixel_values` (patches, 3 * 32 * 32) and `image_grid_thw` (images, 3).
+    """RGB images -> the tensors that `nano` takes.
 
-    With `pixels`, where the pixels' own statistics are read, an image that fits is cut, not resized.
+    pixel_values: (patches, 3 * 32 * 32) of each whole image, within `max_pixels`; image_grid_thw: (images, 3), each
+    (1, rows, columns). Where it is `extended`, plain borders are cut off first, an image that fits is cut, not resized,
+    and there are, of images that do not fit, native windows:
+    window_values: (patches, 3 * 32 * 32); window_grid: (images, 3), each (windows, rows, columns), without windows
+    (0, 0, 0); image_sizes: (images, 2), height and width in pixels.
     """
-
-    model_input_names: ClassVar = ["pixel_values", "image_grid_thw"]
 
     def __init__(
         self,
         max_pixels: int = 512 * 512,
         cell: int = 4,
         max_cells: int = 59,
-        pixels: bool = False,
+        extended: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -72,32 +75,28 @@ class NanoImageProcessor(BaseImageProcessor):
         # Not needed for pixels, but for the number of image tokens that the prompt must have.
         self.cell = cell
         self.max_cells = max_cells
-        self.pixels = pixels
+        self.extended = extended
+
+    @property
+    def model_input_names(self) -> list[str]:
+        names = ["pixel_values", "image_grid_thw"]
+        if self.extended:
+            names += ["window_values", "window_grid", "image_sizes"]
+        return names
 
     def tokens(self, height: int, width: int) -> int:
         """Number of image tokens for height × width strides."""
-        return image_tokens(height, width, self.cell, self.max_cells, self.pixels)
+        return image_tokens(height, width, self.cell, self.max_cells, self.extended)
 
-    def patches(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int, int]]:
-        """An image's patches, (rows * columns, 3 * 32 * 32), row by row; and their grid, (1, rows, columns)."""
-        # Not where it is RGB already: that would be a second copy of a large photo.
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        if self.pixels:
+    def whole(self, image: Image.Image) -> Image.Image:
+        """The whole image, within `max_pixels`, with sides that are multiples of 32."""
+        if self.extended:
             # Resampling would remove most of the traces that the pixels' statistics look for.
             image = cut(image, self.max_pixels)
         size = target_size(*image.size, self.max_pixels)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
-        columns = image.width // STRIDE
-        rows = image.height // STRIDE
-        pixels = np.asarray(image, dtype=np.float32)
-        pixels = (pixels - MIDDLE) / SPREAD
-        # (H, W, 3) -> (rows, columns, 3, 32, 32), as the patches of Qwen2-VL have their channels first.
-        pixels = pixels.reshape(rows, STRIDE, columns, STRIDE, 3)
-        pixels = pixels.transpose(0, 2, 4, 1, 3)
-        pixels = pixels.reshape(rows * columns, 3 * STRIDE * STRIDE)
-        return pixels, (1, rows, columns)
+        return image
 
     def preprocess(
         self,
@@ -105,13 +104,44 @@ class NanoImageProcessor(BaseImageProcessor):
         return_tensors: str | None = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
-        prepared = [self.patches(image) for image in flatten(images)]
-        pixels, grids = zip(*prepared, strict=True)
-        data = {
-            "pixel_values": np.concatenate(pixels),
-            "image_grid_thw": np.array(grids),
-        }
+        found: dict[str, list] = {name: [] for name in self.model_input_names}
+        for image in flatten(images):
+            # Not where it is RGB already: that would be a second copy of a large photo.
+            if image.mode != "RGB":
+                image = image.convert("RGB")
+            if self.extended:
+                image = trimmed(image)
+            whole = self.whole(image)
+            found["pixel_values"].append(patches(whole))
+            found["image_grid_thw"].append((1, whole.height // STRIDE, whole.width // STRIDE))
+            if not self.extended:
+                continue
+            windows = native_windows(image, self.max_pixels)
+            rows, columns = 0, 0
+            if windows:
+                columns, rows = (side // STRIDE for side in windows[0].size)
+            found["window_values"] += [patches(window) for window in windows]
+            found["window_grid"].append((len(windows), rows, columns))
+            found["image_sizes"].append((image.height, image.width))
+        # An empty start, since there may be no window at all.
+        nothing = np.zeros((0, 3 * STRIDE * STRIDE), dtype=np.float32)
+        data = {}
+        for name, values in found.items():
+            joined = name.endswith("_values")
+            data[name] = np.concatenate([nothing, *values]) if joined else np.array(values)
         return BatchFeature(data, tensor_type=return_tensors)
+
+
+def patches(image: Image.Image) -> np.ndarray:
+    """An image's patches, (rows * columns, 3 * 32 * 32), row by row; its sides are multiples of 32."""
+    columns = image.width // STRIDE
+    rows = image.height // STRIDE
+    pixels = np.asarray(image, dtype=np.float32)
+    pixels = (pixels - MIDDLE) / SPREAD
+    # (H, W, 3) -> (rows, columns, 3, 32, 32), as the patches of Qwen2-VL have their channels first.
+    pixels = pixels.reshape(rows, STRIDE, columns, STRIDE, 3)
+    pixels = pixels.transpose(0, 2, 4, 1, 3)
+    return pixels.reshape(rows * columns, 3 * STRIDE * STRIDE)
 
 
 class NanoProcessor(ProcessorMixin):
@@ -158,7 +188,7 @@ class NanoProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values", "image_grid_thw"]
+        return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
 
 
 def flatten(images: Any) -> list[Image.Image]:

@@ -1,13 +1,16 @@
 """Pixels -> statistics -> image tokens: all of `nano` that comes before its decoder.
 
 The tower turns an image into *statistics*: mean and standard deviation of each of five stages over the whole image
-(3552 numbers), and of four stages over each cell of about 128 px (992 numbers a cell). Where the configuration says so,
-the pixels' own statistics (`pixels.py`) stand between them. Training with a frozen tower computes these statistics once
-an image and passes them in as `vision_features`.
+(3552 numbers), and of four stages over each cell of about 128 px (992 numbers a cell). `nano`, which is `extended`, has
+more of them in between, all at native resolution: the pixels' own (`pixels.py`), those of natural scenes (`scene.py`)
+with the size of the image, and those of the tower's stages. From all of these its readers (`readers.py`) form an
+opinion of the quality. Training with a frozen tower computes the statistics once an image and passes them in as
+`vision_features`.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,20 +19,23 @@ from torch.nn import functional as F
 
 from .configuration import NanoConfig, cells
 from .pixels import PIXEL_WIDTH, pixel_statistics
-from .tower import HEAD_CHANNELS, MIDDLE, SPREAD, STRIDE, TAP_CHANNELS, Tower
+from .readers import LIMIT, STAGE_WIDTHS, Readers, Rows, Values, standardised
+from .scene import SCENE_WIDTH, scene_statistics
+from .tones import tone_statistics
+from .tower import MIDDLE, SPREAD, STRIDE, TAP_CHANNELS, Tower
 
-STAGE_WIDTHS = tuple(2 * channels for channels in (*TAP_CHANNELS, HEAD_CHANNELS))
-GLOBAL_WIDTH = sum(STAGE_WIDTHS)
 CELL_WIDTH = 2 * sum(TAP_CHANNELS)
-LIMIT = 8.0  # what a projector reads is bounded to ± this many standard deviations
-LATER = slice(2, 5)  # the later stages: those at strides 16 and 32, and the head
+SIZED_SCENE_WIDTH = SCENE_WIDTH + 1
+# Statistics of an image that is looked at in every way, in their order.
+WHOLE, PIXELS, SCENE, TONES, NATIVE = slice(0, 5), 5, 6, 7, slice(8, 13)
+# Lowest and highest of what the decoder is told in numbers: tones, then the quality and how far it may be off.
+TONE_RANGES = ((0.0, 255.0), (0.0, 128.0), (0.0, 160.0))
+QUALITY_RANGES = ((1.0, 5.0), (0.0, 1.5))
 
 # Shapes that several functions share.
 Patches = Float[Tensor, "patches d"]  # of all images; d = 3 * 32 * 32
 Grids = Int[Tensor, "images 3"]  # (1, rows, columns) of each image, in patches
 Statistics = Float[Tensor, " m"]  # of an image; how many depends on its number of cells
-Stages = Sequence[Float[Tensor, "n _"]]  # statistics of n images, stage by stage
-Rows = Float[Tensor, "n m"]  # one for each of n images or cells
 
 
 def root(variance: Tensor) -> Tensor:
@@ -44,18 +50,6 @@ def moments(x: Tensor, average: Callable[[Tensor], Tensor]) -> list[Tensor]:
     # E[x²] - E[x]² is three times as fast as `var` on a CPU.
     variance = average(x.square()) - mean.square()
     return [mean, root(variance)]
-
-
-def standardised(
-    x: Rows,
-    mean: Float[Tensor, " m"],
-    scale: Float[Tensor, " m"],
-    limit: float,
-) -> Rows:
-    """`x` in standard deviations from the mean, bounded to ± `limit`."""
-    # In float32 whatever the weights are: a mean may be many standard deviations away from 0.
-    deviations = (x.float() - mean.float()) / scale.float()
-    return deviations.clamp(-limit, limit)
 
 
 class Projector(nn.Module):
@@ -87,38 +81,33 @@ class Projector(nn.Module):
         return self.down(hidden)
 
 
-class LinearQuality(nn.Module):
-    """A linear regression of quality on the later stages, and the hidden state that shows it to the decoder.
+class NumbersToken(nn.Module):
+    """A few numbers -> one hidden state.
 
-    Early stages and pixels predict quality well on images like the training images, and badly on others
-    (benchmarks/transfer.py); the later stages carry over better. The regression is fitted by recipes/nano/ridge.py.
+    Each number is spread over bumps along its range, (lowest, highest): the decoder is to say it exactly, so two close
+    values must look different to it.
     """
 
-    def __init__(self, hidden: int):
+    BUMPS = 33
+
+    def __init__(self, ranges: Sequence[tuple[float, float]], hidden: int):
         super().__init__()
-        inputs = sum(STAGE_WIDTHS[LATER])
-        # Buffers, not parameters: they are solved for in closed form, and training leaves them alone.
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
-        self.register_buffer("weights", torch.zeros(inputs))
-        self.projector = Projector(1, hidden, LIMIT)
+        self.ranges = tuple(ranges)
+        self.projector = nn.Linear(self.BUMPS * len(self.ranges), hidden)
 
-    def levelled(self, stages: Stages) -> Rows:
-        """Each image's statistics of a later stage with mean 0 and variance 1, then standardised."""
-        normed = []
-        for stage in stages[LATER]:
-            # Within each image, so that only the pattern counts and not the strength, which contrast changes too.
-            normed.append(F.layer_norm(stage.float(), stage.shape[1:]))
-        together = torch.cat(normed, 1)
-        return standardised(together, self.mean, self.scale, LIMIT)
+    def forward(self, numbers: Rows) -> Rows:
+        spread = []
+        for values, (low, high) in zip(numbers.float().unbind(1), self.ranges, strict=True):
+            spread.append(bumps(values, low, high, self.BUMPS))
+        return self.projector(torch.cat(spread, 1).to(self.projector.weight.dtype))
 
-    def read(self, stages: Stages) -> Float[Tensor, " n"]:
-        """Quality, higher is better, on a scale of its own."""
-        return self.levelled(stages) @ self.weights.float()
 
-    def forward(self, stages: Stages) -> Rows:
-        quality = self.read(stages)
-        return self.projector(quality[:, None])
+def bumps(values: Values, low: float, high: float, count: int) -> Rows:
+    """(n,) -> (n, count): Gaussians around `count` centres from `low` to `high`, as wide as they are apart."""
+    centres = torch.linspace(low, high, count, device=values.device)
+    apart = (high - low) / (count - 1)
+    bounded = values.float().clamp(low, high)
+    return (-((bounded[:, None] - centres) / apart).square() / 2).exp()
 
 
 class Vision(nn.Module):
@@ -130,35 +119,39 @@ class Vision(nn.Module):
         self.cell = config.cell
         self.max_cells = config.max_cells
         self.tower = Tower()
-        self.pixels = config.pixels
-        # One token each for the image as a whole.
+        self.extended = config.extended
         self.widths = STAGE_WIDTHS
-        if config.pixels:
-            self.widths += (PIXEL_WIDTH,)
+        if config.extended:
+            self.widths += (PIXEL_WIDTH, SIZED_SCENE_WIDTH, len(TONE_RANGES), *STAGE_WIDTHS)
         self.whole_width = sum(self.widths)
-        # nano-base, which does not read the pixels' statistics, was trained without a bound.
-        limit = LIMIT if config.pixels else math.inf
+        # nano-base was trained without a bound.
+        limit = LIMIT if config.extended else math.inf
+        # One token each for the image as a whole. The native stages have none: the readers see them.
         self.stages = nn.ModuleList()
-        for width in self.widths:
+        for width in self.widths[:TONES]:
             self.stages.append(Projector(width, hidden, limit))
         self.cells = Projector(CELL_WIDTH, hidden, limit)
-        self.quality = None
-        if config.linear_quality:
-            self.quality = LinearQuality(hidden)
+        if config.extended:
+            self.tones = NumbersToken(TONE_RANGES, hidden)
+            self.readers = Readers()
+            self.quality = NumbersToken(QUALITY_RANGES, hidden)
 
-    def statistics(self, image: Float[Tensor, "3 h w"]) -> Statistics:
-        """One image's statistics, flat: first the five stages, then the pixels', then the cells row by row."""
-        _, height, width = image.shape
-        maps = self.tower(image[None])  # (1, channels, rows, columns) each
-        whole = []
-        for stage in maps:
-            whole += moments(stage, lambda x: x.mean((2, 3)))
-        result = torch.cat(whole, 1)[0]
-        if self.pixels:
+    def statistics(self, view: "View") -> Statistics:
+        """One image's statistics, flat, in the order of `widths`; then the cells' row by row."""
+        maps = self.tower(view.whole[None])  # (1, channels, rows, columns) each
+        parts = stage_moments(maps)
+        if self.extended:
+            native, native_maps = view.whole[None], maps
+            if len(view.windows):
+                native, native_maps = view.windows, self.tower(view.windows)
             # Back to levels from 0 to 255: the pixels as they are in the file, exactly in bfloat16 too.
-            levels = (image * SPREAD + MIDDLE).float()
-            result = torch.cat([result, pixel_statistics(levels)])
+            levels = (native * SPREAD + MIDDLE).float()
+            parts.append(torch.stack([pixel_statistics(window) for window in levels]).mean(0))
+            parts.append(torch.cat([scene_statistics(levels), view.log_side[None]]))
+            parts.append(tone_statistics((view.whole * SPREAD + MIDDLE).float()))
+            parts += stage_moments(native_maps)
         # No cells of the head: it is computed place by place from the stage before it, which has them.
+        _, height, width = view.whole.shape
         rows, columns = cells(
             height // STRIDE,
             width // STRIDE,
@@ -170,35 +163,46 @@ class Vision(nn.Module):
             local += moments(stage, lambda x: F.adaptive_avg_pool2d(x, (rows, columns)))
         # (CELL_WIDTH, rows, columns) -> (rows * columns, CELL_WIDTH)
         local_map = torch.cat(local, 1)[0]
-        by_cell = local_map.flatten(1).T
-        return torch.cat([result, by_cell.flatten()])
+        parts.append(local_map.flatten(1).T.flatten())
+        return torch.cat([part.to(maps[0].dtype) for part in parts])
 
-    def encode(self, pixel_values: Patches, image_grid_thw: Grids) -> list[Statistics]:
-        """Each image's statistics."""
-        sizes = image_grid_thw.prod(1).tolist()
-        grids = image_grid_thw.tolist()
-        by_image = pixel_values.split(sizes)
+    def encode(
+        self,
+        pixel_values: Patches,
+        image_grid_thw: Grids,
+        window_values: Patches | None = None,
+        window_grid: Grids | None = None,
+        image_sizes: Int[Tensor, "images 2"] | None = None,
+    ) -> list[Statistics]:
+        """Each image's statistics. The last three arguments are for the extended model (`NanoImageProcessor`).
+
+        Raises ValueError where that one does not get them.
+        """
         dtype = self.tower.stem.weight.dtype
+        wholes = images_of(pixel_values.to(dtype), image_grid_thw)
+        windows = [whole[:, :0] for whole in wholes]
+        sides = [wholes[0].new_zeros(()) for _ in wholes]
+        if self.extended:
+            if window_values is None or window_grid is None or image_sizes is None:
+                raise ValueError(
+                    "an extended nano takes window_values, window_grid and image_sizes beside pixel_values"
+                )
+            windows = images_of(window_values.to(dtype), window_grid)
+            sides = list(image_sizes.float().log().mean(1))
         result = []
         # One image at a time: images differ in size, and batches of large maps are slower on a CPU.
-        for patches, (_, rows, columns) in zip(by_image, grids, strict=True):
-            # (rows * columns, 3 * 32 * 32) -> (3, rows * 32, columns * 32)
-            image = patches.view(rows, columns, 3, STRIDE, STRIDE)
-            image = image.permute(2, 0, 3, 1, 4)
-            image = image.reshape(3, rows * STRIDE, columns * STRIDE)
-            result.append(self.statistics(image.to(dtype)))
+        for whole, own_windows, side in zip(wholes, windows, sides, strict=True):
+            result.append(self.statistics(View(whole[0], own_windows, side)))
         return result
 
     def forward(self, features: list[Statistics]) -> Float[Tensor, "tokens hidden"]:
         """The tokens of all images, one image after another: those of the whole image, then its cells."""
         whole = torch.stack([numbers[: self.whole_width] for numbers in features])
         parts = whole.split(self.widths, 1)
-        tokens = []
-        for stage, numbers in zip(self.stages, parts, strict=True):
-            tokens.append(stage(numbers))
-        if self.quality is not None:
-            # Added to a token that is there already, so that the prompt keeps its length.
-            tokens[-1] = tokens[-1] + self.quality(parts)
+        tokens = [stage(numbers) for stage, numbers in zip(self.stages, parts, strict=False)]
+        if self.extended:
+            tokens.append(self.tones(parts[TONES]))
+            tokens.append(self.quality(self.readers(parts)))
         whole_tokens = torch.stack(tokens, 1)  # (images, tokens, hidden)
         # Images have different numbers of cells. All go through the projector in one call.
         local = [numbers[self.whole_width :] for numbers in features]
@@ -209,3 +213,33 @@ class Vision(nn.Module):
         for pair in zip(whole_tokens, cell_tokens, strict=True):
             result += pair
         return torch.cat(result)
+
+
+class View(NamedTuple):
+    """What is looked at of one image: the whole, (3, h, w); native windows, (n, 3, h, w); log of the mean side."""
+
+    whole: Tensor
+    windows: Tensor
+    log_side: Tensor
+
+
+def images_of(values: Patches, grids: Grids) -> list[Float[Tensor, "n 3 h w"]]:
+    """Patches -> the images, or windows of one size, of each (n, rows, columns) of `grids`."""
+    result = []
+    for patches, (n, rows, columns) in zip(
+        values.split(grids.prod(1).tolist()), grids.tolist(), strict=True
+    ):
+        # (n * rows * columns, 3 * 32 * 32) -> (n, 3, rows * 32, columns * 32)
+        images = patches.view(n, rows, columns, 3, STRIDE, STRIDE)
+        images = images.permute(0, 3, 1, 4, 2, 5)
+        result.append(images.reshape(n, 3, rows * STRIDE, columns * STRIDE))
+    return result
+
+
+def stage_moments(maps: list[Float[Tensor, "n c h w"]]) -> list[Float[Tensor, " m"]]:
+    """Means and standard deviations of each stage over all windows of one image, a vector a stage."""
+    parts = []
+    for stage in maps:
+        mean, deviation = moments(stage, lambda x: x.mean((0, 2, 3)))
+        parts.append(torch.cat([mean, deviation]))
+    return parts
