@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,8 +22,15 @@ def folder(tmp_path) -> Path:
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(4):
-        picture(i, (96, 64)).save(photos / f"{i}.png")
+        save_old(i, photos / f"{i}.png")
     return photos
+
+
+def save_old(seed: int, path: Path) -> None:
+    """A picture that is an hour old: of one that has just changed, a journal looks again and adds a line."""
+    picture(seed, (96, 64)).save(path)
+    then = time.time() - 3600
+    os.utime(path, (then, then))
 
 
 def objects(text: str) -> list[dict]:
@@ -73,7 +81,7 @@ def test_results_are_kept_and_not_made_again(folder, tmp_path, suffix):
     assert run.invoke(app, command).exit_code == 0
     journal = output if suffix == "jsonl" else Path(f"{output}.jsonl")
     before = journal.read_bytes()
-    picture(9, (96, 64)).save(folder / "9.png")
+    save_old(9, folder / "9.png")
     again = run.invoke(app, command)
     assert again.exit_code == 0
     assert "4 of 5 images are in" in again.output

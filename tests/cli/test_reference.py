@@ -1,6 +1,8 @@
 """--reference: an image or a folder, of score, compare and rank; the manifest's column, of evaluate."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ def folder(tmp_path) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(index, (96, 64)).save(path)
+        # Not just changed: of such a file a journal looks again and adds a line.
+        then = time.time() - 3600
+        os.utime(path, (then, then))
     return tmp_path
 
 
