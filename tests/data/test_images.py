@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence, PngImagePlugin
 
+from odd_images import png
 from visualquality.data.images import image_digest, image_faults, open_image
 from visualquality.errors import UserError
 
@@ -32,19 +33,6 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-def png(
-    depth: int, colour: int, width: int, height: int, data: bytes, *extra: tuple[bytes, bytes]
-) -> bytes:
-    """A PNG of raw chunks (the specification's section 5): what Pillow itself does not write."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
-    packed = (
-        struct.pack(">I", len(d)) + tag + d + struct.pack(">I", zlib.crc32(tag + d))
-        for tag, d in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def transparent_palette() -> Image.Image:

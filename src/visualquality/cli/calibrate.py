@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..terminal import shown
 from .shared import (
@@ -18,6 +17,7 @@ from .shared import (
     err,
     kept_in,
     out,
+    pixel_limit,
     rates,
 )
 
@@ -94,7 +94,7 @@ def calibrate(
         manifest = Manifest.read(
             data,
             references=reference,
-            max_image_pixels=make.keywords.get("max_image_pixels", MAX_IMAGE_PIXELS),
+            max_image_pixels=pixel_limit(make),
         )
         rater = make(model=model, reference=reference)
         made = calibrate_model(

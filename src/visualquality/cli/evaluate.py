@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from .shared import (
     Split,
@@ -18,6 +17,7 @@ from .shared import (
     err,
     kept_in,
     out,
+    pixel_limit,
     rates,
 )
 
@@ -77,7 +77,7 @@ def evaluate(
         manifest = read_manifests(
             [*data, *(more or [])],
             references=reference,
-            max_image_pixels=make.keywords.get("max_image_pixels", MAX_IMAGE_PIXELS),
+            max_image_pixels=pixel_limit(make),
         )
         if scores is not None:
             results = evaluate_scores(scores, manifest, split=split)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..score.settings import ScoreSettings, score_settings
 from ..terminal import PlainConsole, shown, shown_line
@@ -59,6 +60,11 @@ def check_trust_names(trust_names: bool, kept: Path | None, option: str = "-o") 
         raise UserError(
             f"--trust-names is about scores that were kept: give their file with {option}"
         )
+
+
+def pixel_limit(make: "functools.partial[Rater]") -> int:
+    """The most pixels of a file that the rater of `rates` will read; a manifest's images are held to the same."""
+    return make.keywords.get("max_image_pixels", MAX_IMAGE_PIXELS)
 
 
 @contextmanager

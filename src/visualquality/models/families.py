@@ -23,6 +23,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -34,7 +35,7 @@ from transformers.processing_utils import ProcessorMixin
 from ..errors import UserError
 from ..io import write_text
 from ..response import PromptName
-from .folder import NO_CODE
+from .folder import NO_CODE, check_folder
 from .nano import NanoConfig, NanoProcessor
 
 
@@ -259,3 +260,14 @@ def subfolder_of(name: str) -> str:
     if folder.is_dir() and not (folder / release.subfolder).is_dir():
         return ""
     return release.subfolder
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """The configuration of a folder, once `check_folder` has looked at it, or of a name of the hub.
+
+    Raises UserError as `check_folder`, and whatever transformers raises about a configuration that is damaged.
+    """
+    subfolder = subfolder_of(name)
+    if Path(name).is_dir():
+        check_folder(Path(name) / subfolder)
+    return AutoConfig.from_pretrained(name, subfolder=subfolder, **NO_CODE)

@@ -4,13 +4,12 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import AutoConfig
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
-from .families import FAMILIES, Family, family_of, subfolder_of
-from .folder import ADAPTER, NO_CODE, adapter_base, check_folder
-from .load import EMBEDDED, EMBEDDED_NAMES
+from .families import FAMILIES, Family, family_of, read_config, subfolder_of
+from .folder import ADAPTER, adapter_base
+from .load import EMBEDDED_NAMES, embedded_folder
 from .nano import NanoConfig
 
 # (width, height) in pixels -> why it is refused, or None where it is taken.
@@ -46,11 +45,9 @@ def _processor(name: str) -> tuple[Family, ProcessorMixin]:
         if base in EMBEDDED_NAMES:
             family = FAMILIES[NanoConfig.model_type]
         else:
-            check_folder(Path(base))
-            config = AutoConfig.from_pretrained(base, subfolder=subfolder_of(base), **NO_CODE)
-            family = family_of(config)
+            family = family_of(read_config(base))
         owner = name if base == name or (Path(name) / "tokenizer_config.json").is_file() else base
-        where = str(EMBEDDED) if owner in EMBEDDED_NAMES else owner
+        where = str(embedded_folder(owner)) if owner in EMBEDDED_NAMES else owner
         return family, family.load_processor(where, subfolder_of(owner))
     except UserError:
         raise

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
 from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
-from .families import family_of, placeholder_ids, subfolder_of
-from .folder import ADAPTER, NO_CODE, check_adapter, check_folder, read_object
+from .families import family_of, placeholder_ids, read_config, subfolder_of
+from .folder import ADAPTER, NO_CODE, check_adapter, read_object
 from .generate import eos_token_ids
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoProcessor
 from .prompt import encode_prompt
@@ -118,6 +118,11 @@ def folder_of(name: str) -> Path | None:
     return Path(name) if name not in EMBEDDED_NAMES and Path(name).is_dir() else None
 
 
+def embedded_folder(name: str) -> Path:
+    """Where the files of an embedded model are."""
+    return EMBEDDED if name == "nano" else EMBEDDED / name
+
+
 def _move(model: Any, **where: Any) -> None:
     """`model.to`, whose signature a decorator hides from type checkers."""
     model.to(**where)
@@ -132,7 +137,7 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    folder = EMBEDDED if name == "nano" else EMBEDDED / name
+    folder = embedded_folder(name)
     weights = folder / f"{name}.safetensors"
     if not weights.is_file():  # the wheel leaves nano-base out
         raise UserError(
@@ -162,10 +167,7 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
             "or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
     subfolder = subfolder_of(name)
-    if Path(name).is_dir():
-        check_folder(Path(name) / subfolder)
-    config = AutoConfig.from_pretrained(name, subfolder=subfolder, **NO_CODE)
-    family = family_of(config)
+    family = family_of(read_config(name))
     processor = family.load_processor(name, subfolder)
     model = load_strictly(
         AutoModelForImageTextToText,

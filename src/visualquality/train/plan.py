@@ -5,15 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 from ..errors import UserError
-from ..models.folder import NO_CODE, check_folder
+from ..models.families import read_config
 from ..models.limits import Refusal, size_refusal
 from ..models.load import EMBEDDED_NAMES, load
 from ..rl2r import ON_1_TO_5
@@ -130,17 +129,14 @@ def model_size(name: str) -> ModelSize:
         if name in EMBEDDED_NAMES:
             model = load(name, device="cpu").model
         else:
-            if Path(name).is_dir():
-                check_folder(Path(name))
-            config = AutoConfig.from_pretrained(name, **NO_CODE)
+            config = read_config(name)
             # On the device "meta" a model has shapes, but takes no memory.
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(config)
     except UserError:  # of `load`
         raise
-    except (
-        Exception
-    ) as error:  # of a configuration that is damaged, transformers raises nearly anything
+    # Of a configuration that is damaged, transformers raises nearly anything.
+    except Exception as error:
         billions = re.search(r"(\d+(?:\.\d+)?)B\b", name)
         if billions is None:
             raise UserError(
