@@ -35,6 +35,14 @@ quiet_libraries()
 FIVE_STEPS = {"optimizer": {"steps": 5}, "checkpoint_every": 50}
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_not_ignored():
+    """As on a terminal: where pytest is started with `nohup … &`, it and its runs would ignore SIGINT, rightly."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def recipe(tmp_path, model_folder, ranking_set, monkeypatch):
     """A function: overrides -> a recipe of five steps that writes a checkpoint at its end only."""
