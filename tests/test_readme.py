@@ -95,6 +95,30 @@ def test_memory_of_large_photos():
         assert line.split("|")[place].strip() == f"{row['ours']:.0f}", row["case"]
 
 
+def test_reliability_figures():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    kills, fuzz, bombs = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("kills", "fuzz", "bombs")
+    )
+    training, scoring = kills["training"], kills["scoring"]
+    by = ", ".join(f"{name} ({count})" for name, count in training["signals"].items())
+    assert (
+        f"| training, all three methods: {by} | {training['ends']} times | {training['runs']} | "
+        f"{training['steps_lost']} steps | {training['steps_twice']} steps | {training['runs_that_differ']} runs |"
+    ) in page
+    assert (
+        f"| scoring a folder of {scoring['images']} images: SIGKILL | {scoring['kills']} times | {scoring['runs']} | "
+        f"{scoring['rows_lost']} rows | {scoring['rows_twice']} rows | {scoring['rows_that_differ']} rows |"
+    ) in page
+    assert f"gave {fuzz['examples']:,} inputs" in page
+    assert all(f"| {row['examples']:,} |" in page for row in fuzz["rows"])
+    opened = [row["result"].startswith("opened") for row in bombs["rows"]]
+    assert f"opens {len(opened)} files" in page
+    assert f"{len(opened) - sum(opened)} were refused in a sentence, {sum(opened)} opened" in page
+    assert f"{max(row['seconds'] for row in bombs['rows'])} s, and" in page
+    assert f"added was {max(row['mb'] for row in bombs['rows'])} MB" in page
+
+
 def test_links_and_make_targets():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

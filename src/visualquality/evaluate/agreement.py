@@ -19,7 +19,6 @@ from .coefficients import (
     NAN,
     Array,
     krcc,
-    logistic4,
     pair,
     plcc,
     srcc,
@@ -28,11 +27,12 @@ from .coefficients import (
     weighted_srcc,
     why_undefined,
 )
+from .logistic import logistic4, weighted_plcc_logistic
 
 COEFFICIENTS = {"srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "plcc_logistic": "PLCC (logistic)"}
 
 RESAMPLES = 1000
-# KRCC and the logistic fit take milliseconds a resample and cannot be vectorised.
+# KRCC and the logistic fit take milliseconds a resample.
 SLOW_RESAMPLES = 200
 # Resamples x images at a time: bounds the memory of the bootstrap to some hundred MB.
 CHUNK_ELEMENTS = 2_000_000
@@ -166,10 +166,6 @@ def agreement(
         # `weighted_plcc` needs values near 1; ranks are so by themselves.
         unit_x, unit_y = unit(x), unit(y)
 
-        def mapped(a: Array, b: Array) -> float:
-            # Starting at the fit of all images saves most evaluations.
-            return logistic4(a, b, start=fit).plcc(a, b)
-
         # Coefficient -> its value, its values in resamples given as counts, and the number of resamples.
         computed: dict[str, tuple[float, Callable[[Array], ArrayLike], int]] = {
             "srcc": (srcc(x, y), lambda counts: weighted_srcc(counts, x, y), bootstrap),
@@ -177,7 +173,7 @@ def agreement(
             "plcc": (plcc(x, y), lambda counts: weighted_plcc(counts, unit_x, unit_y), bootstrap),
             "plcc_logistic": (
                 fit.plcc(x, y),
-                lambda counts: _one_by_one(mapped, counts, x, y),
+                lambda counts: weighted_plcc_logistic(counts, x, y, fit),
                 0 if fit.problem else slow,
             ),
         }

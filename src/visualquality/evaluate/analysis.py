@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from .agreement import Agreement, Estimate, agreement, srcc_estimate
-from .coefficients import NAN, Array, LogisticFit, logistic4, why_undefined
+from .coefficients import NAN, Array, why_undefined
+from .logistic import LogisticFit, logistic4
 from .matching import Rated
 
 # A group of fewer images gets no correlation.

@@ -1,21 +1,14 @@
-"""SRCC, KRCC, PLCC, and the 4-parameter logistic mapping of scores to mean opinion scores (MOS).
+"""SRCC, KRCC and PLCC of scores with mean opinion scores (MOS), on the scores as they are.
 
-SRCC and KRCC are computed on the scores as they are. PLCC is given twice, because papers differ and often do not say
-which they report: on the scores as they are, and after the logistic mapping of VQEG (final report of FR-TV phase I,
-2000), as in DeQA-Score. A coefficient that is not defined is NaN; `why_undefined` and `LogisticFit.problem` give the
-reason in one sentence.
+A coefficient that is not defined is NaN; `why_undefined` gives the reason in one sentence. PLCC after a mapping of the
+scores is in `logistic`.
 
 The correlations are written here because torchmetrics' Spearman adds an epsilon, and because the weighted forms
 compute a thousand resamples at once.
 """
 
-import warnings
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import OptimizeWarning, curve_fit
-from scipy.special import expit
 from scipy.stats import kendalltau
 
 from ..errors import UserError
@@ -23,8 +16,6 @@ from ..errors import UserError
 Array = NDArray[np.float64]
 
 NAN = float("nan")
-# Evaluations of the logistic in one fit. A fit that converges needs some tens.
-MAX_EVALUATIONS = 1000
 
 
 def pair(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
@@ -129,107 +120,3 @@ def plcc(x: ArrayLike, y: ArrayLike) -> float:
     if why_undefined(a, b):
         return NAN
     return float(weighted_plcc(np.ones((1, len(a))), unit(a), unit(b))[0])
-
-
-def _logistic(x: Array, b0: float, b1: float, b2: float, b3: float) -> Array:
-    # The sign of b3 would say the same as the order of b0 and b1, so only its size counts.
-    width = max(abs(b3), 1e-12)
-    return b1 + (b0 - b1) * expit((x - b2) / width)
-
-
-def _logistic_jacobian(x: Array, b0: float, b1: float, b2: float, b3: float) -> Array:
-    width = max(abs(b3), 1e-12)
-    t = (x - b2) / width
-    rise = expit(t)
-    slope = (b0 - b1) * rise * (1 - rise) / width
-    sign = -1 if b3 < 0 else 1  # derivative of |b3|
-    return np.stack([rise, 1 - rise, -slope, -slope * t * sign], axis=1)
-
-
-@dataclass(frozen=True)
-class LogisticFit:
-    """f(x) = b1 + (b0 - b1) / (1 + exp(-(x - b2)/|b3|)), falling if b0 < b1; NaN where `problem` says why."""
-
-    b0: float
-    b1: float
-    b2: float
-    b3: float
-    problem: str | None = None
-
-    def __call__(self, x: ArrayLike) -> Array:
-        """The mapped scores, same shape as `x`, in the unit of the MOS; NaN for a failed fit."""
-        return _logistic(np.asarray(x, dtype=np.float64), self.b0, self.b1, self.b2, self.b3)
-
-    def plcc(self, x: ArrayLike, y: ArrayLike) -> float:
-        """PLCC of the mapped scores and `y`, negative for a falling curve; NaN for a failed fit."""
-        if self.problem:
-            return NAN
-        # The mapping of a falling curve turns the scores around; the sign turns them back.
-        direction = float(np.sign(self.b0 - self.b1))
-        return direction * plcc(self(x), y)
-
-
-def _failed(problem: str) -> LogisticFit:
-    return LogisticFit(NAN, NAN, NAN, NAN, problem)
-
-
-def logistic4(x: ArrayLike, y: ArrayLike, *, start: LogisticFit | None = None) -> LogisticFit:
-    """Least-squares fit of the 4-parameter logistic that maps scores `x` (n,) to MOS `y` (n,).
-
-    The fit starts at VQEG's [max y, min y, mean x, std x / 4], with the first two swapped where the ranks of x and y
-    run against each other, or at `start`. It is solved (Levenberg-Marquardt) on standardised x and y, so that the
-    result does not depend on their units. Raises `UserError` where the lengths differ. A fit that fails, for example
-    because its optimum lies at infinity, has a `problem`.
-    """
-    a, b = pair(x, y)
-    if reason := why_undefined(a, b):
-        return _failed(reason)
-    if len(a) < 5:
-        return _failed(
-            f"the logistic mapping has 4 parameters and needs at least 5 images, not {len(a)}"
-        )
-    mean, std = float(a.mean()), float(a.std())
-    floor, span = float(b.min()), float(np.ptp(b))
-    # First values of the parameters in standardised units: b0, b1 in spans of y, b2, b3 in std of x.
-    if start is not None:
-        ends = [(start.b0 - floor) / span, (start.b1 - floor) / span]
-        first = [*ends, (start.b2 - mean) / std, start.b3 / std]
-    elif srcc(a, b) >= 0:
-        first = [1, 0, 0, 0.25]
-    else:
-        # From the rising start, a falling relation can end in a poor local optimum.
-        first = [0, 1, 0, 0.25]
-    data = ((a - mean) / std, (b - floor) / span)
-    try:
-        # Where a parameter hardly matters, its covariance overflows or is unknown. It is not used here.
-        with (
-            np.errstate(over="ignore"),
-            warnings.catch_warnings(action="ignore", category=OptimizeWarning),
-        ):
-            found, _ = curve_fit(
-                _logistic, *data, first, jac=_logistic_jacobian, maxfev=MAX_EVALUATIONS
-            )
-    except RuntimeError:
-        return _failed(f"the logistic fit did not converge in {MAX_EVALUATIONS} evaluations")
-    b0, b1, b2, b3 = (float(value) for value in found)
-    # Back from standardised units.
-    fit = LogisticFit(
-        b0=floor + span * b0,
-        b1=floor + span * b1,
-        b2=mean + std * b2,
-        b3=std * b3,
-    )
-    if not np.isfinite([fit.b0, fit.b1, fit.b2, fit.b3]).all():
-        return _failed("the logistic fit ran to infinity")
-    if np.ptp(fit(a)) <= 1e-12 * span:
-        return _failed("the fitted curve is flat")
-    return fit
-
-
-def plcc_logistic4(x: ArrayLike, y: ArrayLike) -> float:
-    """PLCC of `logistic4`-mapped scores `x` (n,) and MOS `y` (n,), in [-1, 1].
-
-    A falling curve gives a negative value: the mapping would otherwise hide that scores run against MOS. NaN where
-    the fit failed (`logistic4(x, y).problem` says why). Raises `UserError` where the lengths differ.
-    """
-    return logistic4(x, y).plcc(x, y)
