@@ -178,6 +178,13 @@ def test_biq2021s_own_form(folder):
         Manifest.read(path, columns={"score": "MOS"})
 
 
+def test_one_row_a_rating_is_told_how_to_become_means(folder):
+    path = put(folder.parent / "ratings.csv", "image,rater,score", "a.png,x,4", "a.png,y,5")
+    message = refusal(path, images=folder)
+    assert "make means of them first, with `data import raters`" in message
+    assert "rename 'score'" not in message
+
+
 def test_a_mapped_column_displaces_one_of_our_name(folder):
     path = put(folder / "agi.csv", "image,mos,MOS_zscore", "a.png,1,70", "b.png,2,80")
     rows = Manifest.read(path, columns={"mos": "MOS_zscore"}).rows

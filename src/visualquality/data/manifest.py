@@ -25,6 +25,7 @@ _LISTED_FAULTS = 20
 _GENERIC_STEMS = ("manifest", "train", "val", "test", "data")
 # The columns that have a meaning here; all others are in `extra`.
 _FIELDS = tuple(field.name for field in fields(Row) if field.name not in ("extra", "number"))
+_RATER = {"rater", "observer", "subject", "worker", "annotator"}
 _REQUIRED = ("image", "mos")
 # What published files call the two required columns, in lower case.
 _ALIASES = {
@@ -240,7 +241,11 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:
         there = shortened(", ".join(map(repr, header)), 1000)
         text = f"column {column!r} is missing, there are {there}"
         alike = [name for name in header if name.lower() in _ALIASES.get(field, [field])]
-        if alike:
+        if field == "mos" and any(name.lower() in _RATER for name in header):
+            text += (
+                ": where a row is one rating, make means of them first, with `data import raters`"
+            )
+        elif alike:
             text += f": rename {alike[0]!r} to {field!r}, or map it with columns"
             # A score may also be a difference from the reference: then lower is better.
             text += " (only if higher is better in it)" if field == "mos" else ""
