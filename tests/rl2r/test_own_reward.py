@@ -89,6 +89,8 @@ def test_every_reward_has_the_one_signature_and_says_what_it_is():
         "probability_average",
         "fixed_variance",
         "absolute",
+        "exponential",
+        "rank_and_score",
     ]
     for name, function in rl2r.REWARDS.items():
         got = function(scores, torch.tensor([3.0, 2.0]), torch.tensor([0, 0]))

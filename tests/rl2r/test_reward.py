@@ -11,7 +11,9 @@ from visualquality.rl2r import (
     binary_reward,
     fidelity_reward,
     format_reward,
+    rank_and_score_reward,
     reward,
+    variance_weight,
 )
 
 NAN = math.nan
@@ -193,6 +195,29 @@ def test_absolute_and_format():
     assert format_reward(torch.tensor([[True, False]])).tolist() == [[1, 0]]
 
 
+def test_rank_and_score_rewards_the_order_and_the_place():
+    mos = torch.tensor([4.0, 2.0])
+    right, shifted, turned = (
+        torch.tensor(scores)[:, None] for scores in ([4.0, 2.0], [3.0, 1.0], [2.0, 4.0])
+    )
+    earned = [rank_and_score_reward(scores, mos) for scores in (right, shifted, turned)]
+    assert earned[0].tolist() == [[1.0], [1.0]]
+    # The order alone is worth one half, and one point from the MOS next to nothing.
+    assert torch.allclose(earned[1], torch.full((2, 1), 0.5 + math.exp(-1 / 0.3) / 2))
+    assert (earned[2] < 0.01).all()
+    unread = rank_and_score_reward(torch.tensor([[4.0, NAN], [2.0, 2.0]]), mos)
+    assert unread[0, 1] == 0
+
+
+def test_the_weight_of_an_image_falls_with_the_variance_of_its_scores():
+    agreeing, split = [3.0, 3.0, 3.0, NAN], [1.0, 5.0, 1.0, 5.0]
+    weight = variance_weight(torch.tensor([agreeing, split], dtype=torch.float64), 0.5)
+    assert weight[0].item() == 1
+    assert weight[1].item() == pytest.approx(math.exp(-0.5))
+    assert variance_weight(torch.tensor([split, [NAN] * 4]), 0.0).tolist() == [[1], [1]]
+    assert variance_weight(torch.tensor([[NAN] * 4]), 0.5).tolist() == [[1]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -206,6 +231,8 @@ def test_absolute_and_format():
         ((torch.ones(3), torch.ones(3), None, "fidelity"), "shapes"),
         ((torch.ones(2, 2), torch.tensor([3.0, 5.1]), None, "absolute"), "1 to 5"),
         ((torch.ones(2, 2), torch.tensor([3.0, NAN]), None, "absolute"), "1 to 5"),
+        ((torch.ones(2, 2), torch.tensor([3.0, 0.9]), None, "exponential"), "1 to 5"),
+        ((torch.ones(2, 2), torch.tensor([3.0, 70.0]), None, "rank_and_score"), "1 to 5"),
         ((torch.ones(2, 2), torch.ones(2), None, "fidelty"), "unknown"),
     ],
 )

@@ -6,14 +6,17 @@ import math
 import pytest
 import torch
 import yaml
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from visualquality.errors import UserError
 from visualquality.models.digits import ScoreDistribution
 from visualquality.rl2r import fidelity_reward
 from visualquality.score.scorer import Scorer
 from visualquality.train.expected import (
+    FARTHEST,
     fidelity_loss,
+    gaussian_level_shares,
+    level_of,
     level_shares,
     objective_loss,
 )
@@ -73,8 +76,7 @@ def test_the_loss_and_its_gradient_are_the_equations_in_a_loop(dtype):
 
 def test_levels_share_out_a_mos_and_are_their_cross_entropy():
     mos = torch.tensor([1.0, 3.25, 4.6], dtype=torch.float64)
-    hard, soft = (level_shares(mos, soft=soft) for soft in (False, True))
-    assert hard.argmax(1).tolist() == [0, 2, 4]
+    soft = level_shares(mos)
     levels = torch.arange(1.0, 6.0, dtype=torch.float64)
     torch.testing.assert_close(soft @ levels, mos)
     torch.testing.assert_close(soft.sum(1), torch.ones(3, dtype=torch.float64))
@@ -86,8 +88,44 @@ def test_levels_share_out_a_mos_and_are_their_cross_entropy():
         shares.log(),
         torch.tensor([True, True, False, True, True, True, True]),
     )
-    loss = objective_loss("soft_levels", found, mos[1:2], torch.zeros(1, dtype=torch.long))
+    unknown, together = torch.tensor([math.nan]), torch.zeros(1, dtype=torch.long)
+    loss = objective_loss("soft_levels", found, mos[1:2], unknown, together)
     assert loss.item() == pytest.approx(-0.75 * math.log(0.21) - 0.25 * math.log(0.28))
+    # 3.25 lies in (2.6, 3.4], the third of five equal intervals, and 3.5 in the fourth.
+    for value, share in ((3.25, 0.21), (3.5, 0.28)):
+        loss = objective_loss("levels", found, torch.tensor([value]), unknown, together)
+        assert loss.item() == pytest.approx(-math.log(share))
+
+
+def test_a_level_is_one_of_five_equal_intervals():
+    ends = torch.tensor([1.0, 1.8, 2.6, 3.4, 4.2, 5.0])
+    assert level_of(ends).tolist() == [1, 1, 2, 3, 4, 5]
+    assert level_of(ends[:-1] + 1e-3).tolist() == [1, 2, 3, 4, 5]
+    # Each level has a fifth of the scale: rounding to the nearest would give its ends an eighth each.
+    counts = level_of(torch.linspace(1, 5, 1001)).bincount(minlength=6)[1:]
+    assert counts.min() >= 200
+    assert counts.max() <= 201
+
+
+def test_soft_levels_are_the_gaussian_of_the_ratings():
+    mos = torch.tensor([3.25, 2.0, 4.7, 1.02, 3.0], dtype=torch.float64)
+    std = torch.tensor([0.6, 1.0, 0.8, 1.5, 0.7], dtype=torch.float64)
+    shares = gaussian_level_shares(mos, std)
+    levels = torch.arange(1.0, 6.0, dtype=torch.float64)
+    assert (shares >= 0).all()
+    torch.testing.assert_close(shares.sum(1), torch.ones(5, dtype=torch.float64))
+    assert ((shares @ levels - mos).abs() <= FARTHEST).all()
+    # Of the first nothing lies beyond the scale: it is the Gaussian itself.
+    edges = norm.cdf([[0.5, 1.5, 2.5, 3.5, 4.5, 5.5]], 3.25, 0.6)[0]
+    assert shares[0].tolist() == pytest.approx((edges[1:] - edges[:-1]).tolist(), abs=0.01)
+    wide, narrow = (
+        gaussian_level_shares(mos[:1], 2 * std[:1]),
+        gaussian_level_shares(mos[:1], std[:1] / 4),
+    )
+    assert wide.max() < shares[0].max()
+    assert torch.equal(narrow, level_shares(mos[:1]))
+    unknown = gaussian_level_shares(mos, torch.full_like(mos, math.nan))
+    assert torch.equal(unknown, level_shares(mos))
 
 
 @pytest.mark.parametrize(

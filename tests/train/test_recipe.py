@@ -143,6 +143,7 @@ def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):
         ({"rl2r": {"compare_within": 4}}, 2 * 4 * 3 * 6),
         ({"rl2r": {"compare_within": 3}}, (3 * 2 + 3 * 2 + 2) * 6),
         ({"rl2r": {"reward": "absolute"}}, 0),
+        ({"rl2r": {"reward": "rank_and_score"}}, 8 * 7 * 6),
         ({"method": "expect"}, 8 * 7),
         ({"method": "expect", "expect": {"objective": "regression"}}, 0),
         ({"method": "sft"}, 0),

@@ -1,7 +1,7 @@
 """Reinforcement learning to rank (RL2R), the method of VisualQuality-R1, as pure functions on tensors.
 
-`equations.py` has Eq. 1 to 7 of the paper, `rewards.py` what a response earns: the rewards of Table 4 and the total.
-A reward of your own is a function and an entry in `REWARDS`; then a recipe can name it.
+`equations.py` has Eq. 1 to 7 of the paper, `rewards.py` what a response earns: the rewards of Table 4 and of peers, and
+the total. A reward of your own is a function and an entry in `REWARDS`; then a recipe can name it.
 
 `B` is the number of images in a batch and `K` the number of responses per image. A response whose score cannot be
 read is NaN, never a number.
@@ -22,19 +22,24 @@ from .equations import (
     true_preference,
 )
 from .rewards import (
+    ALONE,
     ON_1_TO_5,
     REWARDS,
     absolute_reward,
     binary_reward,
     description,
+    exponential_reward,
     fixed_variance_reward,
     format_reward,
     probability_average_reward,
+    rank_and_score_reward,
     reward,
     total_reward,
+    variance_weight,
 )
 
 __all__ = [
+    "ALONE",
     "GAMMA",
     "ON_1_TO_5",
     "REWARDS",
@@ -44,6 +49,7 @@ __all__ = [
     "advantage",
     "binary_reward",
     "description",
+    "exponential_reward",
     "fidelity",
     "fidelity_reward",
     "fixed_variance_reward",
@@ -52,9 +58,11 @@ __all__ = [
     "policy_objective",
     "predicted_preference",
     "probability_average_reward",
+    "rank_and_score_reward",
     "reward",
     "sample_moments",
     "thurstone",
     "total_reward",
     "true_preference",
+    "variance_weight",
 ]

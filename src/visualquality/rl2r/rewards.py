@@ -1,4 +1,4 @@
-"""What a response earns: the rewards of Table 4, the format reward, and the total that training increases.
+"""What a response earns: the rewards of Table 4 and of peers, the format reward, and the total that training increases.
 
 A reward of your own is a function and an entry in `REWARDS`. It takes scores (B, K), with NaN for what could not be
 read, MOS (B,) and the number of each image's data set (B,), and gives a finite number for each response. A recipe can
@@ -96,10 +96,73 @@ def absolute_reward(
     tensor([[1., 1., 0.]])
     """
     check_shapes(scores, mos, datasets)
-    if not ((mos >= 1) & (mos <= 5)).all():
-        raise ValueError("the absolute reward needs mos from 1 to 5: rescale each data set first")
+    _check_1_to_5(mos, "absolute")
     near = (scores - mos[:, None]).abs() < threshold
     return near.to(at_least_float32(scores).dtype)
+
+
+def exponential_reward(
+    scores: Float[Tensor, "B K"],
+    mos: Shaped[Tensor, "B"],
+    datasets: Int[Tensor, "B"] | None = None,
+    *,
+    width: float = 0.3,
+) -> Float[Tensor, "B K"]:
+    """How near the score is to the MOS: Q-Hawkeye's score reward.
+
+    exp(−|score − MOS| / width), in [0, 1] (arXiv 2601.22920, as its published code has it). 0 for what could not be
+    read. No other image is needed, so `datasets` has no effect.
+
+    Raises:
+        ValueError: a MOS is outside [1, 5].
+
+    >>> exponential_reward(torch.tensor([[3.0, 3.3, float("nan")]]), torch.tensor([3.0]))
+    tensor([[1.0000, 0.3679, 0.0000]])
+    """
+    check_shapes(scores, mos, datasets)
+    _check_1_to_5(mos, "exponential")
+    distance = (at_least_float32(scores) - mos[:, None]).abs()
+    return (-distance / width).exp().nan_to_num(nan=0.0)
+
+
+def rank_and_score_reward(
+    scores: Float[Tensor, "B K"],
+    mos: Shaped[Tensor, "B"],
+    datasets: Int[Tensor, "B"] | None = None,
+) -> Float[Tensor, "B K"]:
+    """How well the order of the scores agrees with that of the MOS, and how near each score is to its MOS, half each.
+
+    The mean of the fidelity reward (Eq. 3) and of `exponential_reward`, in [0, 1]. PreResQ-R1 (arXiv 2511.05393) joins
+    ranks and scores too, with terms of its own; this is its kind and not its formula.
+
+    Raises:
+        ValueError: a MOS is outside [1, 5].
+    """
+    ranks = fidelity_reward(scores, mos, datasets)
+    return (ranks + exponential_reward(scores, mos, datasets)) / 2
+
+
+def _check_1_to_5(mos: Shaped[Tensor, "B"], name: str) -> None:
+    if not ((mos >= 1) & (mos <= 5)).all():
+        raise ValueError(f"the {name} reward needs mos from 1 to 5: rescale each data set first")
+
+
+def variance_weight(scores: Float[Tensor, "B K"], strength: float) -> Float[Tensor, "B 1"]:
+    """The weight of each image's advantages: the less its K scores agree, the smaller.
+
+    exp(−strength · variance / 4), where 4 is the largest variance of scores in [1, 5]; the variance is the biased one,
+    of the scores that could be read. In [exp(−strength), 1]; 1 where fewer than two could be read. Q-Hawkeye (arXiv
+    2601.22920, as its published code has it) multiplies advantages (Eq. 4) by this with strength 0.2.
+
+    >>> variance_weight(torch.tensor([[1.0, 5.0], [3.0, 3.0], [2.0, float("nan")]]), 0.2)
+    tensor([[0.8187],
+            [1.0000],
+            [1.0000]])
+    """
+    mean = scores.nanmean(dim=1, keepdim=True)
+    variance = (scores - mean).square().nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
+    largest = 4.0
+    return (-strength * variance / largest).exp()
 
 
 Reward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -111,9 +174,13 @@ REWARDS: dict[str, Reward] = {
     "probability_average": probability_average_reward,
     "fixed_variance": fixed_variance_reward,
     "absolute": absolute_reward,
+    "exponential": exponential_reward,
+    "rank_and_score": rank_and_score_reward,
 }
-# Those that compare a score with a MOS instead of images with each other, and so need MOS from 1 to 5.
-ON_1_TO_5 = {"absolute"}
+# Those that look at no other image.
+ALONE = {"absolute", "exponential"}
+# Those that compare a score with a MOS, and so need MOS from 1 to 5.
+ON_1_TO_5 = ALONE | {"rank_and_score"}
 
 
 def reward(
@@ -126,7 +193,7 @@ def reward(
 
     Args:
         scores: predicted scores, NaN where a response could not be read.
-        mos: mean opinion scores; any scale, except for "absolute", which needs 1 to 5.
+        mos: mean opinion scores; any scale, except for the rewards in `ON_1_TO_5`.
         datasets: a number for each image's data set, within which images are compared; None if there is one.
         variant: a key of `REWARDS`.
 

@@ -6,10 +6,10 @@ The objectives are those of RL2R's peers, on one model:
 - "fidelity": RL2R's reward (Eq. 1-3) as a loss. Mean and variance are those of the distribution instead of K samples,
   as UNIQUE has it with a network's own (Zhang et al. 2021). Compares within a data set, on any scale.
 - "regression": the squared error of the mean, as MUSIQ and MANIQA learn.
-- "levels": the cross-entropy of the nearest of five levels, here the bare answers 1 to 5, whose mean is the score, as
-  Q-Align has it with five words (Wu et al. 2023).
-- "soft_levels": the same with the shares of the two nearest levels, whose mean is the MOS itself: the soft label of
-  DeQA-Score (You et al. 2025) where no std of the opinions is given.
+- "levels": the cross-entropy of one of five levels, here the bare answers 1 to 5, whose mean is the score, as Q-Align
+  has it with five words (Wu et al. 2023). The level is that of five equal intervals of [1, 5] in which the MOS lies.
+- "soft_levels": the same with a share for each level: the soft label of DeQA-Score (You et al. 2025), a Gaussian around
+  the MOS with the std of the opinions. Where no std is given, the two nearest levels share, and their mean is the MOS.
 
 Only the answer without words is trained, and a small model forgets how to reason meanwhile: 300 steps on nano's
 decoder left no readable reasoning. With `rehearsal` the manifests' own reasonings are trained beside it.
@@ -57,32 +57,84 @@ def fidelity_loss(
     return (1 - agreement[pairs].mean()).to(mean.dtype)
 
 
-def level_shares(mos: Float[Tensor, " b"], *, soft: bool) -> Float[Tensor, "b 5"]:
-    """What the five levels should have: all for the nearest one, or, if `soft`, shares whose mean is the MOS.
+LEVELS = 5
+# Of DeQA-Score's published code: a Gaussian that is narrower has next to nothing outside of one level, and one whose
+# levels have a mean further from the MOS has lost too much beyond the ends of the scale.
+NARROWEST, FARTHEST = 0.2, 0.1
 
-    >>> level_shares(torch.tensor([3.25]), soft=True)
+
+def level_of(mos: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """The level, 1 to 5, of MOS in [1, 5]: one of five equal intervals, each with its upper end (Q-Align, DeQA-Score).
+
+    >>> level_of(torch.tensor([1.0, 1.8, 1.81, 3.4, 5.0]))
+    tensor([1, 1, 2, 3, 5])
+    """
+    # In float64, and a rounding above an upper end still belongs to it.
+    place = (mos.double() - 1) * LEVELS / 4
+    return (place - 1e-6).ceil().clamp(1, LEVELS).long()
+
+
+def level_shares(mos: Float[Tensor, " b"]) -> Float[Tensor, "b 5"]:
+    """Shares of the two levels nearest to MOS in [1, 5], whose mean is the MOS.
+
+    >>> level_shares(torch.tensor([3.25]))
     tensor([[0.0000, 0.0000, 0.7500, 0.2500, 0.0000]])
     """
-    distance = (mos[:, None] - torch.arange(1.0, 6.0, dtype=mos.dtype, device=mos.device)).abs()
-    return (1 - distance).clamp(min=0) if soft else F.one_hot(distance.argmin(1), 5).to(mos.dtype)
+    distance = (mos[:, None] - _levels(mos)).abs()
+    return (1 - distance).clamp(min=0)
+
+
+def gaussian_level_shares(
+    mos: Float[Tensor, " b"], std: Float[Tensor, " b"]
+) -> Float[Tensor, "b 5"]:
+    """Shares of the levels for MOS in [1, 5] whose ratings have this std, in the same unit (You et al. 2025).
+
+    Level c has what the Gaussian has between c - 1/2 and c + 1/2. A line through these shares makes their sum 1 and
+    their mean the MOS; what it makes negative becomes 0, and the rest is scaled to the sum 1. `level_shares` stands
+    where std is NaN or below `NARROWEST`, and where the mean is then further than `FARTHEST` from the MOS.
+
+    >>> gaussian_level_shares(torch.tensor([3.25]), torch.tensor([0.6]))
+    tensor([[0.0014, 0.1037, 0.5566, 0.3201, 0.0182]])
+    """
+    levels = _levels(mos)
+    gaussian = torch.distributions.Normal(
+        mos[:, None], std.nan_to_num(nan=1.0).clamp(min=NARROWEST)[:, None], False
+    )
+    raw = gaussian.cdf(levels + 0.5) - gaussian.cdf(levels - 0.5)
+    # slope · raw + offset has the sum 1 and the mean MOS. Around the middle level both hold already.
+    total, lever = raw.sum(1), (raw * (levels - 3)).sum(1)
+    middle = lever.abs() < 1e-6
+    slope = torch.where(middle, 1 / total, (mos - 3) / lever.masked_fill(middle, 1))
+    offset = (1 - slope * total) / LEVELS
+    shares = (slope[:, None] * raw + offset[:, None]).clamp(min=0)
+    shares = shares / shares.sum(1, keepdim=True)
+    fits = (std >= NARROWEST) & (((shares * levels).sum(1) - mos).abs() <= FARTHEST)
+    return torch.where(fits[:, None], shares, level_shares(mos))
+
+
+def _levels(like: Tensor) -> Tensor:
+    return torch.arange(1.0, LEVELS + 1, dtype=like.dtype, device=like.device)
 
 
 def objective_loss(
     objective: Objective,
     found: ScoreDistribution,
     mos: Float[Tensor, " b"],
+    std: Float[Tensor, " b"],
     datasets: Int[Tensor, " b"],
 ) -> Tensor:
-    """The loss of a batch; MOS are from 1 to 5 for all objectives but fidelity."""
+    """The loss of a batch; MOS are from 1 to 5 for all objectives but fidelity. std: of the ratings, NaN if unknown."""
     match objective:
         case "fidelity":
             return fidelity_loss(found.mean(), found.variance(), mos, datasets)
         case "regression":
             mean = found.mean()
             return F.mse_loss(mean, mos.to(mean.dtype))  # one of two types would be refused
-        case "levels" | "soft_levels":
+        case "levels":
+            return F.nll_loss(found.levels(), level_of(mos) - 1)
+        case "soft_levels":
             levels = found.levels()
-            shares = level_shares(mos.to(levels.dtype), soft=objective == "soft_levels")
+            shares = gaussian_level_shares(mos.to(levels.dtype), std.to(levels.dtype))
             return -(shares * levels).sum(1).mean()
 
 
@@ -98,6 +150,8 @@ class ExpectedScoreTrainer(SupervisedTrainer):
         **kwargs: Any,
     ):
         self.mos = torch.tensor([e.mos for e in examples], dtype=torch.float64)
+        stds = [torch.nan if e.std is None else e.std for e in examples]
+        self.std = torch.tensor(stds, dtype=torch.float64)
         self.datasets = torch.tensor(
             np.unique([e.dataset for e in examples], return_inverse=True)[1]
         )
@@ -143,8 +197,8 @@ class ExpectedScoreTrainer(SupervisedTrainer):
         found = score_distribution_with_gradient(
             model, core, inputs["prompts"].to(device), self.tree
         )
-        mos, datasets = self.mos[rows].to(device), self.datasets[rows].to(device)
-        loss = objective_loss(self.recipe.expect.objective, found, mos, datasets)
+        mos, std, datasets = (each[rows].to(device) for each in (self.mos, self.std, self.datasets))
+        loss = objective_loss(self.recipe.expect.objective, found, mos, std, datasets)
         if "rehearsed" in inputs:
             # In a forward of its own: behind these prompts stands a response, not the digit tree.
             rehearsal = model(**inputs["rehearsed"]).loss

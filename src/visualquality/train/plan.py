@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..models.families import read_config
 from ..models.limits import Refusal, size_refusal
 from ..models.load import EMBEDDED_NAMES, load
-from ..rl2r import ON_1_TO_5
+from ..rl2r import ALONE
 from .examples import Example
 from .recipe import Recipe, check_reward
 
@@ -112,7 +112,7 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
 def _compared_pairs(recipe: Recipe) -> int:
     """Ordered pairs of images that an update compares."""
     rl2r = recipe.method == "rl2r"
-    if not recipe.compares or (rl2r and recipe.rl2r.reward in ON_1_TO_5):
+    if not recipe.compares or (rl2r and recipe.rl2r.reward in ALONE):
         return 0
     size = (rl2r and recipe.rl2r.compare_within) or recipe.compared
     # The last group may be smaller.

@@ -57,6 +57,8 @@ class RL2R(Settings):
     # Penalty of a response of max_new_tokens; of a shorter one in proportion.
     length_weight: NonNegativeFloat = 0.0
     compare_within: int | None = Field(None, ge=2)  # compare images only in groups of this size
+    # Lowers the advantages of images whose scores disagree (rl2r.variance_weight); Q-Hawkeye has 0.2.
+    variance_weight: NonNegativeFloat = 0.0
     kl_weight: NonNegativeFloat = 0.04  # beta of Eq. 5 (rl2r.policy_objective)
     clip: PositiveFloat = 0.2  # epsilon of Eq. 5
     temperature: PositiveFloat = 1.0

@@ -232,7 +232,8 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
                 texts=answers[0].texts,  # those of one image, to keep the file small
             )
         first = self.accelerator.process_index * len(own)
-        advantages = rl2r.advantage(rewards)[first : first + len(own)]
+        weight = rl2r.variance_weight(scores, self.settings.variance_weight)
+        advantages = (rl2r.advantage(rewards) * weight)[first : first + len(own)]
         return advantages.float().to(self.accelerator.device)
 
     def compute_loss(
