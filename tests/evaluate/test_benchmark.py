@@ -284,7 +284,7 @@ def test_the_command_writes_every_form(suite_file, tmp_path, command):
         "batch": 5,
         "device": None,
     }
-    names = {"table.md", "table.tex", "table.csv", "table.html", "results.json"}
+    names = {"table.md", "table.tex", "table.csv", "table.html", "results.json", "rerun.yaml"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert len(list((tmp_path / "out.cache").iterdir())) == 2
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -295,6 +295,69 @@ def test_the_command_writes_every_form(suite_file, tmp_path, command):
     value = results["methods"][0]["measured"]["A"]["agreement"]["srcc"]["value"]
     assert float(row["value"]) == pytest.approx(value, abs=1e-6)
     assert f"{value:.3f}" in done.out
+
+
+@pytest.fixture
+def finished(suite_file, tmp_path, command) -> Path:
+    """The file from which a finished benchmark runs again; one of its methods is a file of scores."""
+    mine = ["image,score", *(f"{name}{i}.png,{i}" for name in "ab" for i in range(8))]
+    suite_file.with_name("mine.csv").write_text("\n".join(mine) + "\n")
+    add(suite_file, "{name: Mine, scores: mine.csv}")
+    add(suite_file, "{name: Reasons, model: nano, seed: 3, samples: 2}")
+    assert command(suite_file, "-o", tmp_path / "out", "--batch", 5).code == 0
+    return tmp_path / "out" / "rerun.yaml"
+
+
+def test_a_benchmark_runs_again_from_its_record(finished, tmp_path, command, monkeypatch):
+    # The whole folder moves, as to another machine.
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(moved)
+    monkeypatch.chdir(moved)
+    before = len(command().asked)
+    done = command(moved / "out" / "rerun.yaml")
+    assert done.code == 0, done.err
+    assert "not as recorded" not in done.err
+    # Beside the first run, and with its options.
+    again = moved / "runs" / "out-again"
+    assert done.asked[before + 1]["batch"] == 5
+    assert done.asked[before + 1]["seed"] == 3
+    for file in ("results.json", "table.csv", "rerun.yaml"):
+        assert (again / file).read_text().replace("../../", "../") == (
+            moved / "out" / file
+        ).read_text()
+
+
+def test_a_record_is_not_measured_on_other_data(finished, tmp_path, command):
+    manifest = tmp_path / "a.csv"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("a0.png,0.0", "a0.png,0.5"))
+    done = command(finished)
+    assert done.code == 2
+    assert "A: the images or the MOS are not those" in " ".join(done.err.split())
+    manifest.write_text(text)
+    (tmp_path / "b1.png").write_bytes((tmp_path / "b2.png").read_bytes())
+    assert "error: B: the images" in " ".join(command(finished).err.split())
+
+
+def test_a_record_says_which_method_and_which_version_is_another(finished, tmp_path, command):
+    record = finished.read_text()
+    assert "model: tests/brightness" in record
+    finished.write_text(
+        record.replace("model: tests/brightness", "model: tests/darkness", 1).replace(
+            f"numpy: {np.__version__}", "numpy: 1.0.0"
+        )
+    )
+    (tmp_path / "mine.csv").write_text((tmp_path / "mine.csv").read_text().replace(",7", ",8"))
+    done = command(finished, "-o", tmp_path / "again")
+    said = " ".join(done.err.split())
+    assert done.code == 1
+    assert f"not as recorded: numpy was 1.0.0 and is {np.__version__}" in said
+    assert (
+        "not measured: Bright: it is not what was measured: "
+        "model was tests/darkness and is tests/brightness" in said
+    )
+    assert "not measured: Mine: it is not what was measured: digest was" in said
+    assert "not measured: Reasons" not in said
 
 
 def test_the_command_ends_with_1_and_names_what_is_missing(suite_file, tmp_path, command):

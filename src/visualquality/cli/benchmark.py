@@ -31,8 +31,9 @@ def benchmark(
 ) -> None:
     """Score data sets with several methods, and write Table 2 of the paper with your numbers.
 
-    Writes table.md, table.tex, table.csv, table.html and results.json. Scores are kept by the content of an image and
-    the settings of a method: run again to continue. The exit status is 1 if a method or data set could not be measured.
+    Writes table.md, table.tex, table.csv, table.html, results.json, and rerun.yaml, a suite with all that the numbers
+    depend on: give that in place of SUITE to measure the same again. Scores are kept by the content of an image and the
+    settings of a method: run again to continue. The exit status is 1 if a method or data set could not be measured.
     """
     with clean_exit("what is scored is kept: run the same command to continue"):
         from ..process import quiet_libraries, usable_device
@@ -41,12 +42,15 @@ def benchmark(
         quiet_libraries()
         from ..evaluate.benchmark import run
         from ..evaluate.render import terminal, write_all
+        from ..evaluate.rerun import changed_versions, versions, write_rerun
         from ..evaluate.suite import read_suite
 
         # A wrong device would otherwise be the fault of every method.
         usable_device(device)
         wanted = read_suite(suite)
-        folder = output or Path("runs") / suite.stem
+        folder = output or _default_folder(suite)
+        if wanted.record and (changed := changed_versions(wanted.record, versions())):
+            err.print(shown(f"not as recorded: {'; '.join(changed)}", style="yellow"))
         results = run(
             wanted,
             lambda method: _rater(method, batch, device),
@@ -54,6 +58,7 @@ def benchmark(
             console=err,
         )
         table = write_all(results, folder)
+        write_rerun(results, wanted, folder, {"batch": batch, "device": device})
         # A line that is too wide runs over the edge: wrapped, its columns would be lost.
         out.print(terminal(table), no_wrap=True, overflow="ignore", crop=False)
         for note in table.notes:
@@ -63,6 +68,14 @@ def benchmark(
             for sentence in missing:
                 err.print(shown(f"not measured: {sentence}", style="yellow"))
             raise typer.Exit(1)
+
+
+def _default_folder(suite: Path) -> Path:
+    from ..evaluate.rerun import FILE
+
+    # The record of runs/NAME is measured again beside it, and does not replace it.
+    name = f"{suite.resolve().parent.name}-again" if suite.name == FILE else suite.stem
+    return Path("runs") / name
 
 
 def _rater(method: "Method", batch: int, device: str | None) -> "Rater":

@@ -17,7 +17,8 @@ from ..score.rating import Rater
 from .agreement import RESAMPLES, Agreement, JsonReady, agreement, average
 from .matching import evaluate_scores, rows_of
 from .paper import paper_tables
-from .suite import DataSet, Method, Suite
+from .rerun import changed_settings, check_datasets, dataset_digest, file_digest, versions
+from .suite import DataSet, Method, Record, Suite
 
 # The digest of the pixels of each image file, or why it cannot be opened.
 Digests = dict[Path, str | UserError]
@@ -25,12 +26,16 @@ Digests = dict[Path, str | UserError]
 
 @dataclass(frozen=True)
 class Column:
-    """A data set as it was measured: `n` images; `column` is its column in the paper's tables, or None."""
+    """A data set as it was measured: `n` images; `column` is its column in the paper's tables, or None.
+
+    digest: of its pixels and MOS (`rerun.dataset_digest`).
+    """
 
     name: str
     group: str
     column: str | None
     n: int
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Results(JsonReady):
-    """A finished benchmark. `plcc` (raw or logistic) is what is shown; `paper` names the published rows to show."""
+    """A finished benchmark. `plcc` (raw or logistic) is what is shown; `paper` names the published rows to show.
+
+    versions: of Python, of packages and of this package's code.
+    """
 
     title: str
     plcc: str
     datasets: tuple[Column, ...]
     methods: tuple[Result, ...]
     paper: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
 
     def missing(self) -> list[str]:
         """A sentence for each method that is unavailable, and for each data set that one could not be measured on."""
@@ -106,31 +115,39 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
     content of the image: the same photo under another name is the same image, while another seed, prompt or weights
     has another file. An image without a score is not kept, so it is tried again.
 
-    Raises UserError for a manifest that cannot be read, or that holds more than one data set, and where another run
-    holds a file of the cache.
+    Raises UserError for a manifest that cannot be read, or that holds more than one data set, where another run holds a
+    file of the cache, and where a data set is not the one of the suite's record.
     """
-    sets: dict[Column, tuple[Row, ...]] = {}
+    rows_of_set: dict[str, tuple[Row, ...]] = {}
     # A method that allows fewer has these images' problem in their rows.
     most = max(method.max_image_pixels for method in suite.methods)
     for data in suite.datasets:
-        rows = _rows(data, most)
-        # The size of what is measured, not of the manifest: a suite may take one split of it.
-        sets[Column(data.name, data.group, data.column, len(rows))] = rows
+        rows_of_set[data.name] = _rows(data, most)
     with progress_bar(console) as bar:
         # The pixels of all images are read once, whatever the number of methods. Files of scores need none.
         digests: Digests = {}
         if any(method.model is not None for method in suite.methods):
-            images = list(dict.fromkeys(row.image for rows in sets.values() for row in rows))
+            images = list(dict.fromkeys(row.image for rows in rows_of_set.values() for row in rows))
             reading = map_ahead(lambda image: _digest(image, most), images)
             found = tracked(bar, reading, "reading images", len(images))
             digests = dict(zip(images, found, strict=True))
+        sets = {}
+        for data in suite.datasets:
+            rows = rows_of_set[data.name]
+            # The size of what is measured, not of the manifest: a suite may take one split of it.
+            digest = dataset_digest(rows, digests)
+            sets[Column(data.name, data.group, data.column, len(rows), digest)] = rows
+        if suite.record:
+            check_datasets(suite.record, {column.name: column.digest for column in sets})
         methods = [
-            _from_file(method, method.scores, sets)
+            _from_file(method, method.scores, sets, suite.record)
             if method.scores is not None
-            else _from_rater(method, make, sets, digests, cache, bar)
+            else _from_rater(method, make, sets, digests, cache, bar, suite.record)
             for method in suite.methods
         ]
-    return Results(suite.title, suite.plcc, tuple(sets), tuple(methods), suite.published)
+    return Results(
+        suite.title, suite.plcc, tuple(sets), tuple(methods), suite.published, versions()
+    )
 
 
 def _rows(data: DataSet, max_image_pixels: int) -> tuple[Row, ...]:
@@ -165,7 +182,9 @@ def _each_set(
     return measured
 
 
-def _from_file(method: Method, scores: Path, sets: Mapping[Column, Sequence[Row]]) -> Result:
+def _from_file(
+    method: Method, scores: Path, sets: Mapping[Column, Sequence[Row]], record: Record | None
+) -> Result:
     """A row from a file of scores, which must wholly cover a data set to be measured on it."""
 
     def measure(_: str, rows: Sequence[Row]) -> Measured:
@@ -173,7 +192,12 @@ def _from_file(method: Method, scores: Path, sets: Mapping[Column, Sequence[Row]
         (found,) = evaluate_scores(scores, manifest, bootstrap=RESAMPLES).values()
         return Measured(found, f"empty in {scores.name}" if found.n_unreadable else None)
 
-    settings = {"scores": scores.name}
+    try:
+        settings = {"scores": scores.name, "digest": file_digest(scores)}
+    except UserError as error:
+        return Result(method.name, method.group, {}, str(error))
+    if record and (problem := changed_settings(record, method.name, settings)):
+        return Result(method.name, method.group, settings, problem)
     return Result(method.name, method.group, settings, measured=_each_set(sets, measure))
 
 
@@ -184,6 +208,7 @@ def _from_rater(
     digests: Digests,
     cache: Path,
     bar: Progress,
+    record: Record | None,
 ) -> Result:
     """A row from a rater, which is freed with its memory when this returns."""
     # No total: how long weights take to load is not known.
@@ -196,6 +221,8 @@ def _from_rater(
         bar.remove_task(loading)
     # Scores do not depend on it, so that the cache outlives a new calibration.
     settings = {name: value for name, value in rater.settings().items() if name != "calibration"}
+    if record and (problem := changed_settings(record, method.name, settings)):
+        return Result(method.name, method.group, settings, problem)
 
     def measure(name: str, rows: Sequence[Row]) -> Measured:
         problems: list[str] = []

@@ -67,12 +67,24 @@ class DataSet(Settings):
         return column
 
 
+class Record(Settings):
+    """What a benchmark was measured with, in the file that runs it again (`rerun`).
+
+    versions: of Python, of packages and of this package's code. datasets: the digest of each data set's pixels and MOS.
+    methods: what made the scores of each method, such as its weights' digest and its seed.
+    """
+
+    versions: dict[str, str]
+    datasets: dict[str, str]
+    methods: dict[str, dict[str, Any]]
+
+
 class Suite(Settings):
     """What `visualquality benchmark` measures.
 
     `plcc`: which PLCC is shown, that of the scores as they are (raw) or after the 4-parameter logistic mapping; the
     CSV file has both. `paper`: the methods of the paper's Tables 2 and 4 whose published rows are shown too, or "all"
-    for those of Table 2.
+    for those of Table 2. `record` is in the file that runs a finished benchmark again.
     """
 
     title: str = Field(min_length=1)
@@ -80,6 +92,7 @@ class Suite(Settings):
     datasets: tuple[DataSet, ...] = Field(min_length=1)
     paper: Literal["all"] | tuple[str, ...] = ()
     plcc: Literal["raw", "logistic"] = "raw"
+    record: Record | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
