@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
@@ -15,6 +15,8 @@ Mode = Literal["reason", "expect", "direct", "auto"]
 Engine = Literal["here", "vllm", "openai"]
 
 TOKENS_WITH_WORDS, TOKENS_WITHOUT = 512, 24  # longest answers, by default
+# How the tokens of an answer are drawn. Mode expect draws none.
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens")
 
 
 class ScoreSettings(Settings):
@@ -49,8 +51,27 @@ class ScoreSettings(Settings):
     temperature: float | None = Field(
         None,
         ge=0,
+        le=100,
         allow_inf_nan=False,
         description="Sampling temperature; by default 1, or 0.4 for nano. 0 takes the most likely token.",
+    )
+    top_k: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Draw each token from so many most likely ones. 0: from all.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Draw each token from the fewest most likely ones that have this probability together.",
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="Above 1: tokens of the question and of the answer so far become less likely.",
     )
     reading: Reading | None = Field(
         None,
