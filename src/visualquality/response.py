@@ -192,13 +192,13 @@ def read_as_authors(
 
     Of the last `<answer>…</answer>`, or of the whole response where there is none, the first number counts, whatever
     stands around it: "3.5/5", "4.5 out of 5", "**3.45**" and "Rating: 4.5" are read. So it may take a number that is
-    not meant as the rating, such as one of the reasoning, where the strict reading finds none. After "q-insight" it is the
-    number behind `"rating":` in the first answer. (github.com/TianheWu/VisualQuality-R1 at a16dcdb, `accuracy_reward` in
-    grpo_jsonl.py and the README's scripts; github.com/bytedance/Q-Insight at 08308fd, qinsight_multi_task.py.)
+    not meant as the rating, such as one of the reasoning, where the strict reading finds none. After "q-insight" it is
+    the number behind `"rating":` in the first answer. (github.com/TianheWu/VisualQuality-R1 at a16dcdb, grpo_jsonl.py
+    and the README's scripts; github.com/bytedance/Q-Insight at 08308fd, qinsight_multi_task.py.)
 
-    Two things are not theirs. Where no number is found they draw one from 1 to 5: here the response has a problem. And they
-    take a number outside [1, 5] as it is: here it is out of range, since every score of this package is in [1, 5], and
-    an 85 of 100 among them would move a mean or a rank by more than any image does.
+    Two things are not theirs. Where no number is found they draw one from 1 to 5: here the response has a problem. And
+    they take a number outside [1, 5] as it is: here it is out of range, since every score of this package is in
+    [1, 5], and an 85 of 100 among them would move a mean or a rank by more than any image does.
 
     The arguments are those of `read`.
 
@@ -273,8 +273,8 @@ def _strict_score(
 
 
 def _answers(text: str) -> list[str]:
-    """What `re.findall("<answer>(.*?)</answer>", text, re.DOTALL)` gives, which takes quadratic time on many open tags."""
-    found = []
+    """What `re.findall("<answer>(.*?)</answer>", text, re.DOTALL)` gives, in linear time however many tags are open."""
+    found: list[str] = []
     rest = text
     while True:
         _, opened, rest = rest.partition("<answer>")

@@ -48,7 +48,7 @@ def test_paths_are_from_the_suites_folder_and_groups_from_the_paper(tmp_path):
 
 
 def test_a_method_takes_every_scoring_option_and_has_the_same_defaults(tmp_path):
-    options = "samples: 3, temperature: 0.5, max_new_tokens: 64, dtype: bfloat16, reading: drawn, batch: 2"
+    options = "samples: 3, temperature: 0.5, max_new_tokens: 64, dtype: bfloat16, reading: strict, batch: 2"
     text = MINIMAL.replace("model: niqe", f"model: nano, {options}")
     (method,) = read_suite(write(tmp_path, text)).methods
     wanted = {
@@ -56,7 +56,7 @@ def test_a_method_takes_every_scoring_option_and_has_the_same_defaults(tmp_path)
         "temperature": 0.5,
         "max_new_tokens": 64,
         "dtype": "bfloat16",
-        "reading": "drawn",
+        "reading": "strict",
     }
     # What the suite names comes before what the command line gives for all methods.
     assert method.settings(batch=8, device="cpu") == ScoreSettings(**wanted, batch=2, device="cpu")

@@ -180,9 +180,9 @@ def sample_completions(
 ) -> list[list[Completion]]:
     """K completions of each of B prompts, of at most `length` tokens.
 
-    temperature, top_k, top_p: as in `draw`. repetition_penalty: of a token that is in the prompt or in the response so
-    far a logit above 0 is divided by it and one below 0 multiplied, before all else (Keskar et al., 2019, CTRL). Padding
-    does not count as a part of the prompt, so that a response does not depend on its batch.
+    temperature, top_k, top_p: as in `draw`. repetition_penalty: of a token that is in the prompt or in the response
+    so far a logit above 0 is divided by it and one below 0 multiplied, before all else (Keskar et al., 2019, CTRL).
+    Padding is no part of the prompt, so that a response does not depend on its batch.
 
     An image stays one row of the cache: its prompt is there once, and a step appends K tokens, one for each response,
     that see the prompt and their own response only.
