@@ -6,7 +6,7 @@ A response has a score or a problem. Nothing is drawn at random, and the strict 
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, get_args
 
@@ -153,11 +153,13 @@ class Response:
     reasoning: the text within <think>, or after it if the tag was never closed; before a </think> that nothing opened,
         since chat templates of models that always think put the opening tag into the prompt; None without both tags.
     problem: why there is no score.
+    text: what was read, if it is known.
     """
 
     score: float | None
     reasoning: str | None
     problem: Problem | None
+    text: str | None = field(default=None, repr=False, compare=False)
 
 
 def read(text: str, *, truncated: bool = False, prompt: PromptName = "paper") -> Response:
@@ -246,8 +248,8 @@ _RATING_KEY = re.compile(r'"rating"\s*:\s*(?P<number>-?[0-9.]+)')
 
 def _response(text: str, outcome: float | Problem) -> Response:
     if isinstance(outcome, Problem):
-        return Response(None, _reasoning(text), outcome)
-    return Response(outcome, _reasoning(text), None)
+        return Response(None, _reasoning(text), outcome, text)
+    return Response(outcome, _reasoning(text), None, text)
 
 
 def _strict_score(
