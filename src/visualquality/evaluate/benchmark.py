@@ -132,7 +132,10 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
                 result = _from_file(method, method.scores, sets)
             else:
                 result = _from_rater(method, make, sets, digests, cache, bar)
-            published = {name: dict(each) for name, each in method.published.items()}
+            published = {
+                name: {str(key): value for key, value in figures.items()}
+                for name, figures in method.published.items()
+            }
             methods.append(replace(result, trained_on=method.trained_on, published=published))
     return Results(suite.title, suite.plcc, tuple(sets), tuple(methods), suite.published)
 
