@@ -68,7 +68,6 @@ class Scorer:
         batches of another make-up the last one may rarely differ by 1.
 
     temperature, top_k, top_p, repetition_penalty: of drawing, as in transformers' `generate` (`models.generate`).
-
     preset: "authors" scores as the authors of released weights do (models/releases.py); other options go before it.
 
     samples: a number, or "auto": 2, 4, 8, at most 16, until the standard error of the mean is below `tolerance`.
@@ -105,10 +104,9 @@ class Scorer:
             raise UserError(
                 f"both settings and {', '.join(options)} are given: put all options in one of the two"
             )
-        asked = settings or score_settings(**options)
         # Before the weights are read: a model without the preset is told at once.
-        self.options = asked.for_model(model if isinstance(model, str) else model.name)
-        chosen = self.options
+        name = model if isinstance(model, str) else model.name
+        chosen = self.options = (settings or score_settings(**options)).for_model(name)
         if isinstance(model, str):
             model = load(
                 model, device=chosen.device, dtype=chosen.dtype, max_pixels=chosen.max_pixels
@@ -221,15 +219,12 @@ class Scorer:
         if chosen.mode == "expect":
             # Nothing is drawn, so that a score does not depend on these.
             header |= dict.fromkeys(("samples", "seed", "temperature", "max_new_tokens"))
-        # These have no effect in other modes, whatever they are.
-        idle = set()
-        if chosen.mode == "expect":
-            idle.add("reading")
-        if chosen.samples != "auto":
-            idle.add("tolerance")
-        if chosen.mode != "auto":
-            idle.add("doubt")
-        return in_use({key: value for key, value in header.items() if key not in idle})
+        has_effect = {
+            "reading": chosen.mode != "expect",
+            "tolerance": chosen.samples == "auto",
+            "doubt": chosen.mode == "auto",
+        }
+        return in_use({key: value for key, value in header.items() if has_effect.get(key, True)})
 
     def _origin(self, mode: str) -> dict[str, Any]:
         """The fields of a rating that say what made it."""
