@@ -1,7 +1,9 @@
 """The authors' way of scoring, written from the description in their README: what our speed is compared with.
 
-Hugging Face `generate` on batches of 32: left padding, temperature 1, top-k 50, at most 512 new tokens. Then the score
-is read from the text. (Where no score can be read, their code draws a random one; here the image has none.)
+Hugging Face `generate` on batches of 32: left padding, top-k 50, at most 512 new tokens. Then the score is read from
+the text. (Where no score can be read, their code draws a random one; here the image has none.) Their released weights
+draw with temperature 0.1 and a repetition penalty of 1.05, which `--preset authors` has; here it is temperature 1 and
+no penalty.
 """
 
 from collections.abc import Sequence

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visualquality.errors import UserError
+from visualquality.score.raters import CLASSICS
 
 # Python puts the folder of the running script on its path, so the scripts here import each other by their plain names.
 # This line adds the repository's root and tests/, for `recipes.nano` and `small_models`. Import this module first.
@@ -64,6 +65,11 @@ def rated_parser(description: str | None, work: str | None = None) -> argparse.A
     if work:
         add_work(options, work)
     return options
+
+
+def mode_of(args: argparse.Namespace) -> dict[str, str]:
+    """The scoring option of --mode; none for a classic, which has no modes."""
+    return {} if args.model.partition(":")[0] in CLASSICS else {"mode": args.mode}
 
 
 @contextmanager

@@ -31,7 +31,7 @@ here. Neither std says much about the error.
 """
 
 READINGS = {
-    "drawn": "the number that was drawn (`--reading drawn`)",
+    "strict": "the number that was drawn (`--reading strict`)",
     "expected": "the expectation over the digits that could follow its words (`--reading expected`)",
 }
 
@@ -48,7 +48,7 @@ def page() -> str:
         cells = [r["test"], r["case"], f"{r['samples']:g}", cell(r["srcc"]), cell(r["plcc"])]
         lines.append(f"| {' | '.join(cells)} |")
     # Results from before there was this option have drawn numbers.
-    reading = READINGS[result.get("reading", "drawn")]
+    reading = READINGS[result.get("reading", "strict")]
     # Results from before ratings named a version are of its first.
     model = result.get("model", "nano 1, the nano before the present one,")
     tokens = result["tokens_a_reasoning"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import add_work, clean_exit, parser, this_command, write_result
+from common import add_work, clean_exit, mode_of, parser, this_command, write_result
 from monotone_table import ALLOWED, change_table, family_table, verdicts
 from monotone_variants import (
     BORDERS,
@@ -213,7 +213,7 @@ def run(args: argparse.Namespace) -> None:
         for index, photo in enumerate(photos)
         for variant in variants(families_of(index, args.per_photo))
     ]
-    rater = make_rater(args.model, score_settings(mode=args.mode, batch=16))
+    rater = make_rater(args.model, score_settings(batch=16, **mode_of(args)))
     scores = rate(rater, cases, journal_of(args.work, rater.settings()), Console(stderr=True))
     found = measure(scores)
     console = Console(width=100)

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
-from common import add_work, parser, this_command, write_result
+from common import add_work, mode_of, parser, this_command, write_result
 from rich.console import Console
 from rich.table import Table
 
@@ -170,7 +170,7 @@ def main() -> None:
     args = options.parse_args()
     quiet_libraries()
     console = Console(stderr=True)
-    rater = make_rater(args.model, score_settings(mode=args.mode, calibration=args.calibration))
+    rater = make_rater(args.model, score_settings(calibration=args.calibration, **mode_of(args)))
     settings = rater.settings()
     journal = journal_of(args.work, settings)
     manifest = read_manifests(args.data)

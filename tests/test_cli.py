@@ -53,12 +53,12 @@ def test_reading_chooses_drawn_or_expected_numbers(folder, tmp_path):
     command = ["score", str(folder / "0.png"), "-k", "2"]
     drawn, expected, default = (
         objects(run.invoke(app, [*command, "--json", *option]).stdout)[0]["samples"]
-        for option in (["--reading", "drawn"], ["--reading", "expected"], [])
+        for option in (["--reading", "strict"], ["--reading", "expected"], [])
     )
     assert drawn == [round(sample, 2) for sample in drawn] != expected
     assert default == expected
     assert run.invoke(app, [*command, "-o", str(output)]).exit_code == 0
-    for option, said in (("drawn", "was written with reading 'expected'"), ("both", "reading is")):
+    for option, said in (("strict", "was written with reading 'expected'"), ("both", "reading is")):
         refused = run.invoke(app, [*command, "-o", str(output), "--reading", option])
         assert refused.exit_code == 2
         assert said in " ".join(refused.output.split())

@@ -33,7 +33,7 @@ def test_rl2r_figures():
 def test_nano_figures():
     nano = json.loads((RESULTS / "nano.json").read_text())
     # Results from before there was this option have drawn numbers.
-    assert f"Measured with `--reading {nano.get('reading', 'drawn')}`" in README
+    assert f"Measured with `--reading {nano.get('reading', 'strict')}`" in README
     for row in nano["rows"]:
         if row["model"] == "nano":
             for name in ("srcc", "plcc"):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import time
 
 import pytest
@@ -7,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visualquality.errors import UserError
-from visualquality.response import Problem, Response, prompt_text, read, well_formed
+from visualquality.response import (
+    READINGS,
+    Problem,
+    Response,
+    prompt_text,
+    read,
+    read_as_authors,
+    well_formed,
+)
 
 TABLE_1 = (
     "You are doing the image quality assessment task. Here is the question: Rate the overall image visual quality. "
@@ -123,7 +132,12 @@ def test_problems(text, problem):
         ("3.45", Problem.NOT_A_NUMBER),
         ('"rating": 3.45', Problem.NOT_A_NUMBER),
         ('{"rating": "3.45"}', Problem.NOT_A_NUMBER),
-        ('{"rating": 3.45, "why": "soft"}', Problem.NOT_A_NUMBER),
+        ('{"rating": 3.45, "why": "soft"}', 3.45),
+        ('{"why": {"rating": 2}, "rating": 3.45, "n": [1e9, NaN, null]}', 3.45),
+        ('```json\n{"why": "soft,\nnoisy",\n"rating": 3.45}\n```', 3.45),
+        ('{"why": {"rating": 2}}', Problem.NOT_A_NUMBER),
+        ('[{"rating": 3.45}]', Problem.NOT_A_NUMBER),
+        (f"{'[' * 100_000}", Problem.NOT_A_NUMBER),
         ('{"rating": 3, "rating": 4}', Problem.NOT_A_NUMBER),
         ('{"rating": [3.45]}', Problem.NOT_A_NUMBER),
         ('{"rating": NaN}', Problem.NOT_A_NUMBER),
@@ -146,6 +160,68 @@ def test_the_json_answer_of_q_insight(answer, outcome):
     assert read(text, prompt="q-insight") == expected
     if "rating" in answer:  # the other prompts ask for a plain number
         assert read(text, prompt="released").problem is read(text).problem is Problem.NOT_A_NUMBER
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("<answer>3.45</answer>", 3.45),
+        ("<answer>3.5/5</answer>", 3.5),
+        ("<answer>4.5 out of 5</answer>", 4.5),
+        ("<answer>**3.45**</answer>", 3.45),
+        ("<answer>Rating: 4.5</answer>", 4.5),
+        ("<answer>3,45</answer>", 3),
+        ("<answer>2</answer> no, <answer>4</answer>", 4),
+        ("<answer>2<answer>4</answer>", 2),
+        ("<answer>3</answer><answer>4", 3),
+        ("Of 3 faults none is strong: 4.5", 3),  # their fallback
+        ("<answer>good</answer>", Problem.NOT_A_NUMBER),
+        ("<answer>4</answer><answer>good</answer>", Problem.NOT_A_NUMBER),
+        ("<answer>٣</answer>", Problem.NOT_A_NUMBER),
+        ("<answer>85</answer>", Problem.OUT_OF_RANGE),
+        ("<answer>-3</answer>", Problem.OUT_OF_RANGE),
+        ("<think>Sharp", Problem.CUT_OFF),
+        ("Sharp.", Problem.NO_ANSWER),
+    ],
+)
+def test_the_reading_of_the_authors(text, outcome):
+    found = read_as_authors(text)
+    assert (found.problem or found.score) == outcome
+
+
+def as_in_their_code(text: str) -> float | None:
+    """The reading of their training code, with None in place of a random number."""
+    matches = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    number = re.search(r"-?[0-9]+(\.[0-9]+)?", matches[-1].strip() if matches else text.strip())
+    return None if number is None else float(number.group())
+
+
+@settings(max_examples=500)
+@given(texts)
+def test_the_reading_of_the_authors_is_that_of_their_code_within_the_scale(text):
+    theirs = as_in_their_code(text)
+    within = theirs if theirs is not None and 1 <= theirs <= 5 else None
+    assert read_as_authors(text).score == within
+    # Whatever the strict reading reads of a single answer, theirs reads the same.
+    if text.count("<answer>") == text.count("</answer>") == 1 and read(text).score is not None:
+        assert read(text).score == within
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ('{"rating": 3.45, "why": "soft"}', 3.45),
+        ('The "rating" : 4 of 5', 4),
+        ('{"rating": "3.45"}', Problem.NOT_A_NUMBER),
+        ('{"rating": 3.4.5}', Problem.NOT_A_NUMBER),
+        ('{"rating": 45}', Problem.OUT_OF_RANGE),
+        ("3.45", Problem.NOT_A_NUMBER),
+    ],
+)
+def test_the_reading_of_the_authors_of_q_insight(answer, outcome):
+    found = read_as_authors(f"<answer>{answer}</answer>", prompt="q-insight")
+    assert (found.problem or found.score) == outcome
+    assert read_as_authors("4", prompt="q-insight").problem is Problem.NO_ANSWER
 
 
 def test_truncation_only_explains_a_missing_answer():
@@ -198,17 +274,26 @@ def test_reasoning_is_kept(text, reasoning):
 )
 def test_form(text, expected):
     assert well_formed(text) is expected
+    assert well_formed(text, "authors") is expected
+
+
+def test_the_form_goes_with_the_reading():
+    text = "<think>Soft.</think><answer>3.5/5</answer>"
+    assert not well_formed(text)
+    assert well_formed(text, "authors")
 
 
 @given(texts, st.booleans())
 @settings(deadline=None, max_examples=50)
 def test_any_text_is_read_or_has_a_problem(text, truncated):
-    response = read(text, truncated=truncated)
-    assert (response.score is None) != (response.problem is None)
-    assert response.score is None or 1 <= response.score <= 5
-    assert read(text, truncated=truncated) == response
-    assert not well_formed(text) or response.score is not None
-    json.dumps(dataclasses.asdict(response))
+    for reading, reader in READINGS.items():
+        for prompt in ("paper", "q-insight"):
+            response = reader(text, truncated=truncated, prompt=prompt)
+            assert (response.score is None) != (response.problem is None)
+            assert response.score is None or 1 <= response.score <= 5
+            assert reader(text, truncated=truncated, prompt=prompt) == response
+            json.dumps(dataclasses.asdict(response))
+        assert not well_formed(text, reading) or reader(text).score is not None
 
 
 @given(st.text().filter(lambda text: "<" not in text), st.floats(1, 5))
@@ -242,9 +327,10 @@ def test_a_huge_response_is_read_in_linear_time(unit):
     whole = f"<think>{half}</think><answer>{half}</answer>"
     started = time.process_time()
     for text in (whole, whole + "x", half):
-        read(text)
-        well_formed(text)
-        read(text, prompt="q-insight")
+        for reading, reader in READINGS.items():
+            reader(text)
+            well_formed(text, reading)
+            reader(text, prompt="q-insight")
     assert time.process_time() - started < 1
 
 

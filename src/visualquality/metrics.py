@@ -22,22 +22,21 @@ from .errors import UserError
 from .evaluate import coefficients
 from .score.raters import make_rater
 from .score.rating import Rater
-from .score.settings import score_settings
+from .score.settings import ScoreSettings, score_settings
 
 # What a metric takes: pictures as `open_image` takes them, tensors, or a sequence of these.
 Images = Picture | Tensor | Sequence[Picture | Tensor]
 
 # How far beyond [0, 1] a float may be, as for pyiqa: a normalisation undone in float32.
 ROUNDING = 1e-6
-METHOD_OPTIONS = ("mode", "samples", "seed", "prompt", "batch", "device", "max_pixels")
 
 
 class VisualQualityScore(Metric):
     """The mean quality score of all images seen, of those whose score could be read.
 
     rater: a `Rater`, such as a `Scorer`, or the name of a method: nano, a folder or hub name, niqe, pyiqa:musiq, ….
-    options: for a name, those of `ScoreSettings` (mode, samples, seed, prompt, batch, device, max_pixels);
-    the rest are `torchmetrics.Metric`'s. `device` is where the model runs, and `.to()` moves the sums alone.
+    options: for a name, those of `ScoreSettings`, such as mode, samples, seed and preset; the rest are
+    `torchmetrics.Metric`'s. `device` is where the model runs, and `.to()` moves the sums alone.
 
     `update` takes a tensor (N, 3, H, W) or (3, H, W), float in [0, 1] or uint8 in [0, 255], a path, a PIL image, an
     array (H, W, 3) as `open_image` takes it, or a list of these. An image without a score, such as one with an
@@ -60,7 +59,8 @@ class VisualQualityScore(Metric):
     unreadable: Tensor
 
     def __init__(self, rater: Rater | str = "nano", **options: Any) -> None:
-        of_method = {key: options.pop(key) for key in METHOD_OPTIONS if key in options}
+        names = options.keys() & ScoreSettings.model_fields.keys()
+        of_method = {name: options.pop(name) for name in sorted(names)}
         super().__init__(**options)
         if isinstance(rater, str):
             rater = make_rater(rater, score_settings(**of_method))

@@ -3,16 +3,20 @@
 import json
 import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from conftest import picture
 from visualquality.cli import app
-from visualquality.data.manifest import Row
+from visualquality.data.manifest import Manifest, Row
 from visualquality.errors import UserError
-from visualquality.evaluate.matching import match, read_results
+from visualquality.evaluate.agreement import agreement, answers_line
+from visualquality.evaluate.matching import answers_read, evaluate_model, match, read_results
+from visualquality.response import read
 from visualquality.score.journal import Journal
 from visualquality.score.rating import Rating
 
@@ -141,3 +145,39 @@ def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:
         store.append(rating("a.png", 2.5))
     header, ratings = read_results(path)
     assert (header, [r.score for r in ratings]) == ({"model": "m"}, [2.5])
+
+
+def test_evaluation_tells_how_many_answers_each_reading_reads(ranking_set, monkeypatch):
+    manifest = Manifest.read(ranking_set)
+    by = {"model": "m", "mode": "reason", "seed": 0, "seconds": 0.0, "prompt": "paper"}
+
+    class Answering:
+        def settings(self):
+            return {"model": "m"}
+
+        def rate(self, images):
+            """Of each image one answer in its form; of those of the set wild one more that the authors alone read."""
+            for place, image in enumerate(images):
+                texts = [f"<answer>{1 + place / 8}</answer>"]
+                if "wild" in Path(image).name:
+                    texts.append("<answer>Rating: 3</answer>")
+                yield Rating.from_samples(image, [read(text) for text in texts], **by)
+
+    found = evaluate_model(Answering(), manifest, console=Console(file=StringIO()))
+    assert found["lab"].answers == {"drawn": 8, "strict": 8, "authors": 8}
+    assert found["wild"].answers == {"drawn": 16, "strict": 8, "authors": 16}
+    assert found["wild"].to_dict()["answers"]["authors"] == 16
+    line = "wild: of 16 answers the reading strict reads 8 and the reading authors 16"
+    assert answers_line("wild", found["wild"]) == line
+    monkeypatch.setattr("visualquality.cli.shared.make_rater", lambda **options: Answering())
+    shown = CliRunner().invoke(app, ["evaluate", "--data", str(ranking_set)])
+    assert line in shown.output
+
+
+def test_answers_of_which_nothing_is_known_are_not_counted():
+    by = {"mode": "reason", "seed": 0, "seconds": 0.0}
+    older = Rating("a", 3.0, None, (3.0, None), None, None, "m", **by, prompt="paper")
+    classic = Rating("b", 3.0, None, (3.0,), None, None, "niqe", **by)
+    expected = Rating("c", 3.0, 0.1, (), None, None, "m", **by, prompt="paper")
+    assert answers_read([older]) is answers_read([classic, expected]) is None
+    assert "answers" not in agreement([1, 2, 3, 4], [1, 2, 3, 4]).to_dict()

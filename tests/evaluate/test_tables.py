@@ -69,6 +69,32 @@ def marks(table: Table, block: int = 0) -> dict[str, list[str]]:
     return {name: [cell.style for cell in line.cells] for name, line in lines(table, block).items()}
 
 
+def test_figures_of_a_models_makers_have_a_row_of_their_own_and_are_not_ranked(tmp_path):
+    claimed = replace(
+        method("mine", 0.5, 0.5), published={"A": {"srcc": 0.99}}, trained_on="A and more"
+    )
+    found = results(claimed, method("other", 0.4, 0.6))
+    table = layout(found)
+    (_, card, _), (_, plcc, _) = every_line(table)
+    assert (card.name, card.style) == ("mine", "card")
+    assert [(cell.text, cell.style) for cell in card.cells] == [("0.990", ""), ("–", ""), ("–", "")]
+    assert [cell.text for cell in plcc.cells] == ["–"] * 3
+    assert marks(table)["other"] == ["second", "best", "best"]
+    notes = " ".join(table.notes)
+    assert "mine was trained on A and more." in notes
+    assert "“published” are figures that the makers of a model publish" in notes
+    assert "mine (published)" in markdown(table)
+    assert "mine (published)" in str(terminal(table))
+    assert r"mine \textsuperscript{published}" in latex(table)
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    stated = [row for row in rows if row["source"] == "published"]
+    assert [(row["dataset"], row["coefficient"], row["value"]) for row in stated] == [
+        ("A", "SRCC", "0.99")
+    ]
+    write_html(table, tmp_path / "table.html")
+    assert '<span class="tag">published</span>' in (tmp_path / "table.html").read_text()
+
+
 def test_the_papers_own_marks_come_out_of_its_numbers():
     """The bold and underlined cells of Table 2, from page 7 of the paper, by column and then the average."""
     table = layout(results(columns=PAPERS_COLUMNS, paper=PAPER.methods(2)))

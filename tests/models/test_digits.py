@@ -159,7 +159,7 @@ def test_behind_words_it_is_what_enumeration_gives(vlm, pictures):
 
 
 def test_an_expected_rating_of_nano_is_what_enumeration_gives():
-    """What nano itself draws, token by token without a cache, and its numbers with reading drawn."""
+    """What nano itself draws, token by token without a cache, and its numbers with reading strict."""
     image = picture(3, (96, 64))
     scorer = Scorer("nano", samples=2, seed=2)
     rating = scorer(image)
@@ -180,7 +180,7 @@ def test_an_expected_rating_of_nano_is_what_enumeration_gives():
         variances.append(sum((v - means[-1]) ** 2 * p for v, p in wanted.items()))
     assert rating.samples == pytest.approx(means, abs=1e-4)
     assert rating.std**2 == pytest.approx(np.var(means, ddof=1) + np.mean(variances), abs=1e-4)
-    drawn = Scorer(scorer.vlm, samples=2, seed=2, reading="drawn")(image)
+    drawn = Scorer(scorer.vlm, samples=2, seed=2, reading="strict")(image)
     numbers = [read(decode(scorer.vlm.processor, one)).score for one in group]
     assert list(drawn.samples) == numbers != list(rating.samples)
     assert drawn.std == pytest.approx(np.std(numbers, ddof=1))
@@ -255,7 +255,7 @@ def test_a_tokenizer_that_joins_tag_and_digit_is_refused_where_drawn_answers_are
     vlm = load(str(model_folder("nano")), device="cpu")
     assert tree_of(vlm).joined is None
     vlm.processor.tokenizer.add_tokens([">4"])
-    with pytest.raises(UserError, match=r"has the token '>4'.*use reading drawn"):
+    with pytest.raises(UserError, match=r"has the token '>4'.*use reading strict"):
         Scorer(vlm, reading="expected")
     for options in ({}, {"mode": "expect", "reading": "expected"}):
         assert Scorer(vlm, **options).settings().get("reading") is None
@@ -294,15 +294,15 @@ def test_ratings_of_the_modes_that_expect():
         assert 1 <= rating.score <= 5
         assert rating.std >= 0
         assert (rating.mode, rating.samples) == ("expect", ())
-    again = Scorer("nano", mode="expect", seed=5, samples=1).rate(images)
+    again = Scorer("nano", mode="expect", seed=5).rate(images)
     assert [r.score for r in again] == [r.score for r in ratings]
     assert expected.settings()["seed"] is None
     stds = sorted(r.std for r in ratings)
     doubt = (stds[0] + stds[1]) / 2
     mixed = list(
-        Scorer(expected.vlm, mode="auto", samples=2, doubt=doubt, reading="drawn").rate(images)
+        Scorer(expected.vlm, mode="auto", samples=2, doubt=doubt, reading="strict").rate(images)
     )
-    reasoned = Scorer(expected.vlm, samples=2, reading="drawn")
+    reasoned = Scorer(expected.vlm, samples=2, reading="strict")
     for image, plain, rating in zip(images, ratings, mixed, strict=True):
         if plain.std == stds[0]:
             assert (rating.mode, rating.score) == ("expect", plain.score)
@@ -310,7 +310,7 @@ def test_ratings_of_the_modes_that_expect():
             assert rating.mode == "reason"
             assert rating.samples == reasoned(image).samples
     for options in ({"mode": "expect"}, {"mode": "auto"}, {"reading": "expected"}):
-        with pytest.raises(UserError, match=r"JSON.*mode reason and reading drawn"):
+        with pytest.raises(UserError, match=r"JSON.*mode reason and reading strict"):
             Scorer(expected.vlm, prompt="q-insight", **options)
     # Its answers are in JSON, so nano's own way of reading is not taken.
-    assert Scorer(expected.vlm, prompt="q-insight").reading == "drawn"
+    assert Scorer(expected.vlm, prompt="q-insight").reading == "strict"

@@ -4,9 +4,10 @@ import pytest
 
 from conftest import picture
 from visualquality import Scorer, UserError, response
-from visualquality.models.families import release_of, subfolder_of, trained_prompt
+from visualquality.models.generate import Completion
 from visualquality.models.load import load
 from visualquality.models.prompt import encode_prompt
+from visualquality.models.releases import release_of, subfolder_of, trained_prompt
 
 # Typed from Q-Insight's inference code, apart from the constants that the package holds.
 SYSTEM = (
@@ -99,3 +100,39 @@ def test_the_scorer_reads_answers_in_the_form_of_its_prompt(q_insight, monkeypat
     assert Scorer(str(q_insight), **options)(picture(0)).score == 3.45
     other = Scorer(str(q_insight), prompt="paper", **options)(picture(0))
     assert other.problem.endswith(response.Problem.NOT_A_NUMBER)
+
+
+def test_the_preset_of_the_authors_numbers_the_picture_and_reads_as_they_do(
+    model_folder, tmp_path, monkeypatch
+):
+    folder = tmp_path / "VisualQuality-R1-7B"
+    shutil.copytree(model_folder("qwen2_5_vl"), folder)
+    scorer = Scorer(str(folder), preset="authors", max_new_tokens=8, device="cpu")
+    plain = Scorer(scorer.vlm, max_new_tokens=8)
+    texts = []
+    for each in (scorer, plain):
+        (prompt,) = each.reader(picture(0)).prompts
+        texts.append(each.vlm.processor.tokenizer.decode(prompt.tokens["input_ids"].tolist()))
+    assert texts[0] == texts[1].replace("<|vision_start|>", "Picture 1: <|vision_start|>")
+    drawn = {}
+
+    def draw(prefilled, **options):
+        drawn.update(options)
+        return [[Completion(tuple(scorer.vlm.processor.tokenizer.encode(answer)), truncated=False)]]
+
+    answer = "<think>Soft.</think><answer>Rating: **3.5/5**</answer>"
+    monkeypatch.setattr("visualquality.score.scorer.sample_completions", draw)
+    rating = scorer(picture(0))
+    assert (rating.score, rating.samples, rating.reasoning) == (3.5, (3.5,), "Soft.")
+    sampling = {"temperature": 0.1, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.05}
+    assert drawn.items() >= sampling.items()
+    recorded = {**sampling, "preset": "authors", "reading": "authors", "add_vision_id": True}
+    del recorded["top_p"]  # the default
+    assert scorer.settings().items() >= {**recorded, "max_new_tokens": 8}.items()
+    # And none of it is recorded where it is not used, so that older journals go on.
+    assert not plain.settings().keys() & {*recorded, "top_p"} - {"temperature"}
+
+
+def test_a_template_that_does_not_number_images_is_said(model_folder):
+    with pytest.raises(UserError, match="does not number images: leave add_vision_id out"):
+        Scorer(str(model_folder("nano")), add_vision_id=True, device="cpu")

@@ -19,12 +19,13 @@ from visualquality.models.prompt import collate, encode_prompt
 from visualquality.seeds import uniform_streams
 
 
-def sample(vlm, prompts, keys, k, length=12, temperature=1.0, eos=None):
+def sample(vlm, prompts, keys, k, length=12, temperature=1.0, eos=None, uniforms=None, **sampling):
     return sample_completions(
         prefill(vlm.model, collate(prompts, vlm.processor.tokenizer.pad_token_id)),
-        uniforms=uniform_streams(0, keys, k, length),
+        uniforms=uniform_streams(0, keys, k, length) if uniforms is None else uniforms,
         temperature=temperature,
         eos_token_ids=eos or eos_token_ids(vlm.model, vlm.processor),
+        **sampling,
     )
 
 
@@ -112,12 +113,69 @@ def test_placeholders_of_images_are_never_drawn(model_folder, pictures):
     assert not drawn & set(placeholder_ids(vlm.model.config))
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.7, "top_k": 9, "top_p": 0.6, "repetition_penalty": 1.3},
+        {"temperature": 3.0, "top_k": 4},
+        {"temperature": 1.5, "top_p": 0.3},
+        {"temperature": 0.9, "repetition_penalty": 0.6},
+    ],
+)
+def test_sampling_is_that_of_hugging_face(model_folder, pictures, sampling):
+    """Its `generate` draws a response; random numbers in the middle of its tokens' shares must draw the same."""
+    vlm = load(str(model_folder("qwen2_5_vl")), device="cpu")
+    prompt = encode_prompt(vlm.processor, [pictures[0]], "Rate the picture.")
+    batch = collate([prompt], vlm.processor.tokenizer.pad_token_id)
+    torch.manual_seed(3)
+    theirs = vlm.model.generate(
+        **batch.inputs(),
+        do_sample=True,
+        max_new_tokens=24,
+        eos_token_id=10**6,  # none
+        pad_token_id=0,
+        suppress_tokens=placeholder_ids(vlm.model.config),
+        output_scores=True,
+        return_dict_in_generate=True,
+        # Without a top_k of ours it must not take its own default.
+        **{"top_k": 0, **sampling},
+    )
+    ids = theirs.sequences[0, batch.length :]
+    uniforms = []
+    for token, scores in zip(ids.tolist(), theirs.scores, strict=True):
+        shares = scores[0].double().softmax(-1)
+        uniforms.append((shares[:token].sum() + shares[token] / 2).item())
+    drawn = np.array(uniforms)[None, None]
+    ((ours,),) = sample(vlm, [prompt], "a", 1, uniforms=drawn, eos=[10**6], **sampling)
+    assert list(ours.ids) == ids.tolist()
+    # And each of the settings matters here.
+    for name in sampling.keys() - {"temperature"}:
+        rest = {key: value for key, value in sampling.items() if key != name}
+        ((other,),) = sample(vlm, [prompt], "a", 1, uniforms=drawn, eos=[10**6], **rest)
+        assert other.ids != ours.ids
+
+
+def test_a_repetition_penalty_does_not_see_padding_nor_other_responses(vlm, pictures):
+    prompts = [encode_prompt(vlm.processor, [image], "Rate the picture.") for image in pictures[:3]]
+    options = {"temperature": 0.8, "repetition_penalty": 1.4}
+    together = sample(vlm, prompts, "abc", 3, **options)
+    for prompt, key, group in zip(prompts, "abc", together, strict=True):
+        assert sample(vlm, [prompt], [key], 3, **options) == [group]
+        assert sample(vlm, [prompt], [key], 1, **options) == [group[:1]]
+
+
 def test_draw_follows_the_distribution():
     logits = torch.tensor([[0.2, 1.5, -1.0, 0.0]])
     uniform = torch.from_numpy(np.linspace(0, 1, 200_000, endpoint=False))
     token = draw(logits.expand(200_000, -1), uniform, 0.7)
     shares = torch.bincount(token, minlength=4) / 200_000
     torch.testing.assert_close(shares, (logits[0] / 0.7).softmax(0), atol=1e-4, rtol=0)
+    for limits, kept in (({"top_k": 2}, [1, 0]), ({"top_p": 0.7}, [1]), ({"top_p": 0.8}, [1, 0])):
+        token = draw(logits.expand(200_000, -1), uniform, 0.7, **limits)
+        wanted = torch.zeros(4)
+        wanted[kept] = (logits[0, kept] / 0.7).softmax(0)
+        shares = torch.bincount(token, minlength=4) / 200_000
+        torch.testing.assert_close(shares, wanted, atol=1e-4, rtol=0)
     impossible = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
     assert draw(impossible, torch.tensor([0.0], dtype=torch.float64), 1.0).tolist() == [1]
 

@@ -26,7 +26,7 @@ def test_every_family_loads_and_looks_at_the_image(family, model_folder, picture
 def test_of_nano_alone_drawn_answers_are_read_by_expectation(model_folder):
     assert load("nano", device="cpu").reading == "expected"
     others = ("nano-base", str(model_folder("nano")), str(model_folder("qwen2_5_vl")))
-    assert [load(name, device="cpu").reading for name in others] == ["drawn"] * 3
+    assert [load(name, device="cpu").reading for name in others] == ["strict"] * 3
 
 
 def test_ratings_name_the_version_of_embedded_weights_alone(model_folder):

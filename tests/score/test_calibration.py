@@ -98,7 +98,7 @@ def test_under_another_setting_there_is_no_interval(name, data_home):
     assert find(SETTINGS) == made
     assert find({**SETTINGS, name: "other"}) is None
     # A setting that the calibration does not know is one that came later.
-    assert find({**SETTINGS, "reading": "drawn"}) is None
+    assert find({**SETTINGS, "reading": "strict"}) is None
 
 
 def test_seeds_and_names_do_not_matter(data_home):

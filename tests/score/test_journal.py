@@ -33,7 +33,7 @@ BY = {"model": "nano", "mode": "reasoning", "seed": 0, "seconds": 0.5}
 
 
 def response(score, reasoning=None, problem=None):
-    return SimpleNamespace(score=score, reasoning=reasoning, problem=problem)
+    return SimpleNamespace(score=score, reasoning=reasoning, problem=problem, text=None)
 
 
 def rated(image: str, *scores: float, reasoning: str = "sharp") -> Rating:

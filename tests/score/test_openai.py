@@ -162,6 +162,23 @@ def test_a_request_holds_the_very_pixels_the_question_and_every_sampling_field(s
     assert server.headers[0]["Authorization"] == "Bearer k-1"
 
 
+def test_the_preset_of_the_authors_reaches_the_server_and_its_answers(server):
+    asked = rater(server, model="VisualQuality-R1-7B", preset="authors", samples=2, top_p=0.5)
+    next(asked.rate([picture(0)]))
+    sent = {
+        "temperature": 0.1,
+        "top_k": 50,
+        "top_p": 0.5,
+        "repetition_penalty": 1.05,
+        "max_tokens": 2048,
+        "chat_template_kwargs": {"add_vision_id": True},
+    }
+    assert server.requests[0].items() >= sent.items()
+    assert len(server.requests) == 2
+    assert asked.read("<answer>3.5/5</answer>", truncated=False).score == 3.5
+    assert asked.settings()["reading"] == "authors"
+
+
 def test_seeds_depend_on_seed_pixels_and_number_alone(server, tmp_path):
     image, other = picture(0), picture(1)
     image.save(tmp_path / "saved.png")

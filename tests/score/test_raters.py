@@ -14,11 +14,12 @@ from rich.console import Console
 from visualquality import Scorer, UserError
 from visualquality.classics.brisque import Brisque
 from visualquality.classics.niqe import Niqe
+from visualquality.models.releases import RELEASES
 from visualquality.score import raters
 from visualquality.score.raters import ImageFunctionRater, make_rater
 from visualquality.score.rating import Rater
 from visualquality.score.resume import score_all
-from visualquality.score.settings import ScoreSettings, score_settings
+from visualquality.score.settings import score_settings
 
 
 def rater_of(name: str, **options) -> Rater:
@@ -71,11 +72,18 @@ def test_any_other_name_is_a_model_with_its_options(model_folder):
         {"prompt": "paper"},
         {"max_pixels": 10_000},
         {"temperature": 0.5},
-        {"reading": "drawn"},
+        {"reading": "strict"},
         {"max_new_tokens": 9},
         {"url": "http://localhost:8000/v1"},
         {"reference": True},
         {"engine": "vllm"},
+        {"mode": "expect"},
+        {"mode": "reason"},  # the default, but somebody asked for it
+        {"samples": 6},
+        {"top_k": 50},
+        {"add_vision_id": True},
+        {"preset": "authors"},
+        {"dtype": "float32"},
     ],
 )
 @pytest.mark.parametrize("name", ["niqe", "brisque", "pyiqa:unique"])
@@ -84,9 +92,63 @@ def test_classic_methods_take_no_option_of_a_model(name, option):
         rater_of(name, **option)
 
 
-def test_classic_methods_take_every_option_at_its_default_and_those_that_never_concern_them():
-    given = ScoreSettings().model_dump() | {"mode": "expect", "samples": "auto", "seed": 7}
+def test_classic_methods_take_the_options_that_promise_nothing_else():
+    nothing = {"reference": False, "temperature": None, "add_vision_id": False}
+    given = {"batch": 2, "device": "cpu", "seed": 7, **nothing}
     assert rater_of("niqe", **given).settings() == rater_of("niqe").settings()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "expect", "samples": 6}, "samples has no effect in mode expect"),
+        ({"mode": "expect", "reading": "strict"}, "reading has no effect in mode expect"),
+        ({"mode": "expect", "temperature": 0}, "temperature has no effect in mode expect"),
+        ({"mode": "expect", "top_k": 0}, "top_k has no effect in mode expect"),
+        ({"mode": "expect", "top_p": 0.9}, "top_p has no effect in mode expect"),
+        ({"mode": "expect", "repetition_penalty": 1.1}, "repetition_penalty has no effect"),
+        ({"mode": "expect", "max_new_tokens": 9}, "max_new_tokens has no effect in mode expect"),
+        ({"mode": "expect", "preset": "authors"}, "preset has no effect in mode expect"),
+        ({"mode": "auto", "preset": "authors"}, "preset authors .* modes reason and direct"),
+        ({"doubt": 0.5}, "doubt has no effect without mode auto"),
+        ({"tolerance": 0.2, "samples": 4}, "tolerance has no effect without samples auto"),
+        ({"temperature": 0, "top_k": 5, "top_p": 0.5}, "top_k and top_p: .* temperature 0"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": 105}, "repetition_penalty is 105"),
+        ({"temperature": 101}, "temperature is 101"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"preset": "mine"}, "preset is 'mine'"),
+    ],
+)
+def test_what_would_change_nothing_or_is_out_of_range_is_one_sentence(options, words):
+    with pytest.raises(UserError, match=words):
+        score_settings(**options)
+
+
+def test_a_preset_fills_what_was_not_given():
+    asked = score_settings(preset="authors", temperature=0.5, add_vision_id=False, samples=3)
+    chosen = asked.for_model("models/VisualQuality-R1-7B")
+    assert (chosen.temperature, chosen.add_vision_id, chosen.samples) == (0.5, False, 3)
+    assert (chosen.top_k, chosen.repetition_penalty, chosen.max_new_tokens) == (50, 1.05, 2048)
+    insight = score_settings(preset="authors").for_model("ByteDance/Q-Insight")
+    assert (insight.temperature, insight.top_k, insight.top_p) == (1, 50, 0.95)
+    assert (insight.samples, insight.max_new_tokens, insight.reading) == (1, 1024, "authors")
+    plain = score_settings(temperature=0.5)
+    assert plain.for_model("models/VisualQuality-R1-7B") is plain
+    for name in ("nano", "Qwen/Qwen2.5-VL-7B-Instruct", "runs/mine/final"):
+        with pytest.raises(UserError, match=f"no preset authors for {name}"):
+            asked.for_model(name)
+        with pytest.raises(UserError, match=f"no preset authors for {name}"):
+            make_rater(name, asked)
+
+
+def test_every_preset_is_valid_settings():
+    for release in RELEASES:
+        score_settings(**(release.authors or {}))
 
 
 @pytest.mark.parametrize(
@@ -97,10 +159,10 @@ def test_classic_methods_take_every_option_at_its_default_and_those_that_never_c
         ({"engine": "vllm", "mode": "expect"}, "engine vllm .* mode reason or direct"),
         ({"engine": "openai", "url": "http://h/v1", "mode": "auto"}, "engine openai .* mode"),
         ({"engine": "openai", "url": "http://h/v1", "samples": "auto"}, "a number of samples"),
-        ({"engine": "vllm", "reading": "expected"}, "engine vllm .* use reading drawn"),
+        ({"engine": "vllm", "reading": "expected"}, "engine vllm .* use reading strict"),
         (
             {"engine": "openai", "url": "http://h/v1", "reading": "expected"},
-            "engine openai .* use reading drawn",
+            "engine openai .* use reading strict",
         ),
         ({"engine": "openai"}, "engine openai needs --url"),
         ({"engine": "openai", "url": "http://[::1/v1"}, "must be like http://localhost:8000/v1"),
@@ -114,7 +176,7 @@ def test_engines_refuse_what_they_cannot_do(options, words):
 
 def test_a_server_gets_the_options_that_concern_it():
     options = {"mode": "direct", "samples": 3, "seed": 4, "max_pixels": 500, "batch": 2}
-    options["reading"] = "drawn"  # what engines do in any case
+    options["reading"] = "strict"  # what engines do in any case
     rater = rater_of("m", engine="openai", url="http://u:p@localhost:1/v1", **options)
     settings = rater.settings()
     assert (settings["engine"], settings["url"]) == ("openai", "http://localhost:1/v1")
@@ -130,16 +192,15 @@ def test_how_files_are_read_is_an_option_of_every_rater(tmp_path, model_folder):
     right = np.rint(pixels * (255 / 4095)).astype(np.uint8)
     for model in ("niqe", "brisque", str(model_folder("nano"))):
         found = {}
+        one = {} if model in ("niqe", "brisque") else {"samples": 1}
         for bits in (None, 12):
-            rater = rater_of(model, assume_bits=bits, samples=1)
+            rater = rater_of(model, assume_bits=bits, **one)
             found[bits], plain = rater.rate([str(tmp_path / "deep.tif"), right])
             assert (rater.settings().get("assume_bits"), plain.warnings) == (bits, ())
         assert "--assume-bits 12" in found[None].warnings[0]
         assert found[12].warnings == ()
         assert found[12].score == pytest.approx(plain.score, abs=1e-4)
-        (small,) = rater_of(model, max_image_pixels=100, samples=1).rate(
-            [str(tmp_path / "deep.tif")]
-        )
+        (small,) = rater_of(model, max_image_pixels=100, **one).rate([str(tmp_path / "deep.tif")])
         assert "128 × 128 pixels, more than the 100 allowed" in small.problem
         assert "--max-image-pixels" in small.problem
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from visualquality.errors import UserError
+from visualquality.response import READINGS
 from visualquality.score.rating import Rating, compare
 
 BY = {"model": "nano", "mode": "reasoning", "seed": 0, "seconds": 0.5}
 
 
 def response(score, reasoning=None, problem=None):
-    return SimpleNamespace(score=score, reasoning=reasoning, problem=problem)
+    return SimpleNamespace(score=score, reasoning=reasoning, problem=problem, text=None)
 
 
 def rated(image: str, *scores: float) -> Rating:
@@ -105,6 +106,38 @@ def test_a_rating_cannot_hold_a_made_up_number(change):
         replace(rated("a", 3.0, 4.0), **change)
     with pytest.raises(UserError, match="wrong value"):
         Rating.from_dict(json.loads(json.dumps({**rated("a", 3.0, 4.0).to_dict(), **change})))
+
+
+READABLE, BY_AUTHORS, BY_NONE = (f"<answer>{text}</answer>" for text in ("3.5", "3.5/5", "good"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "readable"),
+    [
+        ([READABLE, READABLE], None),  # both readings read all of them
+        ([READABLE, BY_AUTHORS, BY_NONE], {"strict": 1, "authors": 2}),
+        ([BY_NONE], {"strict": 0, "authors": 0}),
+        ([""], {"strict": 0, "authors": 0}),
+    ],
+)
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_rating_tells_how_many_answers_each_reading_reads(texts, readable, reading):
+    rating = Rating.from_samples("a", [READINGS[reading](text) for text in texts], **BY)
+    assert rating.readable == readable
+    row = json.loads(json.dumps(rating.to_dict()))
+    assert ("readable" in row) == (readable is not None)
+    assert Rating.from_dict(row) == rating
+    hash(rating)
+    for wrong in ([], {}, {"strict": 1}, {"strict": 1, "authors": "2"}):
+        with pytest.raises(UserError, match="readable"):
+            Rating.from_dict({**row, "readable": wrong})
+
+
+def test_the_answers_of_q_insight_are_counted_by_its_form():
+    texts = ['<answer>{"rating": 3}</answer>', "<answer>3</answer>"]
+    answers = [READINGS["strict"](text, prompt="q-insight") for text in texts]
+    rating = Rating.from_samples("a", answers, prompt="q-insight", **BY)
+    assert rating.readable == {"strict": 1, "authors": 1}
 
 
 def test_comparing_is_thurstones_probability():

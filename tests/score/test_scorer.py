@@ -22,7 +22,7 @@ def scorer():
 
 def drawing(scorer, **options) -> Scorer:
     """One whose scores are the numbers that were drawn: equal ones are equal to the bit."""
-    return Scorer(scorer.vlm, reading="drawn", **options)
+    return Scorer(scorer.vlm, reading="strict", **options)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_worse_pictures_score_worse(scorer):
 
 def test_an_unreadable_answer_is_a_problem_not_a_number(model_folder):
     """An untrained model babbles: no score comes of it."""
-    for reading in ("drawn", "expected"):
+    for reading in ("strict", "expected"):
         untrained = Scorer(str(model_folder("nano")), samples=4, max_new_tokens=8, reading=reading)
         rating = untrained(picture(0))
         assert rating.score is None
@@ -254,8 +254,8 @@ def test_how_answers_are_read_is_recorded_where_it_matters(scorer, model_folder)
         drawn = drawing(scorer, mode=mode).settings()
         own = ("reading", "calibration")
         assert drawn == {key: value for key, value in header.items() if key not in own}
-    for reading in (None, "drawn", "expected"):
-        assert "reading" not in Scorer(scorer.vlm, mode="expect", reading=reading).settings()
+    assert "reading" not in Scorer(scorer.vlm, mode="expect").settings()
+    assert Scorer(scorer.vlm, mode="direct", reading="authors").settings()["reading"] == "authors"
     other = str(model_folder("nano"))
     assert "reading" not in Scorer(other).settings()
     assert Scorer(other, reading="expected").settings()["reading"] == "expected"

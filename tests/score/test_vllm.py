@@ -61,8 +61,9 @@ class LLM:
         self.calls = []
         LLM.made = self
 
-    def chat(self, messages, sampling_params=None, use_tqdm=True):
+    def chat(self, messages, sampling_params=None, use_tqdm=True, chat_template_kwargs=None):
         assert not use_tqdm
+        self.template = chat_template_kwargs
         assert len(messages) == len(sampling_params)
         self.calls.append((messages, sampling_params))
         images = [chat[-1]["content"][0]["image_pil"] for chat in messages]
@@ -132,6 +133,25 @@ def test_each_request_sets_every_sampling_field_and_bans_placeholders():
     assert [part["type"] for part in messages[0][0]["content"]] == ["image_pil", "text"]
     assert "<think>" not in messages[0][0]["content"][1]["text"]
     assert direct.settings()["engine"] == "vllm"
+    assert LLM.made.template is None
+
+
+def test_the_preset_of_the_authors_reaches_the_engine_and_the_header():
+    asked = rater("TianheWu/VisualQuality-R1-7B", preset="authors", top_k=7)
+    (rating,) = asked.rate([picture(0)])
+    ((_, (params,)),) = LLM.made.calls
+    wanted = {
+        "temperature": 0.1,
+        "top_k": 7,  # an option goes before the preset
+        "top_p": 1.0,
+        "repetition_penalty": 1.05,
+    }
+    assert vars(params).items() >= {**wanted, "n": 1, "max_tokens": 2048}.items()
+    assert LLM.made.template == {"add_vision_id": True}
+    recorded = {**wanted, "preset": "authors", "reading": "authors", "add_vision_id": True}
+    del recorded["top_p"]  # the default
+    assert asked.settings().items() >= {**recorded, "samples": 1, "max_new_tokens": 2048}.items()
+    assert len(rating.samples) == 1
 
 
 def test_seeds_depend_on_the_seed_and_the_pixels_alone():

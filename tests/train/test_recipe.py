@@ -47,6 +47,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
         ("modle: x\n", "modle"),
         ("rl2r: {response: 4}\n", "rl2r.response"),
         ("rl2r: {responses: 1}\n", "rl2r.responses"),
+        ("rl2r: {top_k: -1}\n", "rl2r.top_k"),
+        ("rl2r: {reading: expected}\n", "rl2r.reading"),
         ("seed: many\n", "seed"),
         ("prompt: q-insight\n", "q-insight"),
         ("rl2r: {compare_within: 7}\n", "groups of 7 leave one of 8"),
@@ -128,6 +130,12 @@ def test_the_shipped_recipes_read_and_plan(name):
         assert cost.steps == 10 * (48 + (53 if "spaq" in sizes else 0))
         assert cost.weights == cost.ref_model > 26 * 2**30
         assert recipe.max_pixels == 1280 * 28 * 28
+
+
+@pytest.mark.parametrize("name", ["paper-kadid10k", "paper-kadid10k-spaq"])
+def test_the_papers_recipes_draw_and_read_as_the_authors_did(name):
+    settings = read_recipe(RECIPES / f"{name}.yaml").rl2r
+    assert (settings.temperature, settings.top_k, settings.reading) == (1, 50, "authors")
 
 
 def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):

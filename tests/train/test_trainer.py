@@ -40,6 +40,25 @@ def changed_weights(start: Path, end: Path) -> set[str]:
     return {name for name in after if not torch.equal(before[name], after[name])}
 
 
+def test_top_k_and_the_reading_of_the_authors_are_settings_of_a_run(recipe, monkeypatch):
+    """With the single likeliest token all responses to an image are the same."""
+    one_step = {"optimizer": {"steps": 1, "images_per_device": 4, "learning_rate": 1e-3}}
+    wide, narrow = (
+        recipe(name, rl2r={"top_k": top_k}, **one_step) for name, top_k in (("w", 0), ("n", 1))
+    )
+    for chosen, different in ((wide, 3), (narrow, 1)):
+        train(chosen)
+        assert len(set(lines(chosen.output / "samples.jsonl")[0]["texts"])) == different
+    # What random weights write has no number.
+    text = "<think>Soft.</think><answer>Rating: 3.5/5</answer>"
+    monkeypatch.setattr("visualquality.train.trainer.decode", lambda processor, each: text)
+    for reading, score, form in (("strict", None, 0), ("authors", 3.5, 1)):
+        chosen = recipe(reading, rl2r={"reading": reading}, **one_step)
+        train(chosen)
+        assert lines(chosen.output / "samples.jsonl")[0]["scores"] == [[score] * 3] * 4
+        assert lines(chosen.output / "metrics.jsonl")[0]["reward/format"] == form
+
+
 def test_a_run_writes_what_it_says_and_changes_the_policy(recipe, model_folder, monkeypatch):
     reward_on_a_letter(monkeypatch)
     chosen = recipe(tensorboard=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..terminal import shown_line
 from .shared import (
     Split,
     TrustNames,
@@ -48,11 +49,14 @@ def evaluate(
     *,
     make: "partial[Rater]",
 ) -> None:
-    """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval."""
+    """SRCC, KRCC and PLCC with human ratings, each with its 95 % interval.
+
+    Of a model that answers in words it also says how many answers each reading (--reading) reads.
+    """
     with clean_exit(kept_in(output)):
         # Here, so that --help does not wait for NumPy and SciPy.
         from ..data.manifest import read_manifests
-        from ..evaluate.agreement import average, table
+        from ..evaluate.agreement import answers_line, average, table
         from ..evaluate.matching import evaluate_model, evaluate_scores
         from ..io import write_text
 
@@ -96,6 +100,9 @@ def evaluate(
             )
             by = scorer.settings()
         out.print(table(results))
+        for name, agreed in results.items():
+            if (line := answers_line(name, agreed)) is not None:
+                out.print(shown_line(line), soft_wrap=True)
         if json_file is not None:
             sets = {name: found.to_dict() for name, found in results.items()}
             mean = average(results.values()).to_dict() if len(results) > 1 else None

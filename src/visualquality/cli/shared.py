@@ -139,12 +139,15 @@ def _rater_options() -> list[inspect.Parameter]:
     for name, field in ScoreSettings.model_fields.items():
         if name == "reference":  # each command says where its references are
             continue
-        flags = [f"--{name.replace('_', '-')}"] + (["-k"] if name == "samples" else [])
+        flag = f"--{name.replace('_', '-')}"
+        flags = [flag] + (["-k"] if name == "samples" else [])
         # Numbers are parsed by typer; all else is text that ScoreSettings checks.
         kind: Any = str
-        for number in (int, float):
-            if field.annotation in (number, number | None):
-                kind = number
+        for plain in (int, float, bool):
+            if field.annotation in (plain, plain | None):
+                kind = plain
+        if kind is bool:
+            flags = [f"{flag}/--no-{flag[2:]}"]
         option = typer.Option(
             *flags,
             help=field.description,

@@ -5,7 +5,7 @@ never replaced by another number.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Agreement(JsonReady):
 
     `n` images were used; `n_unreadable` were left out because they have no score. `bootstrap` resamples made the
     intervals of SRCC and PLCC, `bootstrap_slow` those of KRCC and PLCC (logistic). `problems` names what is
-    undefined, and why.
+    undefined, and why. `answers`: how many answers each reading reads (`matching.answers_read`), where it is known.
     """
 
     n: int
@@ -88,6 +88,22 @@ class Agreement(JsonReady):
     bootstrap: int
     bootstrap_slow: int
     problems: tuple[str, ...] = ()
+    answers: dict[str, int] | None = field(default=None, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `JsonReady` has it, without `answers` where they are not known."""
+        found = super().to_dict()
+        if self.answers is None:
+            del found["answers"]
+        return found
+
+
+def answers_line(name: str, found: Agreement) -> str | None:
+    """One sentence about the answers on the data set `name`; None where nothing is known of them."""
+    if found.answers is None:
+        return None
+    drawn, strict, authors = (found.answers[key] for key in ("drawn", "strict", "authors"))
+    return f"{name}: of {drawn:,} answers the reading strict reads {strict:,} and the reading authors {authors:,}"
 
 
 def resampled(
@@ -154,7 +170,7 @@ def agreement(
     readable = ~np.isnan(x)
     x, y = x[readable], y[readable]
     n, slow = len(x), min(bootstrap, SLOW_RESAMPLES)
-    estimates = dict.fromkeys(COEFFICIENTS, Estimate())
+    estimates: dict[str, Any] = dict.fromkeys(COEFFICIENTS, Estimate())
     problems = []
     if reason := why_undefined(x, y):
         problems.append(reason)
@@ -225,7 +241,8 @@ def average(agreements: Iterable[Agreement]) -> Agreement:
     sets = list(agreements)
     if not sets:
         raise UserError("there is no data set to average; evaluate at least one")
-    estimates, problems = {}, []
+    estimates: dict[str, Any] = {}
+    problems = []
     for key, name in COEFFICIENTS.items():
         each = [getattr(found, key) for found in sets]
         estimates[key] = _mean(each)

@@ -1,7 +1,7 @@
 """Runs a suite: every method on every data set, with scores cached by image content, and their agreement with MOS."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Measured:
 class Result:
     """A method: what made its scores, and a `Measured` for each data set by name; none where it is unavailable.
 
-    `problem` says why a method is unavailable; it is None for the others.
+    `problem` says why a method is unavailable; it is None for the others. `trained_on`, `published`: as in `Method`.
     """
 
     name: str
@@ -61,6 +61,8 @@ class Result:
     settings: dict[str, Any]
     problem: str | None = None
     measured: dict[str, Measured] = field(default_factory=dict)
+    trained_on: str = ""
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def average(self) -> Agreement | None:
@@ -139,12 +141,17 @@ def run(suite: Suite, make: Callable[[Method], Rater], *, cache: Path, console: 
             sets[Column(data.name, data.group, data.column, len(rows), digest)] = rows
         if suite.record:
             check_datasets(suite.record, {column.name: column.digest for column in sets})
-        methods = [
-            _from_file(method, method.scores, sets, suite.record)
-            if method.scores is not None
-            else _from_rater(method, make, sets, digests, cache, bar, suite.record)
-            for method in suite.methods
-        ]
+        methods = []
+        for method in suite.methods:
+            if method.scores is not None:
+                result = _from_file(method, method.scores, sets, suite.record)
+            else:
+                result = _from_rater(method, make, sets, digests, cache, bar, suite.record)
+            published = {
+                name: {str(key): value for key, value in figures.items()}
+                for name, figures in method.published.items()
+            }
+            methods.append(replace(result, trained_on=method.trained_on, published=published))
     return Results(
         suite.title, suite.plcc, tuple(sets), tuple(methods), suite.published, versions()
     )

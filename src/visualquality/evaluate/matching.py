@@ -5,7 +5,8 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from rich.console import Console
 from ..data.find import listed_path
 from ..data.manifest import Manifest, Row
 from ..errors import UserError
+from ..response import READINGS
 from ..score.files import read_scores
 from ..score.journal import read_journal
 from ..score.rating import Rater, Rating, warning_lines
@@ -148,7 +150,30 @@ def evaluate_model(
     )
     for line in warning_lines(ratings):
         console.print(shown_line(line, style="yellow"), soft_wrap=True)
-    return _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
+    results = _by_dataset(rows, [rating.score for rating in ratings], RESAMPLES)
+    for name, found in results.items():
+        own = [rating for row, rating in zip(rows, ratings, strict=True) if row.dataset == name]
+        results[name] = replace(found, answers=answers_read(own))
+    return results
+
+
+def answers_read(ratings: Iterable[Rating]) -> dict[str, int] | None:
+    """How many answers were "drawn", and how many of them each reading ("strict", "authors") finds a score in.
+
+    None where nothing was drawn, and where it is not known: ratings of earlier versions did not record it for answers
+    that they could not read.
+    """
+    counts = dict.fromkeys(("drawn", *READINGS), 0)
+    for rating in ratings:
+        if rating.prompt is None:  # a classic, whose number is no answer
+            continue
+        drawn = len(rating.samples)
+        counts["drawn"] += drawn
+        if rating.readable is None and None in rating.samples:
+            return None
+        for reading in READINGS:
+            counts[reading] += drawn if rating.readable is None else rating.readable[reading]
+    return counts if counts["drawn"] else None
 
 
 def evaluate_scores(

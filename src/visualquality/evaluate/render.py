@@ -34,6 +34,7 @@ CSV_COLUMNS = (
 NAMES = {
     "measured": "  {}",
     "published": "  {} (paper)",
+    "card": "  {} (published)",
     "unavailable": "  {} (unavailable)",
 }
 TERMINAL = {
@@ -42,6 +43,7 @@ TERMINAL = {
     "block": "bold",
     "group": "italic",
     "published": "dim",
+    "card": "dim",
     "unavailable": "yellow",
     # A published row is dim, but not its best numbers.
     "best": "not dim bold",
@@ -53,6 +55,7 @@ MARKDOWN = {
     "block": "**{}**",
     "group": "*{}*",
     "published": "{} (paper)",
+    "card": "{} (published)",
     "unavailable": "{} (unavailable)",
     "best": "**{}**",
     "second": "<u>{}</u>",
@@ -64,6 +67,7 @@ LATEX = {
     "block": r"\multicolumn{{{1}}}{{l}}{{\textbf{{{0}}}}}",
     "group": r"\multicolumn{{{1}}}{{l}}{{\textit{{{0}}}}}",
     "published": r"{0} \textsuperscript{{paper}}",
+    "card": r"{0} \textsuperscript{{published}}",
     "unavailable": "{0} (unavailable)",
     "best": r"\textbf{{{0}}}",
     "second": r"\underline{{{0}}}",
@@ -215,7 +219,8 @@ def latex(table: Table) -> str:
 def to_csv(results: Results) -> str:
     """Long form: a row for each method, data set (then their average) and coefficient, both PLCCs too.
 
-    `source` is measured or paper. What is undefined or missing is an empty cell, and `problem` says why.
+    `source` is measured, paper, or published (by the makers of a model). What is undefined or missing is an empty
+    cell, and `problem` says why.
     """
     writer = csv.DictWriter(text := StringIO(), CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -235,6 +240,10 @@ def _measured_rows(results: Results) -> Iterator[dict[str, Any]]:
             problem = None if result.average else "not every data set has a number"
             average = Measured(result.average, problem)
             yield from _coefficients(named | {"dataset": "average"}, average)
+        for name, figures in result.published.items():
+            for key, value in figures.items():
+                stated = {"source": "published", "dataset": name, "value": str(value)}
+                yield named | stated | {"coefficient": COEFFICIENTS[key]}
 
 
 def _coefficients(row: dict[str, Any], cell: Measured) -> Iterator[dict[str, Any]]:

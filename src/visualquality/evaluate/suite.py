@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ..io import Settings, expand, read_yaml, validated
 from ..score.settings import ScoreSettings, score_settings
 from .paper import TABLE_2, TABLE_4, paper_tables
+
+Coefficient = Literal["srcc", "krcc", "plcc", "plcc_logistic"]
 
 
 class Method(ScoreSettings):
@@ -17,12 +19,19 @@ class Method(ScoreSettings):
     `model` is what `--model` of the command line takes: niqe, brisque, pyiqa:NAME, nano, a folder, a hub name. The
     scoring options mean what they mean there. `scores` is a file of scores made elsewhere: .csv, .jsonl or .parquet
     with the columns image and score, where a higher score is a better image.
+
+    `trained_on` completes the sentence "NAME was trained on …" below the table. `published` holds figures that the
+    makers of the model publish, by data set of the suite and coefficient; they get a row of their own.
     """
 
     name: str = Field(min_length=1)
     model: str | None = None
     scores: Path | None = None
     group: str = "Others"
+    trained_on: str = ""
+    published: dict[str, dict[Coefficient, Annotated[float, Field(ge=-1, le=1)]]] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Method":
@@ -98,13 +107,19 @@ class Suite(Settings):
     def _consistent(self) -> "Suite":
         _refuse_duplicates("methods", [method.name for method in self.methods])
         _refuse_duplicates("datasets", [data.name for data in self.datasets])
+        names_of_sets = {data.name for data in self.datasets}
+        for method in self.methods:
+            if unknown := sorted(method.published.keys() - names_of_sets):
+                raise ValueError(
+                    f"published of {method.name}: no data set of the suite is named {', '.join(unknown)}"
+                )
         # Two data sets under one column would both get its published numbers.
         columns = [data.column for data in self.datasets if data.column is not None]
         _refuse_duplicates("the columns of datasets", columns)
         # Some methods are in both tables.
         names = dict.fromkeys([*paper_tables().methods(TABLE_2), *paper_tables().methods(TABLE_4)])
-        if unknown := [name for name in self.published if name not in names]:
-            raise ValueError(f"paper: no row {', '.join(unknown)}; there are {', '.join(names)}")
+        if missing := [name for name in self.published if name not in names]:
+            raise ValueError(f"paper: no row {', '.join(missing)}; there are {', '.join(names)}")
         if self.published and not columns:
             raise ValueError("paper: no data set names its column in the paper; add column to one")
         return self

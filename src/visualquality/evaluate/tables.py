@@ -32,9 +32,9 @@ PLCC = {
 class Cell(NamedTuple):
     """A text of the table, with the 95 % interval of a number where it has one.
 
-    `style` names what it is: in the first column method, n, measured, published or unavailable; over a column heading;
-    for a number best or second; over `span` columns spans (a group of data sets), block (SRCC or PLCC) or group
-    (a group of methods). Each format has its own way to show a style.
+    `style` names what it is: in the first column method, n, measured, published, card (figures of a model's makers) or
+    unavailable; over a column heading; for a number best or second; over `span` columns spans (a group of data sets),
+    block (SRCC or PLCC) or group (a group of methods). Each format has its own way to show a style.
     """
 
     text: str
@@ -45,15 +45,22 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A method: a cell for each column, then the average. `published`: the paper's numbers, not measured here."""
+    """A method: a cell for each column, then the average.
+
+    `published`: the paper's numbers, not measured here. `of_card`: those that the makers of a model publish, not
+    measured here either, and never ranked: they may be of other images and of other settings.
+    """
 
     name: str
     published: bool
     cells: list[Cell]
     problem: str | None = None
+    of_card: bool = False
 
     @property
     def style(self) -> str:
+        if self.of_card:
+            return "card"
         if self.published:
             return "published"
         return "unavailable" if self.problem else "measured"
@@ -142,6 +149,8 @@ def _block(
         # A published row stands under the measured one of its name, the others at the end of their group.
         if result.name in published:
             groups[result.group].append(_published(published.pop(result.name), columns))
+        if result.published:
+            groups[result.group].append(_of_card(result, columns, name))
     for row in published.values():
         groups[row.group].append(_published(row, columns))
     _mark_best([line for lines in groups.values() for line in lines], columns)
@@ -186,6 +195,16 @@ def _published(row: PaperRow, columns: Sequence[Column]) -> Line:
     return Line(row.method, True, cells)
 
 
+def _of_card(result: Result, columns: Sequence[Column], coefficient: str) -> Line:
+    cells = []
+    for column in columns:
+        figure = result.published.get(column.name, {}).get(coefficient.lower())
+        cells.append(Cell(NOTHING if figure is None else _printed(figure)))
+    if len(columns) > 1:
+        cells.append(Cell(NOTHING))
+    return Line(result.name, False, cells, of_card=True)
+
+
 def _mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> None:
     """Give the best two cells of each column their style."""
     ranked = [comparable(column) for column in columns]
@@ -197,6 +216,7 @@ def _mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> None:
             line
             for line in lines
             if (with_published or not line.published)
+            and not line.of_card
             and line.cells[place].text not in (NOTHING, UNDEFINED)
         ]
         if len(compared) < 2:
@@ -234,6 +254,16 @@ def _notes(results: Results, columns: Sequence[Column]) -> list[str]:
     notes.append(f"{about_plcc}{unknown}. Best in bold, second underlined.")
     if results.paper:
         notes += _notes_on_published(columns)
+    if any(result.published for result in results.methods):
+        notes.append(
+            "Rows marked “published” are figures that the makers of a model publish: they were not measured here, and "
+            "are not ranked."
+        )
+    notes += [
+        f"{result.name} was trained on {result.trained_on}."
+        for result in results.methods
+        if result.trained_on
+    ]
     if len(columns) > 1:
         notes.append(
             f"Avg is the plain mean over the {len(columns)} data sets, given where all of them are there."

@@ -95,7 +95,7 @@ class DigitTree:
         if not first_characters.issuperset("12345"):
             raise UserError(
                 "this model's tokenizer has no tokens for the digits 1 to 5; "
-                "use mode reason or direct, and reading drawn"
+                "use mode reason or direct, and reading strict"
             )
         self.tokens: list[int] = []
         self.parents: list[int] = []

@@ -1,20 +1,10 @@
-"""What the package knows of families of vision-language models, and of released weights.
+"""What the package knows of families of vision-language models; of released weights see `releases.py`.
 
 A new family is one entry of `FAMILIES`. A family that is not listed is tried with what transformers offers
 (`OTHER`): it can be scored, and trained row by row.
-
-| released weights | prompt | chat | answer | scale |
-| --- | --- | --- | --- | --- |
-| TianheWu/VisualQuality-R1-7B, and its other releases | released | image, text | a number | 1 to 5 |
-| ByteDance/Q-Insight, subfolder score_degradation | q-insight | system, text, image | JSON, key "rating" | 1 to 5 |
-| Qwen/Qwen2.5-VL-…-Instruct, zero-shot | paper (it was trained with none) | image, text | a number | 1 to 5 |
-
-How a prompt is put to a model and how its answer is read belong to the prompt, in `response.py`. The facts are from
-the inference code that each team published.
 """
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +24,9 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError
 from ..io import write_text
-from ..response import PromptName
 from .folder import NO_CODE, check_folder
 from .nano import NanoConfig, NanoProcessor
+from .releases import subfolder_of
 
 
 def _check_with_an_image(processor: Any, width: int, height: int) -> None:
@@ -199,67 +189,6 @@ FAMILIES: dict[str, Family] = {NanoConfig.model_type: NANO} | {
     )
     for model_type in QWEN_VL_PROCESSORS
 }
-
-
-# Released weights
-
-
-@dataclass(frozen=True)
-class Release:
-    """Released weights: `name`, their name on the hub without its owner, in lower case, as a regular expression (it
-    holds for a copy on disk too); the prompt that they were trained with; the subfolder of the repository that has
-    them."""
-
-    name: str
-    prompt: PromptName
-    subfolder: str = ""
-
-
-RELEASES = (
-    Release(r"visualquality-r1[^/\\]*", "released"),
-    Release(r"q-insight", "q-insight", "score_degradation"),
-    Release(r"qwen2\.5-vl[^/\\]*", "paper"),
-)
-
-
-def release_of(name: str) -> Release | None:
-    """The entry of a hub name, of a folder named like it, or of a path inside that or the hub's cache; None for others.
-
-    >>> release_of("ByteDance/Q-Insight").prompt, release_of("models/VisualQuality-R1-7B/").prompt
-    ('q-insight', 'released')
-    >>> release_of("nano") or release_of("runs/q-insight-mine/final")
-    """
-    for release in RELEASES:
-        # "--": the hub's cache has folders such as models--ByteDance--Q-Insight.
-        if re.search(rf"(^|[/\\]|--){release.name}($|[/\\])", name.lower()):
-            return release
-    return None
-
-
-def trained_prompt(name: str) -> PromptName | None:
-    """The prompt that released weights of this name were trained with; None for other names.
-
-    >>> trained_prompt("TianheWu/VisualQuality-R1-7B"), trained_prompt("nano")
-    ('released', None)
-    """
-    release = release_of(name)
-    return None if release is None else release.prompt
-
-
-def subfolder_of(name: str) -> str:
-    """The subfolder of a hub name or folder that holds its model; "" is the top, where a folder may have it too.
-
-    >>> subfolder_of("ByteDance/Q-Insight"), subfolder_of("Qwen/Qwen2.5-VL-7B-Instruct")
-    ('score_degradation', '')
-    """
-    release = release_of(name)
-    if release is None:
-        return ""
-    folder = Path(name)
-    # A copy on disk may be of the subfolder alone.
-    if folder.is_dir() and not (folder / release.subfolder).is_dir():
-        return ""
-    return release.subfolder
 
 
 def read_config(name: str) -> PreTrainedConfig:

@@ -8,12 +8,19 @@ run that resumes draws what it would have drawn.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import (
+    Cache,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.processing_utils import ProcessorMixin
 
 from .families import placeholder_ids
@@ -29,13 +36,29 @@ class Completion:
 
 
 def draw(
-    logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"], temperature: float
+    logits: Float[Tensor, "n v"],
+    uniform: Float[Tensor, " n"],
+    temperature: float,
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Int[Tensor, " n"]:
-    """One token a row by inverting the cumulative distribution, in float64; temperature 0 takes the likeliest."""
+    """One token a row by inverting the cumulative distribution, in float64; temperature 0 takes the likeliest.
+
+    In the order of transformers' `generate`: the temperature, then the `top_k` likeliest tokens (0: all) and those
+    as likely as the last of them, then the fewest likeliest of these that have the probability `top_p` together.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     # In float32 the sum over a vocabulary of 152,000 would be off by more than a rare token's probability.
-    probabilities = (logits.double() / temperature).softmax(-1)
+    scaled = logits.double() / temperature
+    # The two look at scores alone. The first argument is what their common base class hands to all.
+    no_ids: Any = None
+    if top_k > 0:
+        scaled = TopKLogitsWarper(top_k)(no_ids, scaled)
+    if top_p < 1:
+        scaled = TopPLogitsWarper(top_p)(no_ids, scaled)
+    probabilities = scaled.softmax(-1)
     cumulative = probabilities.cumsum(-1)
     # The sum is 1 but for rounding; times it, no target lies beyond the last token.
     target = uniform * cumulative[:, -1]
@@ -48,12 +71,14 @@ def draw(
 class Prefilled:
     """B prompts that have gone through the model. Nothing here changes, so several samplings can start from it.
 
-    `logits` (B, V) are of the first token after each prompt; `mask` (B, P) marks what is not padding.
+    `logits` (B, V) are of the first token after each prompt; `ids` (B, P) are the tokens of the prompts, and `mask`
+    (B, P) marks what is not padding.
     """
 
     model: PreTrainedModel
     past: Cache
     logits: Float[Tensor, "b v"]
+    ids: Int[Tensor, "b p"]
     mask: Int[Tensor, "b p"]
     positions: Positions
 
@@ -68,7 +93,9 @@ class Prefilled:
         past = self.cache()
         past.batch_select_indices(rows)
         positions = Positions(self.positions.prompt, self.positions.next[rows])
-        return Prefilled(self.model, past, self.logits[rows], self.mask[rows], positions)
+        return Prefilled(
+            self.model, past, self.logits[rows], self.ids[rows], self.mask[rows], positions
+        )
 
     def append(
         self,
@@ -111,7 +138,12 @@ class Prefilled:
         logits = self.append(past, tokens, self.positions.after(offsets), visible, keep=1)
         positions = Positions(self.positions.prompt, self.positions.next + mask.sum(1))
         return Prefilled(
-            self.model, past, logits[:, -1], torch.cat([self.mask, mask], 1), positions
+            self.model,
+            past,
+            logits[:, -1],
+            torch.cat([self.ids, tokens], 1),
+            torch.cat([self.mask, mask], 1),
+            positions,
         )
 
 
@@ -125,7 +157,14 @@ def prefill(model: PreTrainedModel, prompts: PromptBatch) -> Prefilled:
         use_cache=True,
         logits_to_keep=1,  # of all tokens they would take gigabytes
     )
-    return Prefilled(model, output.past_key_values, output.logits[:, -1], prompts.mask, positions)
+    return Prefilled(
+        model,
+        output.past_key_values,
+        output.logits[:, -1],
+        prompts.tokens["input_ids"],
+        prompts.mask,
+        positions,
+    )
 
 
 @torch.no_grad()
@@ -134,9 +173,16 @@ def sample_completions(
     *,
     uniforms: Float[np.ndarray, "b k length"],
     temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
     eos_token_ids: Sequence[int],
 ) -> list[list[Completion]]:
     """K completions of each of B prompts, of at most `length` tokens.
+
+    temperature, top_k, top_p: as in `draw`. repetition_penalty: of a token that is in the prompt or in the response
+    so far a logit above 0 is divided by it and one below 0 multiplied, before all else (Keskar et al., 2019, CTRL).
+    Padding is no part of the prompt, so that a response does not depend on its batch.
 
     An image stays one row of the cache: its prompt is there once, and a step appends K tokens, one for each response,
     that see the prompt and their own response only.
@@ -155,12 +201,22 @@ def sample_completions(
     own = torch.eye(k, dtype=torch.bool, device=device)
     rows = torch.arange(batch, device=device)  # which image each row of the cache is of
     ended = torch.zeros(batch, k, dtype=torch.bool, device=device)
+    penalty = None
+    if repetition_penalty != 1:
+        penalty = RepetitionPenaltyLogitsProcessor(repetition_penalty)
+    # (B, K, P + step): the prompt and the response so far. Padding is replaced by the prompt's last token.
+    written = torch.where(prefilled.mask.bool(), prefilled.ids, prefilled.ids[:, -1:])
+    written = written[:, None].expand(-1, k, -1)
     tokens: list[list[list[int]]] = [[[] for _ in range(k)] for _ in range(batch)]
     for step in range(length):
         logits = logits.clone()  # at first they are a view of those of `prefilled`
         logits[..., placeholders] = -torch.inf
+        scores = logits.flatten(0, 1)
+        if penalty is not None:
+            # In float32, as `generate` has it: a penalty of 1.05 is hardly seen in bfloat16.
+            scores = penalty(written.flatten(0, 1), scores.float())
         drawn = uniform[rows, :, step].flatten()
-        token = draw(logits.flatten(0, 1), drawn, temperature)
+        token = draw(scores, drawn, temperature, top_k=top_k, top_p=top_p)
         token = token.view(-1, k)
         # A response that has ended is still drawn while its image has others, but not kept.
         before = ended[rows].tolist()
@@ -180,6 +236,9 @@ def sample_completions(
             token = token[unfinished]
             visible = visible[unfinished]
             following = following[unfinished]
+            written = written[unfinished]
+        if penalty is not None:
+            written = torch.cat([written, token[..., None]], -1)
         visible = torch.cat([visible, own.expand(len(rows), -1, -1)], -1)
         offset = torch.full((k,), step, device=device)  # the K tokens of a step stand at one place
         positions = prefilled.positions.after(offset, following)

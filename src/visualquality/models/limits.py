@@ -7,10 +7,11 @@ from pathlib import Path
 from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
-from .families import FAMILIES, Family, family_of, read_config, subfolder_of
+from .families import FAMILIES, Family, family_of, read_config
 from .folder import ADAPTER, adapter_base
 from .load import EMBEDDED_NAMES, embedded_folder
 from .nano import NanoConfig
+from .releases import subfolder_of
 
 # (width, height) in pixels -> why it is refused, or None where it is taken.
 Refusal = Callable[[int, int], str | None]

@@ -18,11 +18,12 @@ from ..errors import UserError, first_line
 from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
-from .families import family_of, placeholder_ids, read_config, subfolder_of
+from .families import family_of, placeholder_ids, read_config
 from .folder import ADAPTER, NO_CODE, check_adapter, read_object
 from .generate import eos_token_ids
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoProcessor
 from .prompt import encode_prompt
+from .releases import subfolder_of
 
 EMBEDDED = Path(__file__).parent / "nano" / "weights"
 EMBEDDED_NAMES = ("nano", "nano-base")
@@ -50,7 +51,7 @@ class VisionLanguageModel:
     prompt: PromptName | None = None
     with_reference: bool = False
     temperature: float = 1.0
-    reading: Reading = "drawn"
+    reading: Reading = "strict"
 
     @property
     def title(self) -> str:
@@ -109,7 +110,7 @@ def load(
         with_reference=trained_with.get("reference", False),
         temperature=NANO_TEMPERATURE if name == "nano" else 1.0,
         # The paper's way for all models but nano, of whose drawn answers many are exactly 1 for bad images.
-        reading="expected" if name == "nano" else "drawn",
+        reading="expected" if name == "nano" else "strict",
     )
 
 

@@ -127,11 +127,13 @@ def encode_prompt(
     *,
     system: str | None = None,
     image_last: bool = False,
+    add_vision_id: bool = False,
 ) -> Prompt:
     """One prompt with the images in their order.
 
     `system`: the system message, in place of the one that the chat template may bring. `image_last`: the images
-    after the question instead of before it. Raises ValueError for an image that the processor refuses.
+    after the question instead of before it. `add_vision_id`: the template numbers the images. Raises ValueError for
+    an image that the processor refuses.
     """
     image_parts: list[Any] = [{"type": "image"} for _ in images]
     text_parts: list[Any] = [{"type": "text", "text": question}]
@@ -140,7 +142,9 @@ def encode_prompt(
     if system is not None:
         system_content = [{"type": "text", "text": system}]
         messages.insert(0, {"role": "system", "content": system_content})
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    # Not given where it is not asked for: a template may look whether it is there.
+    options: dict[str, Any] = {"add_vision_id": True} if add_vision_id else {}
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, **options)
     # Both at once: the processor puts into the text as many placeholders as each image has tokens.
     encoded = dict(processor(images=list(images), text=[text], return_tensors="pt"))
     tokens = {}
@@ -149,6 +153,14 @@ def encode_prompt(
             tokens[key] = encoded.pop(key)[0]
     del encoded["attention_mask"]  # of one prompt it is all ones; `collate` makes that of a batch
     return Prompt(tokens, encoded)
+
+
+def numbers_images(processor: ProcessorMixin) -> bool:
+    """Whether the chat template knows `add_vision_id`: most ignore it."""
+    content = [{"type": "image"}, {"type": "text", "text": "?"}]
+    messages: Any = [{"role": "user", "content": content}]
+    with_id = processor.apply_chat_template(messages, add_vision_id=True)
+    return with_id != processor.apply_chat_template(messages)
 
 
 def prompt_opening(processor: ProcessorMixin) -> str:

@@ -10,26 +10,10 @@ from PIL import Image
 
 from .. import response
 from ..errors import UserError
-from ..models.families import trained_prompt
-from ..response import PromptName
-from .settings import Engine, ScoreSettings
+from ..models.releases import trained_prompt
+from ..response import PromptName, TextReading
+from .settings import Engine, ScoreSettings, in_use
 from .source import OpenedSource, Source, open_source
-
-# The whole of the model's distribution, and always sent: engines otherwise fill in their own defaults (min_p 0.05 and
-# top_k 40 in llama.cpp) or those of the model's generation_config.json (Qwen's has a repetition penalty).
-SAMPLING: dict[str, float] = {
-    "top_p": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
-
-# The same for fields that OpenAI itself does not have. A server that does not know them ignores them, or refuses the
-# request and says so.
-EXTRA_SAMPLING: dict[str, float] = {
-    "top_k": -1,  # all tokens
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-}
 
 
 class ChatRater:
@@ -44,6 +28,7 @@ class ChatRater:
 
     def __init__(self, engine: Engine, model: str, options: ScoreSettings):
         # Engines return text, not the probabilities that the other modes and an automatic number of samples need.
+        options = options.for_model(model)
         if options.mode not in ("reason", "direct") or options.samples == "auto":
             raise UserError(
                 f"engine {engine} draws a number of answers: use mode reason or direct, "
@@ -51,7 +36,7 @@ class ChatRater:
             )
         if options.reading == "expected":
             raise UserError(
-                f"engine {engine} returns text without the probabilities of digits: use reading drawn"
+                f"engine {engine} returns text without the probabilities of digits: use reading strict"
             )
         if options.device is not None:
             raise UserError(
@@ -60,6 +45,7 @@ class ChatRater:
         self.engine = engine
         self.model = model
         self.options = options
+        self.reading: TextReading = options.reading or "strict"
         self.samples = options.samples
         self.prompt: PromptName = options.prompt or trained_prompt(model) or "paper"
         # nano, for which another temperature is better, does not run on engines.
@@ -85,18 +71,50 @@ class ChatRater:
             "mode": self.options.mode,
             "samples": self.samples,
             "seed": self.options.seed,
+            "preset": self.options.preset,
             "temperature": self.temperature,
+            "top_k": self.options.top_k,
+            "top_p": self.options.top_p,
+            "repetition_penalty": self.options.repetition_penalty,
+            "add_vision_id": self.options.add_vision_id,
+            "reading": self.reading,
             "max_new_tokens": self.options.token_limit,
             "max_pixels": self.options.max_pixels,
             "assume_bits": self.options.assume_bits,
             "reference": self.options.reference,
             "version": version("visualquality"),
         }
-        # Left out where they are not used: journals that are older than these options go on.
-        for name in ("reference", "assume_bits"):
-            if not header[name]:
-                del header[name]
-        return header
+        return in_use(header)
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """How tokens are drawn besides the temperature, in the names of OpenAI's API. All of them are always sent.
+
+        Engines otherwise fill in their own defaults (min_p 0.05 and top_k 40 in llama.cpp) or those of the model's
+        generation_config.json (Qwen's has a repetition penalty).
+        """
+        return {"top_p": self.options.top_p, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+
+    @property
+    def extra_sampling(self) -> dict[str, float]:
+        """The same for fields that OpenAI itself does not have.
+
+        A server that does not know them ignores them, or refuses the request and says so.
+        """
+        return {
+            "top_k": self.options.top_k or -1,  # -1: all tokens
+            "min_p": 0.0,
+            "repetition_penalty": self.options.repetition_penalty,
+        }
+
+    @property
+    def template_options(self) -> dict[str, bool]:
+        """What the chat template is given. A template that does not know it ignores it."""
+        return {"add_vision_id": True} if self.options.add_vision_id else {}
+
+    def read(self, text: str, *, truncated: bool) -> response.Response:
+        """A response, read as the options say."""
+        return response.READINGS[self.reading](text, truncated=truncated, prompt=self.prompt)
 
     def messages(self, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The chat in OpenAI's form; `images` are the parts of its content that hold the images."""

@@ -26,7 +26,7 @@ Row = tuple[int, Any, Any]  # number, image and score of a row, not checked yet
 DROPPED = "dropped"  # the one key of a journal's line that takes back the row of an image
 _TAKEN_BACK = object()  # the score of such a line
 
-# The columns of an export are the fields of `Rating`; those that are not named here are text.
+# The columns of an export are fields of `Rating`; those that are not named here are text.
 NUMBERS = {
     "score": pa.float64(),
     "std": pa.float64(),
@@ -36,22 +36,32 @@ NUMBERS = {
     **dict.fromkeys(INTERVAL, pa.float64()),
     "warnings": pa.list_(pa.string()),
 }
-SCHEMA = pa.schema([(field.name, NUMBERS.get(field.name, pa.string())) for field in fields(Rating)])
+# Of the journal alone: `evaluate` sums it up.
+NOT_EXPORTED = "readable"
+SCHEMA = pa.schema(
+    [
+        (field.name, NUMBERS.get(field.name, pa.string()))
+        for field in fields(Rating)
+        if field.name != NOT_EXPORTED
+    ]
+)
 
 
 def export(ratings: Iterable[Rating], output: Path) -> None:
     """Write `ratings` to `output` (.csv or .parquet), all of them or nothing.
 
-    Columns are the fields of `Rating`, `warnings` only where a rating has some. None is an empty cell (CSV) or null
-    (Parquet); in CSV `samples` is a JSON list, warnings stand beside each other, and no cell is a formula (`csv_path`,
-    `csv_cell`). Raises UserError for another ending, a file that cannot be written, or an image name that Parquet
-    cannot hold.
+    Columns are the fields of `Rating` but for `readable`, and `warnings` only where a rating has some. None is an empty
+    cell (CSV) or null (Parquet); in CSV `samples` is a JSON list, warnings stand beside each other, and no cell is a
+    formula (`csv_path`, `csv_cell`). Raises UserError for another ending, a file that cannot be written, or an image
+    name that Parquet cannot hold.
     """
     if output.suffix not in (".csv", ".parquet"):
         raise UserError(
             f"results are exported to .csv or .parquet, not to {output}; give another name"
         )
     rows = [rating.to_dict() for rating in ratings]
+    for row in rows:
+        row.pop(NOT_EXPORTED, None)
     schema = SCHEMA
     if not any("warnings" in row for row in rows):
         schema = SCHEMA.remove(SCHEMA.get_field_index("warnings"))

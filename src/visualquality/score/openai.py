@@ -19,7 +19,7 @@ import openai
 from .. import response
 from ..errors import UserError
 from ..seeds import request_seed
-from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater, png_data_url, read_completion
+from .chat import ChatRater, png_data_url, read_completion
 from .rating import Rating, seconds_since
 from .settings import ScoreSettings
 from .source import Source, name_of
@@ -120,14 +120,18 @@ class OpenAIRater(ChatRater):
         parts = [
             {"type": "image_url", "image_url": {"url": png_data_url(image)}} for image in images
         ]
+        extra: dict[str, Any] = {**self.extra_sampling}
+        if self.template_options:
+            # The name that vLLM and SGLang have for it.
+            extra["chat_template_kwargs"] = self.template_options
         body = {
             "model": self.model,
             "messages": self.messages(parts),
             "n": 1,
             "max_tokens": self.options.token_limit,
             "temperature": self.temperature,
-            **SAMPLING,
-            "extra_body": EXTRA_SAMPLING,
+            **self.sampling,
+            "extra_body": extra,
         }
         return body, digest, warnings
 
@@ -295,7 +299,7 @@ class _Session:
             except openai.APIError as error:
                 raise self.rater.error_from(error) from error
         text, truncated = read_completion(answer.http_response.json())
-        return response.read(text, truncated=truncated, prompt=self.rater.prompt)
+        return self.rater.read(text, truncated=truncated)
 
     async def check_completion(self, answer: httpx2.Response) -> None:
         """Raises DecodingError for an answer of status 200 that is no completion, as of a server that still starts."""

@@ -20,18 +20,9 @@ from .settings import ScoreSettings
 from .source import name_of
 
 CLASSICS = ("niqe", "brisque", "pyiqa")
-# Whoever gives one of these expects another score, and a classic would give the same: they are refused. The other
-# options are ignored, so that one command line or suite serves both kinds.
-MODEL_OPTIONS = (
-    "url",
-    "prompt",
-    "temperature",
-    "reading",
-    "max_new_tokens",
-    "max_pixels",
-    "reference",
-    "engine",
-)
+# Whoever gives another one expects another score, and a classic would give the same: it is refused. `device` and
+# `batch` are about speed alone, and what `seed` promises holds: one command line or suite serves both kinds.
+CLASSIC_OPTIONS = {"calibration", "max_image_pixels", "assume_bits", "device", "batch", "seed"}
 
 
 # Photos of more pixels are rated one at a time: in all threads at once they would need several gigabytes.
@@ -115,16 +106,14 @@ def make_rater(name: str, settings: ScoreSettings) -> Rater:
     `max_image_pixels` and `assume_bits`, and pyiqa `device`.
 
     Raises UserError for a model or engine that cannot be had, for options that an engine cannot follow, and for those
-    that would change nothing there: the URL without a server, and for a classic each of `MODEL_OPTIONS`.
+    that would change nothing there: the URL without a server, and for a classic all but `CLASSIC_OPTIONS`.
     """
     kind, _, detail = name.partition(":")
     if kind in CLASSICS:
-        for option in MODEL_OPTIONS:
-            # Not `model_fields_set`: a benchmark suite gives every option, most at their defaults.
-            if getattr(settings, option) != ScoreSettings.model_fields[option].default:
-                raise UserError(
-                    f"{name} takes no {option}, since it is no vision-language model: leave {option} out"
-                )
+        if unknown := sorted(settings.given() - CLASSIC_OPTIONS):
+            raise UserError(
+                f"{name} takes no {unknown[0]}, since it is no vision-language model: leave {unknown[0]} out"
+            )
     elif settings.url is not None and settings.engine != "openai":
         raise UserError(
             "--url is the address of a server: give --engine openai with it, or leave it out"

@@ -4,12 +4,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from statistics import NormalDist, fmean, stdev
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError, shortened
+from ..response import READINGS
 
 if TYPE_CHECKING:
     from ..response import Response
@@ -46,6 +47,8 @@ class Rating:
         expected_mos: the human rating on 1 to 5 that this score stands for in that data set, in [low, high].
         warnings: what there is to know of how the file was read, a sentence each, such as a bit depth that its header
             leaves open; mostly none.
+        readable: how many of the answers each reading finds a score in, {"strict": 5, "authors": 6}; None where both
+            read all of them, and where no text was read.
 
     Those of the interval are None where no calibration fits the settings (score/calibration.py), or there is no score.
 
@@ -69,6 +72,7 @@ class Rating:
     coverage: float | None = None
     expected_mos: float | None = None
     warnings: tuple[str, ...] = ()
+    readable: dict[str, int] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         # NaN is not JSON, and one that gets into a mean or a correlation makes all of it NaN.
@@ -108,12 +112,14 @@ class Rating:
             unbiased variance of the scores (0 for a single one) plus the mean of `variances`.
         origin: the fields model, mode, seed, seconds and prompt.
         """
+        origin["readable"] = _count_readable(responses, origin.get("prompt") or "paper")
         samples = tuple(response.score for response in responses)
         scores = [score for score in samples if score is not None]
         if not scores:
             # The samples may fail in different ways; the most common one says most.
-            counts = Counter(str(response.problem) for response in responses)
-            problem = f"no readable answer in {len(samples)} samples: {counts.most_common(1)[0][0]}"
+            problems = Counter(str(response.problem) for response in responses)
+            most_common = problems.most_common(1)[0][0]
+            problem = f"no readable answer in {len(samples)} samples: {most_common}"
             return cls(image, None, None, samples, None, problem, **origin)
         mean = fmean(scores)
         # Rounded, since distances that are equal in decimals may differ in binary: the first of them is taken.
@@ -165,11 +171,12 @@ class Rating:
         return replace(self, warnings=warnings) if warnings else self
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields in their order, ready for JSON: `samples` is a list, and so is `warnings`, if there are any."""
+        """The fields in their order, ready for JSON: lists for tuples; `warnings` and `readable` where there are."""
         # `vars` keeps the order of the fields, which is that of the columns of an export.
         row = {**vars(self), "samples": list(self.samples), "warnings": list(self.warnings)}
-        if not self.warnings:
-            del row["warnings"]
+        for name in ("warnings", "readable"):
+            if not row[name]:
+                del row[name]
         return row
 
     @classmethod
@@ -177,7 +184,7 @@ class Rating:
         """The inverse of `to_dict`. Raises UserError that names missing or unknown fields, or a wrong value."""
         names = {field.name for field in fields(cls)}
         # Files of version 0.1 have no prompt and no interval, and most rows no warnings.
-        wrong = sorted((names ^ row.keys()) - {"prompt", "warnings", *INTERVAL})
+        wrong = sorted((names ^ row.keys()) - {"prompt", "warnings", "readable", *INTERVAL})
         if wrong:
             raise UserError(
                 f"a rating has the fields {', '.join(sorted(names))}; missing or unknown: {', '.join(wrong)}"
@@ -204,13 +211,30 @@ def _check_kinds(row: dict[str, Any]) -> None:
         "seed": (int,),
         "seconds": (int, float),
         "samples": (list,),
+        "readable": (dict, NoneType),
     }
     # Not isinstance: True and False are numbers to Python, and to no one else.
     wrong = [name for name in kinds if name in row and type(row[name]) not in kinds[name]]
     if not wrong and any(type(sample) not in (int, float, NoneType) for sample in row["samples"]):
         wrong = ["samples"]
+    readable = row.get("readable")
+    if not wrong and readable is not None:
+        counted = readable.keys() == READINGS.keys()
+        if not counted or any(type(count) is not int for count in readable.values()):
+            wrong = ["readable"]
     if wrong:
         raise TypeError(f"{wrong[0]} is {shortened(repr(row[wrong[0]]))}")
+
+
+def _count_readable(responses: "Sequence[Response]", prompt: Any) -> dict[str, int] | None:
+    """The field `readable` of a rating."""
+    texts = [each.text for each in responses if each.text is not None]
+    if len(texts) < len(responses):
+        return None
+    counts: dict[str, int] = {}
+    for reading, read in READINGS.items():
+        counts[reading] = sum(read(text, prompt=prompt).score is not None for text in texts)
+    return None if set(counts.values()) == {len(texts)} else counts
 
 
 def _printable(text: str | None) -> str | None:

@@ -52,6 +52,7 @@ class Reader:
 
     `prompt`: the name of the prompt, which has its own system message and place of the image. `reference`: every
     source is `Referenced`, and a prompt has two images. `file_options`: how files are read, as `read_image` takes it.
+    `add_vision_id`: as `encode_prompt` takes it.
     """
 
     processor: ProcessorMixin
@@ -59,6 +60,7 @@ class Reader:
     prompt: response.PromptName = "paper"
     reference: bool = False
     file_options: Mapping[str, Any] = field(default_factory=dict)
+    add_vision_id: bool = False
 
     def __call__(self, source: Source) -> Prepared:
         name = name_of(source)
@@ -81,6 +83,7 @@ class Reader:
             question.text,
             system=response.SYSTEM.get(self.prompt),
             image_last=self.prompt in response.IMAGE_LAST,
+            add_vision_id=self.add_vision_id,
         )
         return prompt.followed_by(question.opening)
 

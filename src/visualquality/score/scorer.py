@@ -12,8 +12,7 @@ import torch
 
 from .. import response
 from ..errors import UserError
-from ..models.digits import DigitTree, before_number, expected_scores, score_distribution
-from ..models.families import trained_prompt
+from ..models.digits import before_number, expected_scores, score_distribution
 from ..models.generate import (
     Completion,
     Prefilled,
@@ -31,12 +30,14 @@ from ..models.load import (
     load,
 )
 from ..models.prompt import Prompt, collate, prompt_opening
+from ..models.releases import trained_prompt
 from ..process import use_model_here
 from ..seeds import uniform_streams
+from .asked import digit_tree, reader_for
 from .calibration import Calibration, find_calibration, with_calibration, with_intervals
 from .rating import Rating, is_precise, seconds_since
-from .reading import Prepared, Question, Reader, read_images
-from .settings import ScoreSettings, score_settings
+from .reading import Prepared, read_images
+from .settings import ScoreSettings, in_use, score_settings
 from .source import Source
 
 MOST_SAMPLES = 16  # of samples="auto"
@@ -58,11 +59,16 @@ class Scorer:
         "auto" is "expect", and "reason" for the images whose std is above `doubt` there. A rating says what made it.
 
     reading:
-        "drawn" takes the number of an answer as it was drawn, as the paper does. "expected" keeps the words that were
-        drawn, and takes the expectation over the digits that could follow them, at temperature 1. At the ends of the
+        "strict" takes the number of an answer as it was drawn, as the paper does, where the answer is in its form
+        (`response.read`). "authors" finds a number in more answers, as the authors do (`response.read_as_authors`).
+        "expected" keeps the words of an answer in its form, and takes the expectation over the digits that could follow
+        them, at temperature 1 and among all tokens. At the ends of the
         scale, where one number is by far the likeliest, this keeps the order of images. `std` counts both what the
         words and what the digits leave open (`Rating.from_samples`). Expected scores are rounded to 4 decimals; in
         batches of another make-up the last one may rarely differ by 1.
+
+    temperature, top_k, top_p, repetition_penalty: of drawing, as in transformers' `generate` (`models.generate`).
+    preset: "authors" scores as the authors of released weights do (models/releases.py); other options go before it.
 
     samples: a number, or "auto": 2, 4, 8, at most 16, until the standard error of the mean is below `tolerance`.
 
@@ -88,7 +94,7 @@ class Scorer:
 
         The options are those of `ScoreSettings`, given by name or as `settings`. `prompt` is by default the one that
         the model was trained with: what its folder says, or the table of released weights (`models/families.py`), else
-        "paper". `temperature` is by default 1 and `reading` "drawn", as in the paper; nano has its own
+        "paper". `temperature` is by default 1 and `reading` "strict"; nano has its own
         (`models/load.py`).
         Raises UserError for a model that cannot be loaded and for an invalid option.
         """
@@ -98,8 +104,9 @@ class Scorer:
             raise UserError(
                 f"both settings and {', '.join(options)} are given: put all options in one of the two"
             )
-        self.options = settings or score_settings(**options)
-        chosen = self.options
+        # Before the weights are read: a model without the preset is told at once.
+        name = model if isinstance(model, str) else model.name
+        chosen = self.options = (settings or score_settings(**options)).for_model(name)
         if isinstance(model, str):
             model = load(
                 model, device=chosen.device, dtype=chosen.dtype, max_pixels=chosen.max_pixels
@@ -114,40 +121,12 @@ class Scorer:
             chosen.prompt or model.prompt or trained_prompt(model.name) or "paper"
         )
         # Of an answer in JSON the digits are not read, unless somebody asks for it, which is refused below.
-        usual: response.Reading = "drawn" if self.prompt == "q-insight" else model.reading
+        usual: response.Reading = "strict" if self.prompt == "q-insight" else model.reading
         self.reading: response.Reading = chosen.reading or usual
         self.eos = eos_token_ids(model.model, model.processor)
         self.opening = prompt_opening(model.processor)
-        self.digits = self._digit_tree()
-        questions = []
-        if self.digits is not None and chosen.mode in ("expect", "auto"):
-            questions.append(Question(self._question(False), tuple(self.digits.opening)))
-        # Mode auto has both questions: the second is for images that the first leaves in doubt.
-        if chosen.mode != "expect":
-            questions.append(Question(self._question(chosen.mode != "direct")))
-        asked, files = tuple(questions), chosen.file_options
-        self.reader = Reader(model.processor, asked, self.prompt, chosen.reference, files)
-
-    def _digit_tree(self) -> DigitTree | None:
-        """The tree that scores are read by, or None where they are drawn alone. Raises UserError."""
-        reads_drawn = self.options.mode != "expect" and self.reading == "expected"
-        if not reads_drawn and self.options.mode in ("reason", "direct"):
-            return None
-        if self.prompt == "q-insight":
-            raise UserError(
-                f"the prompt {self.prompt!r} asks for JSON, not for a bare score: "
-                "use mode reason and reading drawn"
-            )
-        tree = DigitTree(self.vlm.processor.tokenizer, self.eos)
-        if reads_drawn and tree.joined is not None:
-            raise UserError(
-                f"this model's tokenizer has the token {tree.joined!r}, so that the digits of an answer "
-                "cannot be told from its tag; use reading drawn"
-            )
-        return tree
-
-    def _question(self, reasoning: bool) -> str:
-        return response.prompt_text(self.prompt, reasoning, reference=self.options.reference)
+        self.digits = digit_tree(model, self.eos, chosen, self.prompt, self.reading)
+        self.reader = reader_for(model, chosen, self.prompt, self.digits)
 
     def __call__(self, images: Source | list[Source]) -> Rating | list[Rating]:
         """A rating for one image, a list of them for a list. A problem with an image is in its rating, not raised."""
@@ -222,7 +201,12 @@ class Scorer:
             "mode": chosen.mode,
             "samples": chosen.samples,
             "seed": chosen.seed,
+            "preset": chosen.preset,
             "temperature": self.temperature,
+            "top_k": chosen.top_k,
+            "top_p": chosen.top_p,
+            "repetition_penalty": chosen.repetition_penalty,
+            "add_vision_id": chosen.add_vision_id,
             "reading": self.reading,
             "max_new_tokens": chosen.token_limit,
             "tolerance": chosen.tolerance,
@@ -235,15 +219,12 @@ class Scorer:
         if chosen.mode == "expect":
             # Nothing is drawn, so that a score does not depend on these.
             header |= dict.fromkeys(("samples", "seed", "temperature", "max_new_tokens"))
-        # Options that came later, and are left out where they have no effect: older journals go on.
-        in_use = {
-            "reference": chosen.reference,
-            "reading": chosen.mode != "expect" and self.reading != "drawn",
+        has_effect = {
+            "reading": chosen.mode != "expect",
             "tolerance": chosen.samples == "auto",
             "doubt": chosen.mode == "auto",
-            "assume_bits": chosen.assume_bits is not None,
         }
-        return {key: value for key, value in header.items() if in_use.get(key, True)}
+        return in_use({key: value for key, value in header.items() if has_effect.get(key, True)})
 
     def _origin(self, mode: str) -> dict[str, Any]:
         """The fields of a rating that say what made it."""
@@ -297,6 +278,9 @@ class Scorer:
                 part,
                 uniforms=streams[unsure, drawn:upto],
                 temperature=self.temperature,
+                top_k=self.options.top_k,
+                top_p=self.options.top_p,
+                repetition_penalty=self.options.repetition_penalty,
                 eos_token_ids=self.eos,
             )
             for index, (read, digits) in zip(unsure, self._read(part, completions), strict=True):
@@ -315,7 +299,7 @@ class Scorer:
     ) -> list[tuple[list[response.Response], list[float]]]:
         """The responses to each prompt; with expected scores also the variance of the digits of each readable one."""
         responses = [[self._response(one) for one in group] for group in completions]
-        if self.digits is None or self.reading == "drawn":
+        if self.digits is None or self.reading != "expected":
             return [(group, []) for group in responses]
         written = []
         for prompt, group in enumerate(completions):
@@ -339,7 +323,9 @@ class Scorer:
 
     def _response(self, completion: Completion) -> response.Response:
         text = self.opening + decode(self.vlm.processor, completion)
-        return response.read(text, truncated=completion.truncated, prompt=self.prompt)
+        # What has an expected score is an answer in its form.
+        read = response.READINGS["authors" if self.reading == "authors" else "strict"]
+        return read(text, truncated=completion.truncated, prompt=self.prompt)
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
         batch = collate(prompts, self.vlm.processor.tokenizer.pad_token_id)

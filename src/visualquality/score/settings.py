@@ -1,13 +1,18 @@
-"""All scoring options, listed once: the command line, Python, benchmark suites, engines and servers read them here."""
+"""All scoring options, listed once: the command line, Python, benchmark suites, engines and servers read them here.
+
+Options that would change nothing are refused where they are given: `ScoreSettings` knows those of a mode, `make_rater`
+those of a classic, and an engine its own. Only `seed` is taken everywhere, since what it promises holds without draws.
+"""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..io import Settings
+from ..models.releases import release_of
 from ..process import device_name
 from ..response import PromptName, Reading
 
@@ -15,6 +20,8 @@ Mode = Literal["reason", "expect", "direct", "auto"]
 Engine = Literal["here", "vllm", "openai"]
 
 TOKENS_WITH_WORDS, TOKENS_WITHOUT = 512, 24  # longest answers, by default
+# How the tokens of an answer are drawn. Mode expect draws none.
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens")
 
 
 class ScoreSettings(Settings):
@@ -24,6 +31,11 @@ class ScoreSettings(Settings):
         "reason",
         description="reason: in words first. expect: no words, the expected score at once. direct: answers drawn "
         "without words. auto: expect, and reason where that is unsure.",
+    )
+    preset: Literal["authors"] | None = Field(
+        None,
+        description="authors: score as the authors' script for these weights does, as far as options given beside it "
+        "do not say otherwise. For VisualQuality-R1 and Q-Insight.",
     )
     samples: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         6, description="Answers drawn for each image; the score is their mean. Or auto."
@@ -49,19 +61,43 @@ class ScoreSettings(Settings):
     temperature: float | None = Field(
         None,
         ge=0,
+        le=100,
         allow_inf_nan=False,
         description="Sampling temperature; by default 1, or 0.4 for nano. 0 takes the most likely token.",
     )
+    top_k: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Draw each token from so many most likely ones. 0: from all.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Draw each token from the fewest most likely ones that have this probability together.",
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="Above 1: tokens of the question and of the answer so far become less likely.",
+    )
     reading: Reading | None = Field(
         None,
-        description="drawn: an answer's score is its number. expected: the expectation over the digits that could "
-        "follow its words. By default drawn, or expected for nano. Without effect in mode expect.",
+        description="strict: an answer's score is the one number in its tags. authors: the first number there, such as "
+        "in 3.5/5. expected: the expectation over the digits that could follow its words. By default strict, or "
+        "expected for nano.",
     )
     max_new_tokens: int | None = Field(
         None,
         ge=1,
         le=100_000,
         description="Longest answer; by default 512 tokens with words, 24 without.",
+    )
+    add_vision_id: bool = Field(
+        False,
+        description='The chat template numbers the images ("Picture 1: "); Qwen-VL models have this.',
     )
     max_pixels: int | None = Field(
         None, ge=1, description="Bound on the pixels that the model sees of an image."
@@ -104,6 +140,53 @@ class ScoreSettings(Settings):
         # A torch.device, too, is taken by its name. Whether this machine has it is found where a model is loaded.
         return None if device is None else device_name(device)
 
+    @model_validator(mode="after")
+    def _each_has_an_effect(self) -> Self:
+        given = self.given()
+        if self.mode == "expect":
+            for name in ("preset", "samples", "reading", *SAMPLING):
+                if name in given:
+                    raise ValueError(
+                        f"{name} has no effect in mode expect, which draws no answers: leave it out"
+                    )
+        if self.mode == "auto" and self.preset is not None:
+            raise ValueError(
+                f"preset {self.preset} is for the modes reason and direct: leave mode out"
+            )
+        if "doubt" in given and self.mode != "auto":
+            raise ValueError("doubt has no effect without mode auto: leave it out")
+        if "tolerance" in given and self.samples != "auto":
+            raise ValueError("tolerance has no effect without samples auto: leave it out")
+        if self.temperature == 0 and (narrowing := {"top_k", "top_p"} & given):
+            raise ValueError(
+                f"{' and '.join(sorted(narrowing))}: no effect at temperature 0, which takes the most likely token: "
+                "leave one of the two out"
+            )
+        return self
+
+    def given(self) -> set[str]:
+        """The options that somebody asked for by name; None and False ask for nothing."""
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        # By identity, since 0 equals False.
+        return {name for name, value in values.items() if value is not None and value is not False}
+
+    def for_model(self, name: str) -> "ScoreSettings":
+        """These settings with what `preset` says for the model of this name; itself without a preset.
+
+        An option that was given goes before the preset's. Raises UserError for a model that has none.
+        """
+        if self.preset is None:
+            return self
+        release = release_of(name)
+        if release is None or release.authors is None:
+            raise UserError(
+                f"there is no preset {self.preset} for {name}, only for the released weights of VisualQuality-R1 and "
+                "Q-Insight: leave preset out"
+            )
+        chosen = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        left = {name: value for name, value in release.authors.items() if name not in chosen}
+        return self.model_copy(update=left)
+
     @property
     def file_options(self) -> dict[str, Any]:
         """How files are read, as `read_image` takes it."""
@@ -116,6 +199,31 @@ class ScoreSettings(Settings):
         return self.max_new_tokens or default
 
 
+# What options that came later mean where they are not used.
+_UNUSED = {
+    "reference": False,
+    "assume_bits": None,
+    "reading": "strict",
+    "preset": None,
+    "top_k": 0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "add_vision_id": False,
+}
+
+
+def in_use(header: dict[str, Any]) -> dict[str, Any]:
+    """What a rater's settings record of `header`: without the options that came later and are not used.
+
+    So journals that are older than these options go on, and calibrations fit that were made before.
+    """
+    return {
+        name: value
+        for name, value in header.items()
+        if name not in _UNUSED or value != _UNUSED[name]
+    }
+
+
 def score_settings(**options: Any) -> ScoreSettings:
     """The settings of these options. Raises one UserError that names each wrong option and what it may be."""
     try:
@@ -124,7 +232,8 @@ def score_settings(**options: Any) -> ScoreSettings:
         # An option that may be of several kinds, such as samples, has a message for each of them.
         faults: dict[str, list[str]] = {}
         for e in error.errors():
-            name = e["loc"][0]
+            # Of a check of several options, which names them itself, there is no place.
+            name = e["loc"][0] if e["loc"] else ""
             if e["type"] == "extra_forbidden":
                 names = ", ".join(ScoreSettings.model_fields)
                 raise UserError(
@@ -132,6 +241,8 @@ def score_settings(**options: Any) -> ScoreSettings:
                 ) from error
             # What a validator of ours says comes behind pydantic's own words.
             message = e["msg"].removeprefix("Value error, ")
+            if not name:
+                raise UserError(message) from error
             message = message[:1].lower() + message[1:]
             faults.setdefault(f"{name} is {e['input']!r}", []).append(message)
         sentences = [f"{what}: {' or '.join(messages)}" for what, messages in faults.items()]

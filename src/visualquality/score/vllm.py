@@ -10,7 +10,7 @@ from ..errors import UserError, first_line
 from ..io import map_ahead
 from ..models.families import placeholder_ids
 from ..seeds import request_seed
-from .chat import EXTRA_SAMPLING, SAMPLING, ChatRater
+from .chat import ChatRater
 from .rating import Rating, seconds_since
 from .settings import ScoreSettings
 from .source import OpenedSource, Source, name_of
@@ -65,6 +65,9 @@ class VllmRater(ChatRater):
             raise UserError(
                 f"vLLM cannot load {model!r}: {first_line(error)}; see its log above"
             ) from error
+        self._template = {}
+        if self.template_options:
+            self._template["chat_template_kwargs"] = self.template_options
         self._banned = dict.fromkeys(placeholder_ids(self._llm.model_config.hf_config), NEVER)
 
     def settings(self) -> dict[str, Any]:
@@ -115,7 +118,7 @@ class VllmRater(ChatRater):
             chats.append(self.messages(parts))
             sampling.append(self._sampling(digest))
         try:
-            outputs = self._llm.chat(chats, sampling, use_tqdm=False)
+            outputs = self._llm.chat(chats, sampling, use_tqdm=False, **self._template)
         except self._refusals as error:
             # vLLM refuses the whole batch for one image and does not say which: halve the batch until it is alone.
             if len(opened) == 1:
@@ -135,14 +138,14 @@ class VllmRater(ChatRater):
             temperature=self.temperature,
             max_tokens=self.options.token_limit,
             logit_bias=self._banned or None,
-            **SAMPLING,
-            **EXTRA_SAMPLING,
+            **self.sampling,
+            **self.extra_sampling,
         )
 
     def _read(self, completions: list[Any]) -> list[response.Response]:
         responses = []
         for one in sorted(completions, key=lambda one: one.index):
             truncated = one.finish_reason == "length"
-            responses.append(response.read(one.text, truncated=truncated, prompt=self.prompt))
+            responses.append(self.read(one.text, truncated=truncated))
         # One answer at temperature 0 stands for all samples.
         return responses * (self.samples // len(responses))

@@ -15,7 +15,7 @@ from pydantic import (
 from ..errors import UserError, shortened
 from ..io import Settings, expand, read_yaml, validated
 from ..parsing import parse_yaml
-from ..response import PromptName
+from ..response import PromptName, TextReading
 from ..rl2r import ON_1_TO_5, REWARDS
 
 RECIPE = "recipe.yaml"  # in the folder of a run, with all that was set on the command line
@@ -62,6 +62,10 @@ class RL2R(Settings):
     kl_weight: NonNegativeFloat = 0.04  # beta of Eq. 5 (rl2r.policy_objective)
     clip: PositiveFloat = 0.2  # epsilon of Eq. 5
     temperature: PositiveFloat = 1.0
+    # Draw each token from so many likeliest ones; 0: from all. The objective has the probabilities among all tokens.
+    top_k: int = Field(0, ge=0, le=MOST)
+    # How a score is found in a response: strict, or authors (response.read_as_authors), which reads more of them.
+    reading: TextReading = "strict"
     max_new_tokens: int = Field(256, ge=8)
 
 

@@ -267,6 +267,7 @@ def _arguments(recipe: Recipe, steps: int) -> GRPOConfig | SFTConfig:
         num_generations=k,
         max_completion_length=recipe.rl2r.max_new_tokens,
         temperature=recipe.rl2r.temperature,
+        top_k=recipe.rl2r.top_k,
         beta=0.0,  # `RL2RTrainer` keeps the frozen policy itself
         loss_type="grpo",
         disable_dropout=True,

@@ -167,6 +167,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
                 prefill(policy, prompts),
                 uniforms=uniforms,
                 temperature=self.settings.temperature,
+                top_k=self.settings.top_k,
                 eos_token_ids=self.eos,
             )
         rows = [torch.tensor(completion.ids) for group in groups for completion in group]
@@ -182,9 +183,10 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
 
     def _read(self, example: Example, completions: list[Completion]) -> Answers:
         texts = [self.opening + decode(self.vlm.processor, each) for each in completions]
-        scores = [response.read(text).score for text in texts]
+        reading = self.settings.reading
+        scores = [response.READINGS[reading](text).score for text in texts]
         if self.recipe.reasoning:
-            well_formed = [response.well_formed(text) for text in texts]
+            well_formed = [response.well_formed(text, reading) for text in texts]
         else:  # there is no form to keep but the answer's
             well_formed = [score is not None for score in scores]
         tokens = [len(completion.ids) for completion in completions]
