@@ -175,7 +175,7 @@ def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder,
     assert len(seen) == forwards
     assert_same(ours, truth(family, referenced=True))
     with torch.no_grad():
-        plain = packed.repeated_log_probabilities(model, batch, completions())
+        plain = packed.repeated_log_probabilities(model, model, batch, completions())
     torch.testing.assert_close(plain[REAL], ours[0][REAL], atol=1e-5, rtol=0)
     assert (truth(family)[0] - ours[0]).abs().max() > 1e-3  # the reference is looked at
 
@@ -249,7 +249,7 @@ def test_repeated_is_one_by_one(family, model_folder, prompts, truth):
     model = packable(model_folder(family))
     _, batch = prompts(family)
     with torch.no_grad():
-        plain = packed.repeated_log_probabilities(model, batch, completions())
+        plain = packed.repeated_log_probabilities(model, model, batch, completions())
     torch.testing.assert_close(plain[REAL], truth(family)[0][REAL], atol=1e-5, rtol=0)
 
 

@@ -24,8 +24,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ..models.families import family_of
+from ..models.families import bare_model, family_of
 from ..models.prompt import PromptBatch, prompt_positions
+from .chosen import head_gives_log_probabilities, log_probabilities_of
 
 MASK_BYTES = 256 * 2**20
 PACKED = "visualquality_packed"  # our name among the attention implementations of transformers
@@ -59,7 +60,7 @@ def packed_log_probabilities(
     obstacle = why_not_packed(core)
     if obstacle is not None:
         _warn_once(type(core).__name__, obstacle)
-        return repeated_log_probabilities(model, prompts, completion_ids, temperature)
+        return repeated_log_probabilities(model, core, prompts, completion_ids, temperature)
     batch, _, length = completion_ids.shape
     dtype = _attention_dtype(core, completion_ids.device.type)
     entries = mask_bytes // dtype.itemsize
@@ -72,7 +73,7 @@ def packed_log_probabilities(
         part = prompts if images >= batch else prompts.rows(rows, core)
         ids = completion_ids[rows]
         if (part.length + length) ** 2 > entries:
-            parts.append(repeated_log_probabilities(model, part, ids, temperature))
+            parts.append(repeated_log_probabilities(model, core, part, ids, temperature))
         else:
             mask = row_mask(part.mask, length, dtype)
             parts.append(_pack(model, core, part, ids, temperature, mask))
@@ -120,43 +121,42 @@ def _pack(
     mask: Float[Tensor, "b 1 s s"],
 ) -> Float[Tensor, "b k c"]:
     """One forward of rows [prompt, o_1 ... o_K]."""
-    batch, responses, length = completion_ids.shape
+    _, responses, length = completion_ids.shape
     device = completion_ids.device
     positions = prompt_positions(core, prompts)
     # Each response is counted from the prompt's end, as if it stood there alone.
     each = positions.after(torch.arange(length, device=device))
     # The prompt's last token predicts the first of every response; a response's last token predicts nothing.
     starts = prompts.length + length * torch.arange(responses, device=device)
-    predicts = (starts[:, None] + torch.arange(length - 1, device=device)).flatten()
-    last = torch.tensor([prompts.length - 1], device=device)
-    logits = model(
-        **prompts.followed_by(completion_ids.flatten(1)),
-        attention_mask=mask,
-        position_ids=torch.cat([positions.prompt, *[each] * responses], -1),
-        use_cache=False,
-        # Logits of the prompt's other tokens are never made: a vocabulary has up to 152,000 entries.
-        logits_to_keep=torch.cat([last, predicts]),
-        packed_responses=responses,
-    ).logits
-    # In float32, whatever the model computes in: the sum over the vocabulary has many small terms.
-    logits = logits.float() / temperature
-    # Not log_softmax, which would make another tensor of that size.
-    normaliser = logits.logsumexp(-1)
-    first = logits[:, 0].gather(1, completion_ids[:, :, 0]) - normaliser[:, :1]
-    later = completion_ids[:, :, 1:].flatten(1)[..., None]
-    rest = logits[:, 1:].gather(2, later)[..., 0] - normaliser[:, 1:]
-    return torch.cat([first[..., None], rest.view(batch, responses, length - 1)], 2)
+    inner = starts[:, None] + torch.arange(length - 1, device=device)
+    last = torch.full((responses, 1), prompts.length - 1, device=device)
+    predicts = torch.cat([last, inner], 1).flatten()
+    with head_gives_log_probabilities(
+        bare_model(core).get_output_embeddings(), completion_ids.flatten(1), temperature
+    ):
+        log_p = model(
+            **prompts.followed_by(completion_ids.flatten(1)),
+            attention_mask=mask,
+            position_ids=torch.cat([positions.prompt, *[each] * responses], -1),
+            use_cache=False,
+            # The prompt's other tokens predict nothing that is asked for.
+            logits_to_keep=predicts,
+            packed_responses=responses,
+        ).logits
+    return log_p.view(completion_ids.shape)
 
 
 def repeated_log_probabilities(
     model: PreTrainedModel,
+    core: PreTrainedModel,
     prompts: PromptBatch,
     completion_ids: Int[Tensor, "b k c"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "b k c"]:
     """The same from the plain layout: each response in a row of its own, behind its own copy of prompt and pixels.
 
-    Positions and masks are the model's own.
+    Positions and masks are the model's own. Of a family that is not known here the logits are made all at once: what a
+    model does to them behind its head, such as a soft cap, is its own affair.
     """
     batch, responses, length = completion_ids.shape
     # The whole batch over and over, so that nobody needs to know which patches belong to which image.
@@ -164,9 +164,15 @@ def repeated_log_probabilities(
     ids = completion_ids.transpose(0, 1).flatten(0, 1)  # in the order of the repeated batch
     inputs = repeated.followed_by(ids)
     inputs["attention_mask"] = torch.cat([repeated.mask, repeated.mask.new_ones(ids.shape)], 1)
-    logits = model(**inputs, use_cache=False, logits_to_keep=length + 1).logits
-    logits = logits[:, :-1].float() / temperature
-    log_p = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
+    if family_of(core.config).packable:
+        predicts = torch.arange(length, device=ids.device) + prompts.length - 1
+        with head_gives_log_probabilities(
+            bare_model(core).get_output_embeddings(), ids, temperature
+        ):
+            log_p = model(**inputs, use_cache=False, logits_to_keep=predicts).logits
+    else:
+        logits = model(**inputs, use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
+        log_p = log_probabilities_of(logits.flatten(0, 1), ids.flatten(), temperature)
     return log_p.view(responses, batch, length).transpose(0, 1)
 
 
