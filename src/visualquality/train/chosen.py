@@ -110,6 +110,7 @@ class _LogProbabilities(torch.autograd.Function):
             total = logits.sub_(highest[:, None]).exp_().sum(1).log_().add_(highest)
             log_p.append(of_chosen - total)
             normaliser.append(total)
+            del logits  # else it would be there beside the next one
         ctx.save_for_backward(hidden, weight, bias, tokens, torch.cat(normaliser))
         ctx.dtype, ctx.temperature = dtype, temperature
         return torch.cat(log_p)
@@ -145,4 +146,5 @@ class _LogProbabilities(torch.autograd.Function):
                 grad_weight[rows] = slopes.T @ inputs
             if grad_bias is not None:
                 grad_bias[rows] = slopes.sum(0)
+            del slopes
         return grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None
