@@ -271,10 +271,10 @@ def _activations(
 
 
 def _rollout(recipe: Recipe, size: ModelSize, *, cuda: bool) -> int:
-    """Bytes of keys and values of all K responses, and of what is made of the last logits."""
-    rows = recipe.optimizer.images_per_device * recipe.rl2r.responses
+    """Bytes of keys and values, where a prompt stands once for its K responses, and of what is made of logits."""
+    images, responses = recipe.optimizer.images_per_device, recipe.rl2r.responses
     prompt, _ = _prompt_tokens(recipe)
-    row = prompt + recipe.rl2r.max_new_tokens
-    cache = rows * row * size.layers * 2 * size.groups * size.head * (2 if cuda else 4)
+    tokens = images * (prompt + responses * recipe.rl2r.max_new_tokens)
+    cache = tokens * size.layers * 2 * size.groups * size.head * (2 if cuda else 4)
     # Of the logits a copy in float64, its softmax and its cumulative sum.
-    return cache + rows * size.vocabulary * (4 + 3 * 8)
+    return cache + images * responses * size.vocabulary * (4 + 3 * 8)

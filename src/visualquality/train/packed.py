@@ -54,7 +54,8 @@ def packed_log_probabilities(
 ) -> Float[Tensor, "b k c"]:
     """log π(o_{k,t} | c, x, o_{k,<t}) in nats of every completion token, padding included.
 
-    `model` is called (it may be wrapped for several devices); `core` is the bare model, asked for positions.
+    `model` is called (it may be wrapped for several devices); `core` is the bare model in it, with its positions and
+    its head.
     """
     obstacle = why_not_packed(core)
     if obstacle is not None:
