@@ -11,7 +11,7 @@ all weights in bfloat16, since AdamW's states of 8.3 billion weights do not fit 
 - logits: peak memory of the update in chunks (ours) against all logits at once
 - attention: seconds and memory of the update, with flex_attention (ours; the first call compiles) against copied
 - step: seconds of generation, reward, frozen policy and update; tokens drawn a second
-- scoring: images a second of `expect` against the authors' recipe, whose answers have 128 tokens
+- scoring: images a second of `expect` against the authors' recipe, whose answers have 128 tokens (half of --tokens)
 - reward: milliseconds of the reward of 128 images, on the CPU as in training
 
 Memory is what PyTorch has allocated on the card at its highest beside the weights, gradients included.
@@ -50,7 +50,6 @@ from visualquality.train.chosen import log_probabilities_of
 from visualquality.train.packed import packed_log_probabilities, repeated_log_probabilities
 
 LEARNING_RATE = 1e-6
-ANSWER = 128  # tokens of an answer of the authors' recipe, since a random model ends none
 
 
 @contextmanager
@@ -268,15 +267,17 @@ class Bench:
         # A hash of all weights, which nothing here needs, would take minutes.
         vars(vlm)["digest"] = "random"
         scorer = Scorer(vlm, mode="expect", batch=8)
-        count = 32
+        # A random model ends no answer. A rehearsal need not take long.
+        answer, count = self.args.tokens // 2, 32 if self.cuda else 4
         with tempfile.TemporaryDirectory() as folder:
             paths = noise(Path(folder), count, 336)
-            list(scorer.rate(paths[:8]))
+            list(scorer.rate(paths[:4]))
             ours = seconds_of(lambda: list(scorer.rate(paths)))
-            theirs = seconds_of(lambda: score(vlm, paths, max_new_tokens=ANSWER))
+            theirs = seconds_of(lambda: score(vlm, paths, max_new_tokens=answer))
         return {
             "images": count,
             "side": 336,
+            "tokens of theirs": answer,
             "ours, images/s": count / ours,
             "theirs, images/s": count / theirs,
         }
