@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
+from visualquality.models.prompt import PromptBatch
 from visualquality.process import quiet_libraries
-from visualquality.train.packed import packed_log_probabilities
+from visualquality.train.packed import allow_packing, packed_log_probabilities
 
 K = 6
 # Dense bfloat16 operations per second, from NVIDIA's data sheets.
@@ -52,6 +53,13 @@ def stock_log_probabilities(
     return output.log_probs[:, -length:].view(ids.shape)
 
 
+def as_batch(inputs: dict[str, Tensor]) -> PromptBatch:
+    """The inputs of a model, as `qwen.prompts` has them, as a batch of this package."""
+    tokens = {name: inputs[name] for name in ("input_ids", "mm_token_type_ids")}
+    images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
+    return PromptBatch(tokens, inputs["attention_mask"], images)
+
+
 class Update:
     """A model and a batch. `run` does the forward and backward pass of an update in either layout."""
 
@@ -61,7 +69,9 @@ class Update:
         add_fused_lm_head(self.model, outputs=("log_probs", "entropy"))
         if device.startswith("cuda"):
             self.model.gradient_checkpointing_enable()
+        allow_packing(self.model)
         self.batch = prompts(images, side, device)
+        self.prompts = as_batch(self.batch)
         generator = torch.Generator().manual_seed(2)
         self.ids = torch.randint(20, 500, (images, K, tokens), generator=generator).to(device)
         self.device = device
@@ -69,7 +79,7 @@ class Update:
     def log_probabilities(self, layout: str) -> Tensor:
         if layout == "stock":
             return stock_log_probabilities(self.model, self.batch, self.ids)
-        return packed_log_probabilities(self.model, self.model, self.batch, self.ids)
+        return packed_log_probabilities(self.model, self.model, self.prompts, self.ids)
 
     def run(self, layout: str) -> None:
         self.model.zero_grad()

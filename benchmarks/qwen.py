@@ -108,8 +108,8 @@ def prompts(batch: int, side: int, device: str = "cpu") -> dict[str, torch.Tenso
     return {key: value.to(device) for key, value in inputs.items()}
 
 
-def save(folder: Path, size: str = "10m") -> Path:
-    """Save a model with a processor in `folder`, in the hub's layout; the tokenizer has about 500 tokens."""
+def processor(size: str = "10m") -> ImageOnlyQwenVLProcessor:
+    """A processor for a model of this size; the tokenizer has about 500 tokens."""
     tokenizer = byte_bpe(QWEN_SPECIAL, SIZES[size][0][5])
     images = Qwen2VLImageProcessorPil(
         size={"shortest_edge": 4 * PATCH**2, "longest_edge": 1280 * PATCH**2},
@@ -117,6 +117,11 @@ def save(folder: Path, size: str = "10m") -> Path:
         merge_size=2,
     )
     template = (resources.files("trl") / "chat_templates" / "qwen2_5_vl.jinja").read_text()
+    return ImageOnlyQwenVLProcessor(images, tokenizer, chat_template=template)
+
+
+def save(folder: Path, size: str = "10m") -> Path:
+    """Save a model with a processor in `folder`, in the hub's layout."""
     random_qwen(size).save_pretrained(folder)
-    ImageOnlyQwenVLProcessor(images, tokenizer, chat_template=template).save_pretrained(folder)
+    processor(size).save_pretrained(folder)
     return folder

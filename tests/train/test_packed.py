@@ -11,7 +11,8 @@ from conftest import FAMILIES
 from visualquality.models.load import load
 from visualquality.models.prompt import PromptBatch, collate, encode_prompt, prompt_positions
 from visualquality.train import packed
-from visualquality.train.packed import MASK_BYTES, packed_log_probabilities, row_mask
+from visualquality.train.attention import row_mask
+from visualquality.train.packed import MASK_BYTES, packed_log_probabilities
 
 K, C = 3, 7
 LENGTHS = torch.tensor([7, 4, 1, 5, 7, 2, 3, 6, 7, 1, 7, 7]).view(
@@ -20,10 +21,10 @@ LENGTHS = torch.tensor([7, 4, 1, 5, 7, 2, 3, 6, 7, 1, 7, 7]).view(
 REAL = torch.arange(C) < LENGTHS[..., None]
 
 
-def packable(folder):
+def packable(folder, attention="auto"):
     """The model in a folder, as training has it."""
     model = load(str(folder), device="cpu").model
-    packed.allow_packing(model)
+    packed.allow_packing(model, attention)
     return model
 
 
@@ -175,7 +176,7 @@ def test_two_images_a_row_are_exact_too(family, fitting, forwards, model_folder,
     assert len(seen) == forwards
     assert_same(ours, truth(family, referenced=True))
     with torch.no_grad():
-        plain = packed.repeated_log_probabilities(model, batch, completions())
+        plain = packed.repeated_log_probabilities(model, model, batch, completions())
     torch.testing.assert_close(plain[REAL], ours[0][REAL], atol=1e-5, rtol=0)
     assert (truth(family)[0] - ours[0]).abs().max() > 1e-3  # the reference is looked at
 
@@ -249,8 +250,20 @@ def test_repeated_is_one_by_one(family, model_folder, prompts, truth):
     model = packable(model_folder(family))
     _, batch = prompts(family)
     with torch.no_grad():
-        plain = packed.repeated_log_probabilities(model, batch, completions())
+        plain = packed.repeated_log_probabilities(model, model, batch, completions())
     torch.testing.assert_close(plain[REAL], truth(family)[0][REAL], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flex_is_one_by_one(family, model_folder, prompts, truth):
+    """Without gradients, which PyTorch has on CUDA alone; `test_attention.py` has those."""
+    model = packable(model_folder(family), "flex")
+    _, batch = prompts(family)
+    seen = masks_of(model)
+    with torch.no_grad():
+        found = packed_log_probabilities(model, model, batch, completions())
+    assert [mask.numel() for mask in seen] == [1]  # no mask of the tokens is made
+    torch.testing.assert_close(found[REAL], truth(family)[0][REAL], atol=1e-5, rtol=0)
 
 
 def test_one_response_is_as_among_several(model_folder, prompts, truth):

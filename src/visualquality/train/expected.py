@@ -201,7 +201,8 @@ class ExpectedScoreTrainer(SupervisedTrainer):
         loss = objective_loss(self.recipe.expect.objective, found, mos, std, datasets)
         if "rehearsed" in inputs:
             # In a forward of its own: behind these prompts stands a response, not the digit tree.
-            rehearsal = model(**inputs["rehearsed"]).loss
+            # By TRL's own head, which never has the logits of all tokens at once.
+            rehearsal = model(**inputs["rehearsed"], fused_lm_head=True).loss
             self.log_metrics({"rehearsal_loss": rehearsal})
             loss = loss + self.recipe.expect.rehearsal * rehearsal
         self.check_loss(loss)

@@ -13,34 +13,34 @@ there (`max_pixels`). In float32, 8192 tokens of prompt and response fit.
 """
 
 import logging
-from functools import cache, partial
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import PreTrainedModel
 
-from ..models.families import family_of
+from ..models.families import bare_model, family_of
 from ..models.prompt import PromptBatch, prompt_positions
+from .attention import PACKED, PACKED_FLEX, row_blocks, row_mask
+from .chosen import head_gives_log_probabilities, log_probabilities_of
 
 MASK_BYTES = 256 * 2**20
-PACKED = "visualquality_packed"  # our name among the attention implementations of transformers
 
 logger = logging.getLogger(__name__)
 
 
-def allow_packing(model: PreTrainedModel) -> None:
+def allow_packing(model: PreTrainedModel, attention: Literal["auto", "flex"] = "auto") -> None:
     """Give a model's text layers the attention that knows `packed_responses`; else they stay as they are.
 
-    Without that keyword it is exactly sdpa, so that the model does what it did before.
+    Without that keyword it is exactly sdpa, so that the model does what it did before. `attention`: of packed rows
+    (`attention.py`); "auto" is the joined one on a CPU, the copied one elsewhere.
     """
     text = model.config.get_text_config()
     if family_of(model.config).packable and text._attn_implementation == "sdpa":
-        text._attn_implementation = PACKED
+        text._attn_implementation = PACKED_FLEX if attention == "flex" else PACKED
 
 
 def packed_log_probabilities(
@@ -54,13 +54,19 @@ def packed_log_probabilities(
 ) -> Float[Tensor, "b k c"]:
     """log π(o_{k,t} | c, x, o_{k,<t}) in nats of every completion token, padding included.
 
-    `model` is called (it may be wrapped for several devices); `core` is the bare model, asked for positions.
+    `model` is called (it may be wrapped for several devices); `core` is the bare model in it, with its positions and
+    its head.
     """
     obstacle = why_not_packed(core)
     if obstacle is not None:
         _warn_once(type(core).__name__, obstacle)
-        return repeated_log_probabilities(model, prompts, completion_ids, temperature)
-    batch, _, length = completion_ids.shape
+        return repeated_log_probabilities(model, core, prompts, completion_ids, temperature)
+    batch, responses, length = completion_ids.shape
+    if core.config.get_text_config()._attn_implementation == PACKED_FLEX:
+        blocks = row_blocks(prompts.mask, responses, length)
+        # Where there is a mask of blocks, the other one is not looked at; without any, the model would make one.
+        unused = torch.zeros(1, 1, 1, 1, device=completion_ids.device)
+        return _pack(model, core, prompts, completion_ids, temperature, unused, blocks)
     dtype = _attention_dtype(core, completion_ids.device.type)
     entries = mask_bytes // dtype.itemsize
     # As many images at a time as their masks fit, but at least one.
@@ -72,7 +78,7 @@ def packed_log_probabilities(
         part = prompts if images >= batch else prompts.rows(rows, core)
         ids = completion_ids[rows]
         if (part.length + length) ** 2 > entries:
-            parts.append(repeated_log_probabilities(model, part, ids, temperature))
+            parts.append(repeated_log_probabilities(model, core, part, ids, temperature))
         else:
             mask = row_mask(part.mask, length, dtype)
             parts.append(_pack(model, core, part, ids, temperature, mask))
@@ -84,31 +90,12 @@ def why_not_packed(core: PreTrainedModel) -> str | None:
     text = core.config.get_text_config()
     if not family_of(core.config).packable:
         return f"the positions and masks of {core.config.model_type} are not known here"
-    if text._attn_implementation != PACKED:
+    if text._attn_implementation not in (PACKED, PACKED_FLEX):
         return f"its attention is {text._attn_implementation} and not {PACKED} (allow_packing)"
     # `row_mask` knows no sliding windows.
     if set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
         return "not all of its layers see the whole sequence"
     return None
-
-
-def row_mask(
-    prompt_mask: Int[Tensor, "b p"], length: int, dtype: torch.dtype
-) -> Float[Tensor, "b 1 s s"]:
-    """The mask of the prompt with one response, s = P + C: 0 where a token may look, -inf elsewhere.
-
-    It is added to the scores: PyTorch would turn booleans into this in each layer anew, and keep it for the backward
-    pass. Padding is seen by itself alone (a row that sees nothing has no softmax).
-    """
-    batch, prompt = prompt_mask.shape
-    side, device = prompt + length, prompt_mask.device
-    real = torch.cat([prompt_mask.bool(), prompt_mask.new_ones(batch, length).bool()], 1)
-    causal = torch.ones(side, side, dtype=torch.bool, device=device).tril()
-    itself = torch.eye(side, dtype=torch.bool, device=device)
-    # The one axis before the tokens is for all heads.
-    allowed = (real[:, None, None] & causal) | itself
-    zeros = torch.zeros(allowed.shape, dtype=dtype, device=device)
-    return zeros.masked_fill_(~allowed, -torch.inf)
 
 
 def _pack(
@@ -118,45 +105,46 @@ def _pack(
     completion_ids: Int[Tensor, "b k c"],
     temperature: float,
     mask: Float[Tensor, "b 1 s s"],
+    blocks: BlockMask | None = None,
 ) -> Float[Tensor, "b k c"]:
     """One forward of rows [prompt, o_1 ... o_K]."""
-    batch, responses, length = completion_ids.shape
+    _, responses, length = completion_ids.shape
     device = completion_ids.device
     positions = prompt_positions(core, prompts)
     # Each response is counted from the prompt's end, as if it stood there alone.
     each = positions.after(torch.arange(length, device=device))
     # The prompt's last token predicts the first of every response; a response's last token predicts nothing.
     starts = prompts.length + length * torch.arange(responses, device=device)
-    predicts = (starts[:, None] + torch.arange(length - 1, device=device)).flatten()
-    last = torch.tensor([prompts.length - 1], device=device)
-    logits = model(
-        **prompts.followed_by(completion_ids.flatten(1)),
-        attention_mask=mask,
-        position_ids=torch.cat([positions.prompt, *[each] * responses], -1),
-        use_cache=False,
-        # Logits of the prompt's other tokens are never made: a vocabulary has up to 152,000 entries.
-        logits_to_keep=torch.cat([last, predicts]),
-        packed_responses=responses,
-    ).logits
-    # In float32, whatever the model computes in: the sum over the vocabulary has many small terms.
-    logits = logits.float() / temperature
-    # Not log_softmax, which would make another tensor of that size.
-    normaliser = logits.logsumexp(-1)
-    first = logits[:, 0].gather(1, completion_ids[:, :, 0]) - normaliser[:, :1]
-    later = completion_ids[:, :, 1:].flatten(1)[..., None]
-    rest = logits[:, 1:].gather(2, later)[..., 0] - normaliser[:, 1:]
-    return torch.cat([first[..., None], rest.view(batch, responses, length - 1)], 2)
+    inner = starts[:, None] + torch.arange(length - 1, device=device)
+    last = torch.full((responses, 1), prompts.length - 1, device=device)
+    predicts = torch.cat([last, inner], 1).flatten()
+    with head_gives_log_probabilities(
+        bare_model(core).get_output_embeddings(), completion_ids.flatten(1), temperature
+    ):
+        log_p = model(
+            **prompts.followed_by(completion_ids.flatten(1)),
+            attention_mask=mask,
+            position_ids=torch.cat([positions.prompt, *[each] * responses], -1),
+            use_cache=False,
+            # The prompt's other tokens predict nothing that is asked for.
+            logits_to_keep=predicts,
+            packed_responses=responses,
+            **({} if blocks is None else {"packed_blocks": blocks}),
+        ).logits
+    return log_p.view(completion_ids.shape)
 
 
 def repeated_log_probabilities(
     model: PreTrainedModel,
+    core: PreTrainedModel,
     prompts: PromptBatch,
     completion_ids: Int[Tensor, "b k c"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "b k c"]:
     """The same from the plain layout: each response in a row of its own, behind its own copy of prompt and pixels.
 
-    Positions and masks are the model's own.
+    Positions and masks are the model's own. Of a family that is not known here the logits are made all at once: what a
+    model does to them behind its head, such as a soft cap, is its own affair.
     """
     batch, responses, length = completion_ids.shape
     # The whole batch over and over, so that nobody needs to know which patches belong to which image.
@@ -164,67 +152,16 @@ def repeated_log_probabilities(
     ids = completion_ids.transpose(0, 1).flatten(0, 1)  # in the order of the repeated batch
     inputs = repeated.followed_by(ids)
     inputs["attention_mask"] = torch.cat([repeated.mask, repeated.mask.new_ones(ids.shape)], 1)
-    logits = model(**inputs, use_cache=False, logits_to_keep=length + 1).logits
-    logits = logits[:, :-1].float() / temperature
-    log_p = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
+    if family_of(core.config).packable:
+        predicts = torch.arange(length, device=ids.device) + prompts.length - 1
+        with head_gives_log_probabilities(
+            bare_model(core).get_output_embeddings(), ids, temperature
+        ):
+            log_p = model(**inputs, use_cache=False, logits_to_keep=predicts).logits
+    else:
+        logits = model(**inputs, use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
+        log_p = log_probabilities_of(logits.flatten(0, 1), ids.flatten(), temperature)
     return log_p.view(responses, batch, length).transpose(0, 1)
-
-
-def shared_prefix_attention(
-    module: nn.Module,
-    query: Float[Tensor, "b h l d"],
-    key: Float[Tensor, "b g l d"],
-    value: Float[Tensor, "b g l d"],
-    attention_mask: Float[Tensor, "b 1 s s"] | None,
-    packed_responses: int = 1,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Float[Tensor, "b l h d"], None]:
-    """Attention over rows [prompt, o_1 ... o_K]; with `packed_responses` 1 it is the "sdpa" of transformers.
-
-    The prompt attends to itself; then the K responses, as though they were heads, each to the prompt and itself.
-    `attention_mask`, added to the scores, is that of the prompt with one response: s = P + C where l = P + K C.
-    """
-    # The vision tower gets the keyword too, but no mask.
-    if packed_responses == 1 or attention_mask is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
-        )
-    # l = P + K C and s = P + C: two equations for P and C.
-    length = (query.shape[2] - attention_mask.shape[-1]) // (packed_responses - 1)
-    prompt = attention_mask.shape[-1] - length
-    attend = partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
-    # A key for each query head, as transformers has it, too, where there is a mask.
-    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
-
-    def responses(x: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h k c d"]:
-        return x[:, :, prompt:].unflatten(2, (packed_responses, length))
-
-    def prompt_and_response(x: Float[Tensor, "b h l d"]) -> Float[Tensor, "b hk s d"]:
-        shared = x[:, :, None, :prompt].expand(-1, -1, packed_responses, -1, -1)
-        return torch.cat([shared, responses(x)], 3).flatten(1, 2)
-
-    of_prompt = attend(
-        query[:, :, :prompt],
-        key[:, :, :prompt],
-        value[:, :, :prompt],
-        attn_mask=attention_mask[:, :, :prompt, :prompt],
-    )
-    of_responses = attend(
-        responses(query).flatten(1, 2),
-        prompt_and_response(key),
-        prompt_and_response(value),
-        # All responses have the same mask, because none sees another.
-        attn_mask=attention_mask[:, :, prompt:],
-    )
-    of_responses = of_responses.unflatten(1, (-1, packed_responses)).flatten(2, 3)
-    return torch.cat([of_prompt, of_responses], 2).transpose(1, 2).contiguous(), None
-
-
-# Under a name of our own, so that "sdpa" stays what it is for all other models of the process.
-AttentionInterface.register(PACKED, shared_prefix_attention)
-AttentionMaskInterface.register(PACKED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 def _attention_dtype(core: PreTrainedModel, device: str) -> torch.dtype:

@@ -135,6 +135,8 @@ class Recipe(Settings):
     max_pixels: int | None = Field(None, ge=28 * 28)  # 28 x 28 pixels are one token of a Qwen-VL
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
+    # Of the update's rows of K responses (train/attention.py). flex needs CUDA.
+    packed_attention: Literal["auto", "flex"] = "auto"
     devices: PositiveInt = 1  # processes that the run is meant for; --dry-run plans with it
     checkpoint_every: PositiveInt = 50  # steps
     keep_checkpoints: PositiveInt = 2

@@ -165,6 +165,11 @@ def _check_launch(recipe: Recipe) -> None:
             f"the recipe is for {recipe.devices} processes and this is {world}: launch it with "
             f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
         )
+    if recipe.packed_attention == "flex" and not torch.cuda.is_available():
+        raise UserError(
+            "the recipe's packed_attention: flex needs CUDA, since PyTorch has no backward of it elsewhere: leave it "
+            "out"
+        )
     # The rollout calls parts of the model by themselves, which nobody has run on FSDP's flat parameters.
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise UserError(
@@ -192,7 +197,7 @@ def _load_policy(recipe: Recipe) -> VisionLanguageModel:
                 f"freeze_vision: {vlm.name} has no vision tower that is known here; set freeze_vision: false"
             )
         tower.requires_grad_(False)
-    allow_packing(vlm.model)
+    allow_packing(vlm.model, recipe.packed_attention)
     vlm.model.train()
     return vlm
 

@@ -193,8 +193,9 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         return Answers(example, texts, scores, well_formed, tokens)
 
     def _logp(self, model: Any, batch: dict[str, Any]) -> Float[Tensor, "bk c"]:
-        # A wrapped model (DDP, DeepSpeed) must be called as a whole, but only the bare one tells positions.
-        core = self.accelerator.unwrap_model(self.model)
+        # A wrapped model (DDP, DeepSpeed) must be called as a whole, but only the bare one tells positions, and has
+        # the head that is used: `model` may be the frozen policy.
+        core = self.accelerator.unwrap_model(model)
         with self.accelerator.autocast():
             return packed_log_probabilities(
                 model, core, batch["prompts"], batch["completion_ids"], self.settings.temperature
