@@ -18,6 +18,7 @@ from ..errors import UserError, first_line
 from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
+from .adapter import merged
 from .families import family_of, placeholder_ids, read_config, subfolder_of
 from .folder import ADAPTER, NO_CODE, check_adapter, read_object
 from .generate import eos_token_ids
@@ -67,7 +68,12 @@ class VisionLanguageModel:
 
 
 def load(
-    name: str, *, device: str | None = None, dtype: str = "auto", max_pixels: int | None = None
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    max_pixels: int | None = None,
+    adapted: bool = True,
 ) -> VisionLanguageModel:
     """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
 
@@ -75,7 +81,8 @@ def load(
     `dtype`: "auto" is bfloat16 on CUDA, and float32 elsewhere, as on a CPU, where bfloat16 is slower; nano is always
     float32, since its statistics would lose their last digits.
     `max_pixels`: a bound on the pixels that the model sees of one image; larger ones are resized.
-    A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
+    A folder with a LoRA adapter is loaded onto the base model that it names, and merged. `adapted` False leaves the
+    base model as it is, with the adapter's processor.
     Nothing of a folder is run, and no pickle is opened (`folder.py`).
     Raises UserError where there is no such model or device, the model is damaged, or it cannot look at images.
     """
@@ -86,7 +93,9 @@ def load(
         if name in EMBEDDED_NAMES:
             model, processor = _embedded(name)
         elif (Path(name) / ADAPTER).is_file():
-            model, processor = _with_adapter(Path(name), torch_dtype)
+            model, processor = _base_of_adapter(Path(name), torch_dtype)
+            if adapted:
+                model = merged(model, Path(name))
         else:
             model, processor = _pretrained(name, torch_dtype)
         # Responses are appended to a batch of prompts, so all prompts must end in the same column.
@@ -261,19 +270,18 @@ def trained_as(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
-    from peft import PeftModel  # takes seconds
-
+def _base_of_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The base model of the adapter in `folder`, with the processor that this was trained with."""
     base = check_adapter(folder)["base_model_name_or_path"]
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
-    if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
+    if (folder / "tokenizer_config.json").is_file():
         processor = family_of(model.config).load_processor(str(folder), "")
     # The embedded models change with the package. An adapter on other weights would load without a word.
     trained_on = trained_as(folder).get("base")
     other_weights = trained_on is not None and trained_on != weights_digest(model.state_dict())
     if other_weights or _is_extended(model.config) != _is_extended(processor.image_processor):
         raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")
-    return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
+    return model, processor
 
 
 def _is_extended(part: Any) -> bool:

@@ -13,9 +13,11 @@ from transformers import AutoModelForImageTextToText
 
 from ..errors import UserError
 from ..models.families import read_config
+from ..models.folder import whole_model
 from ..models.limits import Refusal, size_refusal
 from ..models.load import EMBEDDED_NAMES, load
 from ..rl2r import ON_1_TO_5
+from .adapters import adapter_to_go_on_with
 from .examples import Example
 from .recipe import Recipe, check_reward
 
@@ -64,9 +66,11 @@ def count_steps(recipe: Recipe, examples: Sequence[Example]) -> int:
 def plan(recipe: Recipe, examples: list[Example]) -> Plan:
     """The cost of `recipe` on these examples.
 
-    Raises UserError where a data set is smaller than a batch, and for an unknown reward.
+    Raises UserError where a data set is smaller than a batch, for an unknown reward, and for an adapter that does not
+    fit the recipe.
     """
     check_reward(recipe)
+    adapter_to_go_on_with(recipe)
     counts = dict(Counter(e.dataset for e in examples))
     batch = recipe.global_batch
     for name, count in (counts if recipe.compares else {"all": len(examples)}).items():
@@ -123,8 +127,9 @@ def _compared_pairs(recipe: Recipe) -> int:
 def model_size(name: str) -> ModelSize:
     """Size of a model from its configuration; where that cannot be had, from the "7B" in its name, and it says so.
 
-    Raises UserError where neither tells.
+    Of a folder with an adapter it is the size of its base. Raises UserError where neither tells.
     """
+    name = whole_model(name)
     try:
         if name in EMBEDDED_NAMES:
             model = load(name, device="cpu").model

@@ -30,6 +30,7 @@ from .. import response, rl2r
 from ..models.generate import Completion, decode, eos_token_ids, prefill, sample_completions
 from ..models.prompt import collate, pad
 from ..seeds import uniform_streams
+from .adapters import as_it_started
 from .base import RunTrainer
 from .examples import Example, PromptEncoder
 from .logs import Answers, write_answers
@@ -59,7 +60,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
             recipe.prompt, recipe.reasoning, reference=recipe.reference
         )
         self._unreadable_steps = 0  # in a row
-        # Under LoRA the policy without its adapter is the one it started from, and no copy is needed.
+        # Under LoRA the policy that it started from is a matter of its adapters, and no copy of the model is needed.
         ref_model = None
         if self.settings.kl_weight > 0 and recipe.lora is None:
             # Copied before TRL patches the policy's forward: a copy of the patched one would call the policy's.
@@ -114,7 +115,12 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         # Without dropout, and with a cache, which gradient checkpointing forbids in training mode.
         module.eval()
         batches, answers = [], []
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            # Checkpointing is off meanwhile, and then on again: in the kind that it was.
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as policy:
             self._score_probes(policy)
             for start in range(0, len(examples), size):
                 # A resumed run is at the same step, and so draws what the uninterrupted one drew.
@@ -205,7 +211,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         if self.ref_policy is not None:
             return self._logp(self.ref_policy, batch)
         policy = self.accelerator.unwrap_model(self.model)
-        with policy.disable_adapter():
+        with as_it_started(policy):
             return self._logp(policy, batch)
 
     def _advantages(self, own: list[Answers]) -> Float[Tensor, "images k"]:
