@@ -29,6 +29,7 @@ MODEL_OPTIONS = (
     "reading",
     "max_new_tokens",
     "max_pixels",
+    "quantization",
     "reference",
     "engine",
 )

@@ -102,7 +102,11 @@ class Scorer:
         chosen = self.options
         if isinstance(model, str):
             model = load(
-                model, device=chosen.device, dtype=chosen.dtype, max_pixels=chosen.max_pixels
+                model,
+                device=chosen.device,
+                dtype=chosen.dtype,
+                max_pixels=chosen.max_pixels,
+                quantization=chosen.quantization,
             )
         self.vlm = model
         if model.with_reference and not chosen.reference:
@@ -229,6 +233,7 @@ class Scorer:
             "doubt": chosen.doubt,
             "max_pixels": chosen.max_pixels,
             "assume_bits": chosen.assume_bits,
+            "quantization": chosen.quantization,
             "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
             "version": version("visualquality"),
         }
@@ -242,6 +247,7 @@ class Scorer:
             "tolerance": chosen.samples == "auto",
             "doubt": chosen.mode == "auto",
             "assume_bits": chosen.assume_bits is not None,
+            "quantization": chosen.quantization is not None,
         }
         return {key: value for key, value in header.items() if in_use.get(key, True)}
 

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator
 from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..io import Settings
+from ..models.options import Quantization
 from ..process import device_name
 from ..response import PromptName, Reading
 
@@ -86,6 +87,10 @@ class ScoreSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Number format of the weights; by default bfloat16 on CUDA, else float32.",
+    )
+    quantization: Quantization | None = Field(
+        None,
+        description="4bit: the weights of the language model in 4 bits, by bitsandbytes. By default as dtype says.",
     )
     engine: Engine = Field(
         "here",

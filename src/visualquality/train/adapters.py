@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from ..errors import UserError
 from ..models.adapter import MAIN, with_adapter
@@ -58,6 +58,15 @@ def new_adapter(lora: LoRA) -> "LoraConfig":
     return LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
     )
+
+
+def add_adapter(model: PreTrainedModel, lora: LoRA, seed: int) -> "PeftModel":
+    """`model` with a new adapter in float32, drawn by `seed`."""
+    from peft import get_peft_model
+
+    set_seed(seed)
+    adapted: Any = get_peft_model(model, new_adapter(lora))
+    return adapted
 
 
 def go_on(

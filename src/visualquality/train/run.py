@@ -19,7 +19,7 @@ from ..models.folder import whole_model
 from ..models.limits import size_refusal
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..process import is_main, keep_freed_memory
-from .adapters import adapter_to_go_on_with, go_on, new_adapter
+from .adapters import adapter_to_go_on_with, add_adapter, go_on, new_adapter
 from .base import RunTrainer
 from .checkpoints import FINAL, checkpoint_step, claim, cut_logs_back, last_checkpoint
 from .examples import FeatureCache, PromptEncoder, run_order
@@ -167,6 +167,10 @@ def _check_launch(recipe: Recipe) -> None:
             f"the recipe is for {recipe.devices} processes and this is {world}: launch it with "
             f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
         )
+    if recipe.quantization is not None and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise UserError(
+            "quantization with DeepSpeed is not supported: launch with torchrun, or leave quantization out"
+        )
     # The rollout calls parts of the model by themselves, which nobody has run on FSDP's flat parameters.
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise UserError(
@@ -218,6 +222,9 @@ def _make_trainer(
             # As TRL makes a new adapter: ZeRO-3 wants one number format for all weights.
             own_dtype=zero != 3,
         )
+    elif recipe.lora is not None and recipe.quantization is not None:
+        # Not left to TRL, which would round what it makes to bfloat16 (`RunTrainer`).
+        policy = add_adapter(encode.vlm.model, recipe.lora, recipe.seed)
     elif recipe.lora is not None:
         peft_config = new_adapter(recipe.lora)
     trainer: Any = TRAINERS[recipe.method](
