@@ -101,13 +101,7 @@ class Scorer:
         self.options = settings or score_settings(**options)
         chosen = self.options
         if isinstance(model, str):
-            model = load(
-                model,
-                device=chosen.device,
-                dtype=chosen.dtype,
-                max_pixels=chosen.max_pixels,
-                quantization=chosen.quantization,
-            )
+            model = load(model, **chosen.model_options)
         self.vlm = model
         if model.with_reference and not chosen.reference:
             raise UserError(

@@ -115,6 +115,11 @@ class ScoreSettings(Settings):
         return {"max_image_pixels": self.max_image_pixels, "assume_bits": self.assume_bits}
 
     @property
+    def model_options(self) -> dict[str, Any]:
+        """How the model is loaded, as `models.load.load` takes it."""
+        return self.model_dump(include={"device", "dtype", "max_pixels", "quantization"})
+
+    @property
     def token_limit(self) -> int:
         """`max_new_tokens`, or the default of the mode."""
         default = TOKENS_WITHOUT if self.mode == "direct" else TOKENS_WITH_WORDS

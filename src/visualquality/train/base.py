@@ -89,12 +89,12 @@ class RunTrainer:
         dataset = Dataset.from_dict({"row": rows, "visit": visits})
         kwargs |= {"train_dataset": dataset, "processing_class": self.vlm.processor}
         policy = self.vlm.model if policy is None else policy
-        before = [(p, p.data) for p in policy.parameters() if p.requires_grad]
+        small = [p for p in policy.parameters() if p.requires_grad] if recipe.quantization else []
+        before = [(p, p.data) for p in small]
         super().__init__(model=policy, **kwargs)  # type: ignore[call-arg]  # TRL's, not object's
-        if recipe.quantization is not None:
-            # TRL has rounded the adapter to bfloat16, in which small updates would be lost.
-            for parameter, data in before:
-                parameter.data = data
+        # TRL has rounded the adapter of a base in 4 bits to bfloat16, in which small updates would be lost.
+        for parameter, data in before:
+            parameter.data = data
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> SequentialSampler:
         # `run_order` has shuffled. Skipping to a step is then all that it takes to resume in the same order.

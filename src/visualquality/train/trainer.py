@@ -10,7 +10,6 @@ format reward are 0); comparisons see the images of all devices; each batch is u
 Eq. 5 is 1 and nothing is clipped, as in the authors' code.
 """
 
-import copy
 import logging
 import time
 from typing import Any
@@ -36,6 +35,7 @@ from .examples import Example, PromptEncoder
 from .logs import Answers, write_answers
 from .packed import packed_log_probabilities
 from .recipe import Recipe
+from .ref_model import frozen_twin, take_weights
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         ref_model = None
         if self.settings.kl_weight > 0 and recipe.lora is None:
             # Copied before TRL patches the policy's forward: a copy of the patched one would call the policy's.
-            ref_model = copy.deepcopy(encode.vlm.model).requires_grad_(False).eval()
+            ref_model = frozen_twin(encode.vlm.model)
         super().__init__(
             recipe,
             examples,
@@ -76,6 +76,11 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
             **kwargs,
         )
         self.eos = eos_token_ids(self.vlm.model, self.vlm.processor)
+        on_cpu = self.accelerator.device.type == "cpu"
+        # DeepSpeed moves each weight to the GPU by itself. Elsewhere the policy is on its device by now, so that a copy
+        # is made there, and the machine's memory holds one model a process and not two.
+        if ref_model is not None and (on_cpu or not self.is_deepspeed_enabled):
+            take_weights(ref_model, encode.vlm.model)
         # On its device, and sharded where the policy is.
         if ref_model is not None and self.is_deepspeed_enabled:
             ref_model = prepare_deepspeed(ref_model, self.accelerator)
