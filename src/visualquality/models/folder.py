@@ -73,12 +73,25 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+def whole_model(name: str) -> str:
+    """The name of the model with all weights: of a folder with an adapter its base, of all others `name` itself.
+
+    Raises UserError where the adapter names none.
+    """
+    return adapter_base(Path(name)) if (Path(name) / ADAPTER).is_file() else name
+
+
 def check_adapter(folder: Path) -> dict[str, Any]:
     """What `ADAPTER` of a folder with a LoRA adapter says. Raises UserError as `check_folder`, and for other kinds."""
     check_folder(folder)
     path = folder / ADAPTER
     settings = read_object(path)
-    adapter_base(folder)
+    base = adapter_base(folder)
+    if whole_model(base) != base:
+        raise UserError(
+            f"{path} names {base} as its base, which is an adapter too: merge that one (visualquality merge), and name "
+            "the result in base_model_name_or_path"
+        )
     # Other kinds of adapter import other modules, and nobody has tried them here.
     if settings.get("peft_type") != "LORA" or settings.get("megatron_config"):
         raise UserError(f"{path} is no plain LoRA (peft_type): merge it where it was trained")

@@ -8,7 +8,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..errors import UserError, first_line
 from .families import FAMILIES, Family, family_of, read_config
-from .folder import ADAPTER, adapter_base
+from .folder import whole_model
 from .load import EMBEDDED_NAMES, embedded_folder
 from .nano import NanoConfig
 from .releases import subfolder_of
@@ -42,7 +42,7 @@ def _processor(name: str) -> tuple[Family, ProcessorMixin]:
     """The family of a model and its processor, as `load` has them."""
     try:
         # An adapter's folder has a processor of its own, but not the configuration of its base model.
-        base = adapter_base(Path(name)) if (Path(name) / ADAPTER).is_file() else name
+        base = whole_model(name)
         if base in EMBEDDED_NAMES:
             family = FAMILIES[NanoConfig.model_type]
         else:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image
@@ -18,10 +18,12 @@ from ..errors import UserError, first_line
 from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
-from .families import family_of, placeholder_ids, read_config
+from .adapter import merged, with_adapter
+from .families import bare_model, family_of, placeholder_ids, read_config
 from .folder import ADAPTER, NO_CODE, check_adapter, read_object
 from .generate import eos_token_ids
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoProcessor
+from .options import Attention, Quantization, WeightOptions
 from .prompt import encode_prompt
 from .releases import subfolder_of
 
@@ -68,28 +70,43 @@ class VisionLanguageModel:
 
 
 def load(
-    name: str, *, device: str | None = None, dtype: str = "auto", max_pixels: int | None = None
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    max_pixels: int | None = None,
+    quantization: Quantization | None = None,
+    attention: Attention = "sdpa",
+    adapted: bool = True,
 ) -> VisionLanguageModel:
     """Load `nano`, `nano-base`, a folder, or a model of the Hugging Face hub.
 
     `device`: cpu, cuda, cuda:N or mps; by default "cuda" where there is one, else "cpu".
     `dtype`: "auto" is bfloat16 on CUDA, and float32 elsewhere, as on a CPU, where bfloat16 is slower; nano is always
-    float32, since its statistics would lose their last digits.
+    float32, since its statistics would lose their last digits. "saved" is the one of the files.
     `max_pixels`: a bound on the pixels that the model sees of one image; larger ones are resized.
-    A folder with a LoRA adapter is loaded onto the base model that it names, and merged.
+    `quantization`, `attention`: as `WeightOptions` has them.
+    A folder with a LoRA adapter is loaded onto the base model that it names, and merged; beside weights in 4 bits it
+    stays apart, since a merged weight would be rounded again. `adapted` False leaves the base model as it is, with the
+    adapter's processor.
     Nothing of a folder is run, and no pickle is opened (`folder.py`).
     Raises UserError where there is no such model or device, the model is damaged, or it cannot look at images.
     """
     device = usable_device(device)
     use_model_here(device)
-    torch_dtype = _dtype(dtype, device)
+    options = WeightOptions(_dtype(dtype, device), device, quantization, attention)
     with faults_of_model(name, loading=True):
         if name in EMBEDDED_NAMES:
-            model, processor = _embedded(name)
+            model, processor = _embedded(name, options)
         elif (Path(name) / ADAPTER).is_file():
-            model, processor = _with_adapter(Path(name), torch_dtype)
+            model, processor = _base_of_adapter(Path(name), options)
+            if adapted and quantization is None:
+                model = merged(model, Path(name))
+            elif adapted:
+                adapted_model: Any = with_adapter(model, Path(name))
+                model = bare_model(adapted_model)
         else:
-            model, processor = _pretrained(name, torch_dtype)
+            model, processor = _pretrained(name, options)
         # Responses are appended to a batch of prompts, so all prompts must end in the same column.
         processor.tokenizer.padding_side = "left"
         if max_pixels is not None:
@@ -100,7 +117,8 @@ def load(
             family_of(model.config).limit_pixels(processor, max_pixels)
         if name not in EMBEDDED_NAMES:
             _try_out(model, processor, name)
-        _move(model, device=device)
+        if quantization is None:
+            _move(model, device=device)
         trained_with = trained_as(Path(name))
     return VisionLanguageModel(
         name,
@@ -129,7 +147,10 @@ def _move(model: Any, **where: Any) -> None:
     model.to(**where)
 
 
-def _dtype(dtype: str, device: str) -> torch.dtype:
+def _dtype(dtype: str, device: str) -> torch.dtype | Literal["auto"]:
+    """As transformers takes it, whose "auto" is the number format of the files."""
+    if dtype == "saved":
+        return "auto"
     if dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -137,7 +158,8 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _embedded(name: str, options: WeightOptions) -> tuple[PreTrainedModel, ProcessorMixin]:
+    options.check(name, family_of(NanoConfig()))
     folder = embedded_folder(name)
     weights = folder / f"{name}.safetensors"
     if not weights.is_file():  # the wheel leaves nano-base out
@@ -155,10 +177,11 @@ def _embedded(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     tied = {"lm_head.weight": state["model.language_model.embed_tokens.weight"]}
     model.load_state_dict(state | tied)
     _move(model, dtype=torch.float32)  # stored in float16
+    model.set_attn_implementation(options.attention)
     return model, processor
 
 
-def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _pretrained(name: str, options: WeightOptions) -> tuple[PreTrainedModel, ProcessorMixin]:
     # A hub name is owner/name. For anything else the hub's own error would be puzzling.
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_path and not Path(name).is_dir():
@@ -169,13 +192,13 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Process
         )
     subfolder = subfolder_of(name)
     family = family_of(read_config(name))
+    options.check(name, family)
     processor = family.load_processor(name, subfolder)
     model = load_strictly(
         AutoModelForImageTextToText,
         name,
         subfolder=subfolder,
-        dtype=torch.float32 if family.float32 else dtype,
-        attn_implementation="sdpa",
+        **options.keywords(family),
         **NO_CODE,
     )
     return model, processor
@@ -262,19 +285,21 @@ def trained_as(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
-    from peft import PeftModel  # takes seconds
-
+def _base_of_adapter(
+    folder: Path, options: WeightOptions
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The base model of the adapter in `folder`, with the processor that this was trained with."""
     base = check_adapter(folder)["base_model_name_or_path"]
-    model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
-    if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with
+    load_base = _embedded if base in EMBEDDED_NAMES else _pretrained
+    model, processor = load_base(base, options)
+    if (folder / "tokenizer_config.json").is_file():
         processor = family_of(model.config).load_processor(str(folder), "")
     # The embedded models change with the package. An adapter on other weights would load without a word.
     trained_on = trained_as(folder).get("base")
     other_weights = trained_on is not None and trained_on != weights_digest(model.state_dict())
     if other_weights or _is_extended(model.config) != _is_extended(processor.image_processor):
         raise UserError(f"{folder} was trained on an earlier version of {base}: train it again")
-    return PeftModel.from_pretrained(model, folder).merge_and_unload(), processor
+    return model, processor
 
 
 def _is_extended(part: Any) -> bool:

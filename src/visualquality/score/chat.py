@@ -42,6 +42,11 @@ class ChatRater:
             raise UserError(
                 f"device is {options.device}, but the engine {engine} chooses its own: leave it out here"
             )
+        if options.quantization is not None:
+            raise UserError(
+                f"quantization is {options.quantization}, but the engine {engine} loads weights in its own way: "
+                "leave it out here"
+            )
         self.engine = engine
         self.model = model
         self.options = options

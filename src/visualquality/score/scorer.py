@@ -108,9 +108,7 @@ class Scorer:
         name = model if isinstance(model, str) else model.name
         chosen = self.options = (settings or score_settings(**options)).for_model(name)
         if isinstance(model, str):
-            model = load(
-                model, device=chosen.device, dtype=chosen.dtype, max_pixels=chosen.max_pixels
-            )
+            model = load(model, **chosen.model_options)
         self.vlm = model
         if model.with_reference and not chosen.reference:
             raise UserError(
@@ -213,6 +211,7 @@ class Scorer:
             "doubt": chosen.doubt,
             "max_pixels": chosen.max_pixels,
             "assume_bits": chosen.assume_bits,
+            "quantization": chosen.quantization,
             "dtype": str(self.vlm.model.dtype).removeprefix("torch."),
             "version": version("visualquality"),
         }

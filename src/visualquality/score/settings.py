@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ..data.find import MAX_IMAGE_PIXELS
 from ..errors import UserError
 from ..io import Settings
+from ..models.options import Quantization
 from ..models.releases import release_of
 from ..process import device_name
 from ..response import PromptName, Reading
@@ -123,6 +124,10 @@ class ScoreSettings(Settings):
         "auto",
         description="Number format of the weights; by default bfloat16 on CUDA, else float32.",
     )
+    quantization: Quantization | None = Field(
+        None,
+        description="4bit: the weights of the language model in 4 bits, by bitsandbytes. By default as dtype says.",
+    )
     engine: Engine = Field(
         "here",
         description="here: PyTorch. vllm: vLLM in this process. openai: a server, see --url.",
@@ -193,6 +198,11 @@ class ScoreSettings(Settings):
         return {"max_image_pixels": self.max_image_pixels, "assume_bits": self.assume_bits}
 
     @property
+    def model_options(self) -> dict[str, Any]:
+        """How the model is loaded, as `models.load.load` takes it."""
+        return self.model_dump(include={"device", "dtype", "max_pixels", "quantization"})
+
+    @property
     def token_limit(self) -> int:
         """`max_new_tokens`, or the default of the mode."""
         default = TOKENS_WITHOUT if self.mode == "direct" else TOKENS_WITH_WORDS
@@ -203,6 +213,7 @@ class ScoreSettings(Settings):
 _UNUSED = {
     "reference": False,
     "assume_bits": None,
+    "quantization": None,
     "reading": "strict",
     "preset": None,
     "top_k": 0,

@@ -60,7 +60,8 @@ class RunTrainer:
     """Stands before a trainer of TRL in a class's bases.
 
     `examples` are trained on in the `order` of `run_order`; `encode` makes their prompts, and `encode.vlm` is the
-    model that is trained. `probes` are scored along the way (RL2R). TRL's trainer gets `kwargs`.
+    model that is trained, or `policy`, where that is given: the same model with an adapter. `probes` are scored along
+    the way (RL2R). TRL's trainer gets `kwargs`.
     """
 
     vlm: VisionLanguageModel
@@ -77,6 +78,7 @@ class RunTrainer:
         order: list[tuple[int, int]],
         encode: PromptEncoder,
         probes: list[Example],
+        policy: Any = None,
         **kwargs: Any,
     ):
         self.recipe, self.examples, self.probes = recipe, examples, probes
@@ -86,7 +88,13 @@ class RunTrainer:
         # Numbers only: images are opened when a batch is made.
         dataset = Dataset.from_dict({"row": rows, "visit": visits})
         kwargs |= {"train_dataset": dataset, "processing_class": self.vlm.processor}
-        super().__init__(model=self.vlm.model, **kwargs)  # type: ignore[call-arg]  # TRL's, not object's
+        policy = self.vlm.model if policy is None else policy
+        small = [p for p in policy.parameters() if p.requires_grad] if recipe.quantization else []
+        before = [(p, p.data) for p in small]
+        super().__init__(model=policy, **kwargs)  # type: ignore[call-arg]  # TRL's, not object's
+        # TRL has rounded the adapter of a base in 4 bits to bfloat16, in which small updates would be lost.
+        for parameter, data in before:
+            parameter.data = data
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> SequentialSampler:
         # `run_order` has shuffled. Skipping to a step is then all that it takes to resume in the same order.

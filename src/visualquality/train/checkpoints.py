@@ -48,7 +48,7 @@ def claim(recipe: Recipe, resume: bool) -> Path | None:
             raise UserError(f"nothing to resume: {output} holds no run")
         before = read_yaml(record, "recipe")
         # Runs of older versions did not have these fields.
-        before = {"reference": False, "skip_bad": False, **before}
+        before = {"reference": False, "skip_bad": False, "attention": "sdpa", **before}
         changed = [key for key in resolved if key not in FREE and before.get(key) != resolved[key]]
         if changed:
             raise UserError(

@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig, Qwen2_5_
 
 from ..errors import UserError
 from ..models.families import bare_model, family_of, read_config
+from ..models.folder import whole_model
 from ..models.load import EMBEDDED_NAMES, load
 from .chosen import CHUNK
 from .packed import MASK_BYTES
@@ -114,9 +115,9 @@ def published_config(name: str) -> PreTrainedConfig | None:
 def model_size(recipe: Recipe) -> ModelSize:
     """Size of a recipe's model, from its configuration: its folder's or the hub's, else the published one.
 
-    Raises UserError where there is none.
+    Of a folder with an adapter it is the size of its base. Raises UserError where there is none.
     """
-    name, source = recipe.model, "counted"
+    name, source = whole_model(recipe.model), "counted"
     model: Any
     try:
         if name in EMBEDDED_NAMES:

@@ -12,6 +12,7 @@ from rich.table import Table
 from ..errors import UserError
 from ..models.limits import Refusal, size_refusal
 from ..rl2r import ALONE
+from .adapters import adapter_to_go_on_with
 from .examples import Example
 from .memory import Memory, ModelSize, memory, model_size
 from .recipe import Recipe, check_reward
@@ -48,9 +49,11 @@ def count_steps(recipe: Recipe, examples: Sequence[Example]) -> int:
 def plan(recipe: Recipe, examples: list[Example]) -> Plan:
     """The cost of `recipe` on these examples.
 
-    Raises UserError where a data set is smaller than a batch, and for an unknown reward.
+    Raises UserError where a data set is smaller than a batch, for an unknown reward, and for an adapter that does not
+    fit the recipe.
     """
     check_reward(recipe)
+    adapter_to_go_on_with(recipe)
     counts = dict(Counter(e.dataset for e in examples))
     batch = recipe.global_batch
     for name, count in (counts if recipe.compares else {"all": len(examples)}).items():

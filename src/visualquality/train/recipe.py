@@ -14,6 +14,7 @@ from pydantic import (
 
 from ..errors import UserError, shortened
 from ..io import Settings, expand, read_yaml, validated
+from ..models.options import Attention, Quantization
 from ..parsing import parse_yaml
 from ..response import PromptName, TextReading
 from ..rl2r import ON_1_TO_5, REWARDS
@@ -134,6 +135,9 @@ class Recipe(Settings):
     freeze_vision: bool = False
     max_pixels: int | None = Field(None, ge=28 * 28)  # 28 x 28 pixels are one token of a Qwen-VL
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    # The frozen base of a LoRA run in 4 bits. (models/options.py has both.)
+    quantization: Quantization | None = None
+    attention: Attention = "sdpa"
     gradient_checkpointing: bool = False
     # Of the update's rows of K responses (train/attention.py). flex needs CUDA.
     packed_attention: Literal["auto", "flex"] = "auto"
@@ -150,6 +154,10 @@ class Recipe(Settings):
         if self.prompt == "q-insight":
             raise ValueError(
                 "the prompt q-insight is for the weights of its authors: train with another"
+            )
+        if self.quantization is not None and self.lora is None:
+            raise ValueError(
+                "weights in 4 bits cannot be trained: add lora, or leave quantization out"
             )
         if self.compares and self.compared < 2:
             raise ValueError(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig
 from rich.console import Console
 from transformers import PrinterCallback
 from trl import GRPOConfig, SFTConfig
@@ -16,9 +15,11 @@ from trl import GRPOConfig, SFTConfig
 from ..errors import UserError, first_line
 from ..io import progress_bar, write_text
 from ..models.families import family_of
+from ..models.folder import whole_model
 from ..models.limits import size_refusal
 from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
 from ..process import is_main, keep_freed_memory
+from .adapters import adapter_to_go_on_with, add_adapter, go_on, new_adapter
 from .base import RunTrainer
 from .checkpoints import FINAL, checkpoint_step, claim, cut_logs_back, last_checkpoint
 from .examples import FeatureCache, PromptEncoder, run_order
@@ -61,6 +62,7 @@ def train(
     nothing to resume.
     """
     check_reward(recipe)
+    adapter_to_go_on_with(recipe)
     _check_launch(recipe)
     checkpoint = claim(recipe, resume)
     console = console or Console(stderr=True)
@@ -101,7 +103,7 @@ def _train(
     vlm = _load_policy(recipe)
     trained_with: dict[str, Any] = {"prompt": recipe.prompt, "reference": recipe.reference}
     # The embedded models change with the package, so an adapter of one says which weights it is for.
-    adapts_embedded = recipe.lora and recipe.model in EMBEDDED_NAMES
+    adapts_embedded = recipe.lora and whole_model(recipe.model) in EMBEDDED_NAMES
     trained_with["base"] = vlm.digest if adapts_embedded else None
     # A tower that is trained gives something else at every step.
     encode = PromptEncoder(vlm, (cache or FeatureCache()) if recipe.freeze_vision else None)
@@ -170,6 +172,10 @@ def _check_launch(recipe: Recipe) -> None:
             "the recipe's packed_attention: flex needs CUDA, since PyTorch has no backward of it elsewhere: leave it "
             "out"
         )
+    if recipe.quantization is not None and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise UserError(
+            "quantization with DeepSpeed is not supported: launch with torchrun, or leave quantization out"
+        )
     # The rollout calls parts of the model by themselves, which nobody has run on FSDP's flat parameters.
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise UserError(
@@ -185,9 +191,12 @@ def _load_policy(recipe: Recipe) -> VisionLanguageModel:
     if dtype == "auto":
         small = recipe.lora is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
         dtype = "bfloat16" if small and torch.cuda.is_available() else "float32"
-    vlm = load(recipe.model, device="cpu", dtype=dtype, max_pixels=recipe.max_pixels)
+    # A LoRA stage goes on with the adapter of the stage before, which then must not be merged.
+    merge = recipe.lora is None
+    vlm = load(recipe.model, device="cpu", dtype=dtype, max_pixels=recipe.max_pixels, adapted=merge)
     # What a LoRA adapter will name as its base.
-    name = str(Path(recipe.model).resolve()) if Path(recipe.model).is_dir() else recipe.model
+    name = whole_model(recipe.model)
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
     vlm.model.config._name_or_path = vlm.model.name_or_path = name
     if recipe.freeze_vision:
         # nano's EfficientNet, or the whole vision transformer of a Qwen-VL.
@@ -205,21 +214,32 @@ def _load_policy(recipe: Recipe) -> VisionLanguageModel:
 def _make_trainer(
     recipe: Recipe, usable: Usable, steps: int, encode: PromptEncoder, callbacks: list[Any]
 ) -> Any:
-    peft_config = None
-    if lora := recipe.lora:
-        peft_config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules=lora.targets,
-            task_type="CAUSAL_LM",
+    args = _arguments(recipe, steps)
+    policy = peft_config = None
+    before = adapter_to_go_on_with(recipe)
+    if recipe.lora is not None and before is not None:
+        zero = args.deepspeed_plugin.zero_stage if args.deepspeed_plugin is not None else 0
+        policy = go_on(
+            encode.vlm.model,
+            before,
+            recipe.lora,
+            keep_start=recipe.method == "rl2r" and recipe.rl2r.kl_weight > 0,
+            # As TRL makes a new adapter: ZeRO-3 wants one number format for all weights.
+            own_dtype=zero != 3,
         )
+    elif recipe.lora is not None and recipe.quantization is not None:
+        # Not left to TRL, which would round what it makes to bfloat16 (`RunTrainer`).
+        policy = add_adapter(encode.vlm.model, recipe.lora, recipe.seed)
+    elif recipe.lora is not None:
+        peft_config = new_adapter(recipe.lora)
     trainer: Any = TRAINERS[recipe.method](
         recipe,
         usable.examples,
         run_order(recipe, usable.examples, steps),
         encode,
         probes=usable.probes,
-        args=_arguments(recipe, steps),
+        policy=policy,
+        args=args,
         callbacks=callbacks,
         peft_config=peft_config,
     )

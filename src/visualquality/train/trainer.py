@@ -10,7 +10,6 @@ format reward are 0); comparisons see the images of all devices; each batch is u
 Eq. 5 is 1 and nothing is clipped, as in the authors' code.
 """
 
-import copy
 import logging
 import time
 from typing import Any
@@ -30,11 +29,13 @@ from .. import response, rl2r
 from ..models.generate import Completion, decode, eos_token_ids, prefill, sample_completions
 from ..models.prompt import collate, pad
 from ..seeds import uniform_streams
+from .adapters import as_it_started
 from .base import RunTrainer
 from .examples import Example, PromptEncoder
 from .logs import Answers, write_answers
 from .packed import packed_log_probabilities
 from .recipe import Recipe
+from .ref_model import frozen_twin, take_weights
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +60,11 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
             recipe.prompt, recipe.reasoning, reference=recipe.reference
         )
         self._unreadable_steps = 0  # in a row
-        # Under LoRA the policy without its adapter is the one it started from, and no copy is needed.
+        # Under LoRA the policy that it started from is a matter of its adapters, and no copy of the model is needed.
         ref_model = None
         if self.settings.kl_weight > 0 and recipe.lora is None:
             # Copied before TRL patches the policy's forward: a copy of the patched one would call the policy's.
-            ref_model = copy.deepcopy(encode.vlm.model).requires_grad_(False).eval()
+            ref_model = frozen_twin(encode.vlm.model)
         super().__init__(
             recipe,
             examples,
@@ -75,6 +76,11 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
             **kwargs,
         )
         self.eos = eos_token_ids(self.vlm.model, self.vlm.processor)
+        on_cpu = self.accelerator.device.type == "cpu"
+        # DeepSpeed moves each weight to the GPU by itself. Elsewhere the policy is on its device by now, so that a copy
+        # is made there, and the machine's memory holds one model a process and not two.
+        if ref_model is not None and (on_cpu or not self.is_deepspeed_enabled):
+            take_weights(ref_model, encode.vlm.model)
         # On its device, and sharded where the policy is.
         if ref_model is not None and self.is_deepspeed_enabled:
             ref_model = prepare_deepspeed(ref_model, self.accelerator)
@@ -114,7 +120,12 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         # Without dropout, and with a cache, which gradient checkpointing forbids in training mode.
         module.eval()
         batches, answers = [], []
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            # Checkpointing is off meanwhile, and then on again: in the kind that it was.
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,  # type: ignore[arg-type]
+        ) as policy:
             self._score_probes(policy)
             for start in range(0, len(examples), size):
                 # A resumed run is at the same step, and so draws what the uninterrupted one drew.
@@ -208,7 +219,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         if self.ref_policy is not None:
             return self._logp(self.ref_policy, batch)
         policy = self.accelerator.unwrap_model(self.model)
-        with policy.disable_adapter():
+        with as_it_started(policy):
             return self._logp(policy, batch)
 
     def _advantages(self, own: list[Answers]) -> Float[Tensor, "images k"]:
