@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read, and the errors of other libraries in one line."""
+"""The one error that a user is meant to read, also for an extra that is missing; errors of other libraries in a line."""
 
 
 class UserError(ValueError):
@@ -6,6 +6,17 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def missing_extra(what: str, extra: str, error: ImportError) -> UserError:
+    """The error that says that `what` needs an extra of this package, and how it is installed.
+
+    >>> print(missing_extra("training", "train", ModuleNotFoundError("No module named 'trl'")))
+    training needs packages that are not installed (No module named 'trl'): pip install 'visualquality[train]'
+    """
+    return UserError(
+        f"{what} needs packages that are not installed ({error}): pip install 'visualquality[{extra}]'"
+    )
 
 
 def shortened(text: str, length: int = 80) -> str:

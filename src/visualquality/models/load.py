@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, missing_extra
 from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
@@ -262,8 +262,10 @@ def trained_as(folder: Path) -> dict[str, Any]:
 
 
 def _with_adapter(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
-    from peft import PeftModel  # takes seconds
-
+    try:
+        from peft import PeftModel  # takes seconds
+    except ModuleNotFoundError as error:
+        raise missing_extra(f"the LoRA adapter {folder}", "train", error) from error
     base = check_adapter(folder)["base_model_name_or_path"]
     model, processor = _embedded(base) if base in EMBEDDED_NAMES else _pretrained(base, dtype)
     if (folder / "tokenizer_config.json").is_file():  # the processor that it was trained with

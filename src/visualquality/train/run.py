@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from peft import LoraConfig
 from rich.console import Console
 from transformers import PrinterCallback
-from trl import GRPOConfig, SFTConfig
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, missing_extra
+
+try:
+    import datasets  # noqa: F401  # of `base`; all of the extra are asked for here, before any is used
+    from accelerate import PartialState
+    from peft import LoraConfig
+    from trl import GRPOConfig, SFTConfig
+except ModuleNotFoundError as error:
+    raise missing_extra("training", "train", error) from error
+
 from ..io import progress_bar, write_text
 from ..models.families import family_of
 from ..models.limits import size_refusal
