@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read, also for an extra that is missing; errors of other libraries in a line."""
+"""The one error that a user is meant to read, and the errors of other libraries in one line."""
 
 
 class UserError(ValueError):

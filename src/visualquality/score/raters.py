@@ -31,6 +31,7 @@ MODEL_OPTIONS = (
     "max_pixels",
     "reference",
     "engine",
+    "engine_option",
 )
 
 
