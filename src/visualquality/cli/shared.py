@@ -120,7 +120,7 @@ def rates(command: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         # What was not given is left out: some defaults depend on the engine.
         chosen = {p.name: given.pop(p.name) for p in options}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
+        chosen = {name: value for name, value in chosen.items() if value not in (None, [])}
         command(**given, make=functools.partial(make_rater, **chosen))
 
     # typer reads the options of a command from its signature and its annotations.
@@ -142,7 +142,8 @@ def _rater_options() -> list[inspect.Parameter]:
         flag = f"--{name.replace('_', '-')}"
         flags = [flag] + (["-k"] if name == "samples" else [])
         # Numbers are parsed by typer; all else is text that ScoreSettings checks.
-        kind: Any = str
+        # What is a group of options itself may be given several times, as KEY=VALUE.
+        kind: Any = list[str] if name == "engine_option" else str
         for plain in (int, float, bool):
             if field.annotation in (plain, plain | None):
                 kind = plain

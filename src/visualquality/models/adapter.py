@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from ..errors import UserError
+from ..errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -18,11 +18,13 @@ def with_adapter(
 ) -> "PeftModel":
     """`model`, the base, with the adapter in `folder`, whose layers are put into `model` itself.
 
-    own_dtype: the adapter in float32, whatever the base is in. Raises UserError where weights of the adapter have no
-    place in the model, or the other way round: PEFT would go on with what fits.
+    own_dtype: the adapter in float32, whatever the base is in. Raises UserError without PEFT, and where weights of the
+    adapter have no place in the model, or the other way round: PEFT would go on with what fits.
     """
-    from peft import PeftModel  # takes seconds
-
+    try:
+        from peft import PeftModel  # takes seconds
+    except ModuleNotFoundError as error:
+        raise missing_extra(f"the LoRA adapter {folder}", "train", error) from error
     adapted: Any = PeftModel.from_pretrained(
         model, folder, is_trainable=trainable, autocast_adapter_dtype=own_dtype
     )

@@ -25,6 +25,25 @@ TOKENS_WITH_WORDS, TOKENS_WITHOUT = 512, 24  # longest answers, by default
 SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens")
 
 
+class EngineOptions(Settings):
+    """What vLLM is told beside the model, under the names that it has for them itself.
+
+    gpu_memory_utilization: share of a device's memory, in (0, 1], that weights and caches may take together.
+    tensor_parallel_size: GPUs that share the model. max_model_len: most tokens of prompt and answer together.
+    quantization: how the weights are stored or made smaller, such as fp8, awq or bitsandbytes; vLLM knows which there
+    are.
+    """
+
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    tensor_parallel_size: int | None = Field(None, ge=1)
+    max_model_len: int | None = Field(None, ge=1)
+    quantization: str | None = Field(None, min_length=1)
+
+    def chosen(self) -> dict[str, Any]:
+        """Those that were given; vLLM has defaults for the others."""
+        return self.model_dump(exclude_none=True)
+
+
 class ScoreSettings(Settings):
     """How a vision-language model scores images. A field's description is its help on the command line."""
 
@@ -132,6 +151,11 @@ class ScoreSettings(Settings):
         "here",
         description="here: PyTorch. vllm: vLLM in this process. openai: a server, see --url.",
     )
+    engine_option: EngineOptions | None = Field(
+        None,
+        description="With --engine vllm, one KEY=VALUE each time: gpu_memory_utilization, tensor_parallel_size, "
+        "max_model_len, quantization.",
+    )
     url: str | None = Field(None, description="Address of an OpenAI-compatible server.")
     calibration: Path | None = Field(
         None,
@@ -192,6 +216,35 @@ class ScoreSettings(Settings):
         left = {name: value for name, value in release.authors.items() if name not in chosen}
         return self.model_copy(update=left)
 
+    @field_validator("engine_option", mode="before")
+    @classmethod
+    def _is_for_an_engine(cls, given: object) -> object:
+        """A mapping, or the words KEY=VALUE of the command line. Raises UserError for any other key."""
+        if isinstance(given, list | tuple):
+            words = [str(word).partition("=") for word in given]
+            wrong = [key + equals for key, equals, value in words if not (key and value)]
+            if wrong:
+                raise UserError(f"{wrong[0]!r} is not of the form KEY=VALUE")
+            given = {key: value for key, _, value in words}
+            if len(given) < len(words):
+                raise UserError("give each key once")
+        if not isinstance(given, dict):
+            return given
+        if "dtype" in given:
+            raise UserError("dtype is a scoring option of its own (--dtype): give it there")
+        if unknown := [str(key) for key in given if key not in EngineOptions.model_fields]:
+            names = ", ".join(EngineOptions.model_fields)
+            raise UserError(f"there is no {unknown[0]}: there are {names}")
+        return given
+
+    @model_validator(mode="after")
+    def _has_its_engine(self) -> "ScoreSettings":
+        if self.engine_option is not None and self.engine != "vllm":
+            raise UserError(
+                "engine_option is for the engine vllm: give engine vllm with it, or leave it out"
+            )
+        return self
+
     @property
     def file_options(self) -> dict[str, Any]:
         """How files are read, as `read_image` takes it."""
@@ -243,8 +296,8 @@ def score_settings(**options: Any) -> ScoreSettings:
         # An option that may be of several kinds, such as samples, has a message for each of them.
         faults: dict[str, list[str]] = {}
         for e in error.errors():
-            # Of a check of several options, which names them itself, there is no place.
-            name = e["loc"][0] if e["loc"] else ""
+            # A check of several options together names them itself, and has no place.
+            name = e["loc"][0] if e["loc"] else None
             if e["type"] == "extra_forbidden":
                 names = ", ".join(ScoreSettings.model_fields)
                 raise UserError(
@@ -252,9 +305,12 @@ def score_settings(**options: Any) -> ScoreSettings:
                 ) from error
             # What a validator of ours says comes behind pydantic's own words.
             message = e["msg"].removeprefix("Value error, ")
-            if not name:
-                raise UserError(message) from error
             message = message[:1].lower() + message[1:]
-            faults.setdefault(f"{name} is {e['input']!r}", []).append(message)
-        sentences = [f"{what}: {' or '.join(messages)}" for what, messages in faults.items()]
+            what = f"{name} is {e['input']!r}: "
+            if name is None:
+                what = ""
+            elif name == "engine_option" and len(e["loc"]) > 1:
+                what = f"engine_option {e['loc'][1]} is {e['input']!r}: "
+            faults.setdefault(what, []).append(message)
+        sentences = [f"{what}{' or '.join(messages)}" for what, messages in faults.items()]
         raise UserError("; ".join(sentences)) from error

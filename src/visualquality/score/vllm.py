@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from .. import response
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, missing_extra
 from ..io import map_ahead
 from ..models.families import placeholder_ids
 from ..seeds import request_seed
@@ -48,18 +48,18 @@ class VllmRater(ChatRater):
             from vllm import LLM, SamplingParams
             from vllm.exceptions import VLLMClientError
         except ImportError as error:
-            raise UserError(
-                f"the engine vllm needs vLLM 0.31 or newer ({error}): pip install 'vllm>=0.31'"
-            ) from error
+            raise missing_extra("the engine vllm", "vllm", error) from error
         self._params, self._refusals = SamplingParams, (ValueError, VLLMClientError)
+        self.engine_option = settings.engine_option.chosen() if settings.engine_option else {}
+        # By default as long as the memory allows: the model's own length (128 k for Qwen) often does not fit.
+        chosen = {"max_model_len": -1} | self.engine_option
         try:
             self._llm = LLM(
                 model,
                 dtype=settings.dtype,
-                # As long as the memory allows: the model's own length (128 k for Qwen) often does not fit.
-                max_model_len=-1,
                 enable_prefix_caching=True,
                 limit_mm_per_prompt={"image": 2 if settings.reference else 1, "video": 0},
+                **chosen,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
@@ -71,8 +71,12 @@ class VllmRater(ChatRater):
         self._banned = dict.fromkeys(placeholder_ids(self._llm.model_config.hf_config), NEVER)
 
     def settings(self) -> dict[str, Any]:
-        # Left out where vLLM chooses it: journals that are older than this option go on.
-        chosen = {} if self.options.dtype == "auto" else {"dtype": self.options.dtype}
+        # Left out where vLLM chooses: journals that are older than these options go on.
+        chosen: dict[str, Any] = {}
+        if self.options.dtype != "auto":
+            chosen["dtype"] = self.options.dtype
+        if self.engine_option:
+            chosen["engine_option"] = self.engine_option
         return super().settings() | chosen
 
     def rate(self, images: Iterable[Source]) -> Iterator[Rating]:

@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from rich.console import Console
 from transformers import PrinterCallback
-from trl import GRPOConfig, SFTConfig
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, missing_extra
+
+try:
+    # All of the extra are asked for here, before any is used elsewhere.
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    from accelerate import PartialState
+    from trl import GRPOConfig, SFTConfig
+except ModuleNotFoundError as error:
+    raise missing_extra("training", "train", error) from error
+
 from ..io import progress_bar, write_text
 from ..models.families import family_of
 from ..models.folder import whole_model

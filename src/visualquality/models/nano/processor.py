@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, BatchFeature
+from transformers import AutoProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+
+# Not by its public name: that of transformers 5.16 stands for an error where there is no torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from .configuration import NanoConfig, image_tokens
