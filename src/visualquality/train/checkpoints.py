@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import UserError
-from ..io import read_yaml, write_text
+from ..io import read_yaml, validated, write_text
 from ..parsing import parse_json
 from .logs import cut_back
 from .recipe import RECIPE, Recipe
@@ -46,10 +46,10 @@ def claim(recipe: Recipe, resume: bool) -> Path | None:
     if resume:
         if not record.is_file():
             raise UserError(f"nothing to resume: {output} holds no run")
-        before = read_yaml(record, "recipe")
-        # Runs of older versions did not have these fields.
-        before = {"reference": False, "skip_bad": False, **before}
-        changed = [key for key in resolved if key not in FREE and before.get(key) != resolved[key]]
+        # Read as a recipe: fields that an older version did not have get what they mean where nothing is said.
+        tree = {**read_yaml(record, "recipe"), "output": output}
+        before = validated(Recipe, tree, record, "recipe").model_dump(mode="json")
+        changed = [key for key in resolved if key not in FREE and before[key] != resolved[key]]
         if changed:
             raise UserError(
                 f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.images import open_image
 from ..data.manifest import Manifest
 from ..data.row import mos_on_1_to_5
-from ..data.sampler import OneDatasetBatches
+from ..data.sampler import OneDatasetBatches, grouped_order
 from ..data.split import split
 from ..errors import UserError
 from ..io import map_ahead
@@ -126,11 +126,13 @@ def run_order(recipe: Recipe, examples: Sequence[Example], steps: int) -> list[t
     """(example, visit) in the order of the whole run of so many steps.
 
     Laid out beforehand, so that a run that resumes, on one process or several, sees what it would have seen.
-    Where images are compared, a batch is of one data set.
+    Where images are compared, a batch is of one data set, or each of its groups is (`rl2r.dataset_per`).
     """
     batch = recipe.global_batch
     # TRL's GRPO takes a batch once for each part of the accumulation.
     repeat = recipe.optimizer.accumulation if recipe.method == "rl2r" else 1
+    if recipe.grouped:
+        return _grouped_run_order(recipe, [e.dataset for e in examples], steps, repeat)
     # Methods that compare nothing may mix data sets, and shuffle better for it.
     groups = [e.dataset for e in examples] if recipe.compares else ["all"] * len(examples)
     sampler = OneDatasetBatches(groups, batch, seed=recipe.seed, repeat=repeat)
@@ -138,6 +140,20 @@ def run_order(recipe: Recipe, examples: Sequence[Example], steps: int) -> list[t
     while len(order) < steps * batch * repeat:
         order += [(row, sampler.epoch) for row in sampler]
         sampler.set_epoch(sampler.epoch + 1)
+    return order[: steps * batch * repeat]
+
+
+def _grouped_run_order(
+    recipe: Recipe, datasets: Sequence[str], steps: int, repeat: int
+) -> list[tuple[int, int]]:
+    batch, group = recipe.global_batch, recipe.one_dataset
+    order: list[tuple[int, int]] = []
+    epoch = 0
+    while len(order) < steps * batch * repeat:
+        rows = grouped_order(datasets, group, batch, seed=recipe.seed, epoch=epoch)
+        for start in range(0, len(rows), batch):
+            order += [(row, epoch) for row in rows[start : start + batch]] * repeat
+        epoch += 1
     return order[: steps * batch * repeat]
 
 

@@ -57,6 +57,8 @@ class RL2R(Settings):
     # Penalty of a response of max_new_tokens; of a shorter one in proportion.
     length_weight: NonNegativeFloat = 0.0
     compare_within: int | None = Field(None, ge=2)  # compare images only in groups of this size
+    # All images of an update are of one data set, or each group of `compare_within` draws its own (the authors' code).
+    dataset_per: Literal["batch", "group"] = "batch"
     kl_weight: NonNegativeFloat = 0.04  # beta of Eq. 5 (rl2r.policy_objective)
     clip: PositiveFloat = 0.2  # epsilon of Eq. 5
     temperature: PositiveFloat = 1.0
@@ -148,6 +150,11 @@ class Recipe(Settings):
                 "images are compared with one another: raise optimizer.images_per_device to 2 or more"
             )
         within = self.rl2r.compare_within
+        if self.grouped and (within is None or self.global_batch % within):
+            raise ValueError(
+                "rl2r.dataset_per is group, so rl2r.compare_within must be a size of groups that "
+                f"{self.global_batch} images are made of"
+            )
         if self.method == "rl2r" and within is not None and self.compared % within == 1:
             raise ValueError(
                 f"groups of {within} leave one of {self.compared} images alone: choose another size"
@@ -165,8 +172,19 @@ class Recipe(Settings):
         return self.global_batch if self.method == "rl2r" else self.optimizer.images_per_device
 
     @property
+    def grouped(self) -> bool:
+        """Whether each comparison group of a batch draws its data set, and not the batch as a whole."""
+        return self.method == "rl2r" and self.rl2r.dataset_per == "group"
+
+    @property
+    def one_dataset(self) -> int:
+        """Images that are drawn together from one data set, where images are compared: a batch, or a group of one."""
+        within = self.rl2r.compare_within
+        return within if self.grouped and within is not None else self.global_batch
+
+    @property
     def compares(self) -> bool:
-        """Whether images are compared within a data set, so that a batch is of one and scales do not matter."""
+        """Whether images are compared within a data set, so that scales do not matter."""
         fidelity = self.method == "expect" and self.expect.objective == "fidelity"
         return self.method == "rl2r" or fidelity
 
