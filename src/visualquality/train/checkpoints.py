@@ -15,7 +15,7 @@ from .recipe import RECIPE, Recipe
 
 FINAL = "final"
 # What does not change the weights may differ between a run and its resumption.
-FREE = ("checkpoint_every", "keep_checkpoints", "tensorboard")
+FREE = ("checkpoint_every", "keep_checkpoints", "report_to")
 
 
 def checkpoint_step(checkpoint: Path) -> int:

@@ -1,9 +1,10 @@
 """A training recipe: one YAML file, strictly typed. Unknown keys are refused."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -22,6 +23,9 @@ RECIPE = "recipe.yaml"  # in the folder of a run, with all that was set on the c
 # Of steps, images and the like. A number with a zero too many is a fault to find before memory runs out.
 MOST = 10_000_000
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
+
+
+Source = TypeVar("Source", bound="DataSource")
 
 
 class DataSource(Settings):
@@ -45,6 +49,20 @@ class DataSource(Settings):
         if ends is not None and ends[0] >= ends[1]:
             raise ValueError("give the lower end first and then the higher one")
         return ends
+
+
+class Validation(DataSource):
+    """A part that is scored along the way and never trained on: by default the rows of the split val.
+
+    `split: null` takes all rows of the manifest, which then may have none of the split test.
+    metric: what the best weights are chosen by, within each data set, and averaged over them.
+    keep: which weights stay (`train/weights.py`): those of every validation, the best ones, or the best and the last N.
+    """
+
+    split: Literal["val"] | None = "val"
+    every: PositiveInt = 50  # steps
+    metric: Literal["srcc", "plcc", "krcc"] = "srcc"
+    keep: str = Field("best", pattern=r"^(all|best|last [1-9][0-9]{0,5})$")
 
 
 class RL2R(Settings):
@@ -112,6 +130,9 @@ class LoRA(Settings):
 class Recipe(Settings):
     """Everything that a training run depends on."""
 
+    # A recipe says `validate`, which is a method of pydantic's.
+    model_config = ConfigDict(serialize_by_alias=True)
+
     method: Literal["rl2r", "sft", "expect"] = "rl2r"
     model: str = "nano"
     data: tuple[DataSource, ...] = Field(min_length=1)
@@ -134,10 +155,22 @@ class Recipe(Settings):
     devices: PositiveInt = 1  # processes that the run is meant for; --dry-run plans with it
     checkpoint_every: PositiveInt = 50  # steps
     keep_checkpoints: PositiveInt = 2
-    tensorboard: bool = False
+    # Where Trainer reports each step, by its own names: tensorboard, wandb and others.
+    report_to: tuple[str, ...] = ()
     # Probe images are scored every `probe_every` steps and never trained on (RL2R only).
     probes: DataSource | None = None
     probe_every: PositiveInt = 10
+    validation: Validation | None = Field(None, alias="validate")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reports_of_older_recipes(cls, tree: Any) -> Any:
+        # Until 0.2 there was `tensorboard: true`.
+        if isinstance(tree, dict) and isinstance(wanted := tree.get("tensorboard"), bool):
+            tree = {key: value for key, value in tree.items() if key != "tensorboard"}
+            if wanted:
+                tree.setdefault("report_to", ["tensorboard"])
+        return tree
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> "Recipe":
@@ -210,7 +243,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     recipe = validated(Recipe, tree, path, "recipe")
     base = path.resolve().parent
 
-    def placed(source: DataSource) -> DataSource:
+    def placed(source: Source) -> Source:
         paths = {"manifest": source.manifest, "images": source.images}
         # An absolute path stays as it is: `/` takes the right one.
         return source.model_copy(
@@ -220,6 +253,8 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     changes: dict[str, Any] = {"data": tuple(map(placed, recipe.data))}
     if recipe.probes is not None:
         changes["probes"] = placed(recipe.probes)
+    if recipe.validation is not None:
+        changes["validation"] = placed(recipe.validation)
     # Any other model is a name: an embedded model's, or one of the hub.
     if (base / recipe.model).is_dir():
         changes["model"] = str(base / recipe.model)

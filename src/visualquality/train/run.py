@@ -1,6 +1,5 @@
 """From a recipe to a trained model."""
 
-import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -11,13 +10,15 @@ from accelerate import PartialState
 from peft import LoraConfig
 from rich.console import Console
 from transformers import PrinterCallback
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import GRPOConfig, SFTConfig
 
 from ..errors import UserError, first_line
-from ..io import progress_bar, write_text
+from ..io import progress_bar
 from ..models.families import family_of
 from ..models.limits import size_refusal
-from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
+from ..models.load import EMBEDDED_NAMES, VisionLanguageModel, load
 from ..process import is_main, keep_freed_memory
 from .base import RunTrainer
 from .checkpoints import FINAL, checkpoint_step, claim, cut_logs_back, last_checkpoint
@@ -31,6 +32,8 @@ from .recipe import Recipe, check_reward
 from .stops import LastWholeStep, Stopped, StopSignals, where_it_stands
 from .supervised import SupervisedTrainer
 from .trainer import RL2RTrainer
+from .validation import ValidationDue
+from .weights import go_back
 
 __all__ = ["FINAL", "TRAINERS", "last_checkpoint", "train"]
 
@@ -61,6 +64,7 @@ def train(
     nothing to resume.
     """
     check_reward(recipe)
+    _check_reports(recipe)
     _check_launch(recipe)
     checkpoint = claim(recipe, resume)
     console = console or Console(stderr=True)
@@ -99,10 +103,6 @@ def _train(
     )
     steps = count_steps(recipe, usable.examples)
     vlm = _load_policy(recipe)
-    trained_with: dict[str, Any] = {"prompt": recipe.prompt, "reference": recipe.reference}
-    # The embedded models change with the package, so an adapter of one says which weights it is for.
-    adapts_embedded = recipe.lora and recipe.model in EMBEDDED_NAMES
-    trained_with["base"] = vlm.digest if adapts_embedded else None
     # A tower that is trained gives something else at every step.
     encode = PromptEncoder(vlm, (cache or FeatureCache()) if recipe.freeze_vision else None)
     if is_main():
@@ -113,6 +113,8 @@ def _train(
     bar = progress_bar(console, transient=False)
     whole_step = LastWholeStep()
     callbacks = [StepLog(metrics, bar), signals, whole_step]
+    if recipe.validation is not None:
+        callbacks.append(ValidationDue(recipe.validation.every))
     trainer = _make_trainer(recipe, usable, steps, encode, callbacks)
     if checkpoint is not None and is_main():
         # SFT's trainer counts all tokens of a run, and does not put the count into a checkpoint.
@@ -122,10 +124,8 @@ def _train(
         # A signal in the last step comes too late to stop anything.
         if signals.agreed and trainer.state.global_step < steps:
             raise Stopped(signals.agreed)
-        with trainer.whole_folder(FINAL) as final:
-            trainer.save_model(str(final))
-            if is_main():
-                write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
+        with trainer.saved_weights(FINAL):
+            pass
     except Exception as error:
         try:
             whole_step.keep(trainer)
@@ -145,6 +145,7 @@ def _prepare_logs(output: Path, checkpoint: Path | None, usable: Usable) -> None
         metrics = output / "metrics.jsonl"
         metrics.unlink(missing_ok=True)
         write_left_out(metrics, usable.left_out)
+    go_back(output, checkpoint_step(checkpoint) if checkpoint else 0)
 
 
 def _where_it_goes_on(output: Path, checkpoint: Path | None, steps: int) -> str:
@@ -170,6 +171,17 @@ def _check_launch(recipe: Recipe) -> None:
         raise UserError(
             "FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun"
         )
+
+
+def _check_reports(recipe: Recipe) -> None:
+    """Raises UserError for a name of report_to that Trainer does not know, or whose package is not here."""
+    here = get_available_reporting_integrations()
+    for name in recipe.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            names = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UserError(f"report_to: {name!r} gives no report: choose of {names}")
+        if name not in here:
+            raise UserError(f"report_to: {name} is not installed here: pip install {name}")
 
 
 def _load_policy(recipe: Recipe) -> VisionLanguageModel:
@@ -208,12 +220,21 @@ def _make_trainer(
             target_modules=lora.targets,
             task_type="CAUSAL_LM",
         )
+    # The embedded models change with the package, so an adapter of one says which weights it is for.
+    adapts_embedded = recipe.lora and recipe.model in EMBEDDED_NAMES
+    trained_with = {
+        "prompt": recipe.prompt,
+        "reference": recipe.reference,
+        "base": encode.vlm.digest if adapts_embedded else None,
+    }
     trainer: Any = TRAINERS[recipe.method](
         recipe,
         usable.examples,
         run_order(recipe, usable.examples, steps),
         encode,
         probes=usable.probes,
+        validation=usable.validation,
+        trained_with=trained_with,
         args=_arguments(recipe, steps),
         callbacks=callbacks,
         peft_config=peft_config,
@@ -243,7 +264,10 @@ def _arguments(recipe: Recipe, steps: int) -> GRPOConfig | SFTConfig:
         "save_steps": recipe.checkpoint_every,
         "save_total_limit": recipe.keep_checkpoints,
         "logging_steps": 1,
-        "report_to": ["tensorboard"] if recipe.tensorboard else [],
+        # The curve of a validation begins before the first step.
+        "eval_on_start": recipe.validation is not None,
+        "report_to": list(recipe.report_to),
+        "run_name": recipe.output.name,  # in wandb, for instance
         "use_cpu": not cuda,
         "bf16": cuda,  # autocast over float32 weights; slower than float32 on a CPU
         "ddp_find_unused_parameters": False,
