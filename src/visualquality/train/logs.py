@@ -12,6 +12,7 @@ from ..io import append_jsonl, filter_jsonl, read_jsonl
 from .examples import Example
 from .validation import SCORED
 
+METRICS = "metrics.jsonl"  # in the folder of a run
 SHOWN = (  # metric, label, format
     ("reward", "reward", ".3f"),
     ("kl", "KL", ".4f"),

@@ -1,12 +1,10 @@
 """From a recipe to a trained model."""
 
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from peft import LoraConfig
 from rich.console import Console
 from transformers import PrinterCallback
@@ -21,11 +19,19 @@ from ..models.limits import size_refusal
 from ..models.load import EMBEDDED_NAMES, VisionLanguageModel, load
 from ..process import is_main, keep_freed_memory
 from .base import RunTrainer
-from .checkpoints import FINAL, checkpoint_step, claim, cut_logs_back, last_checkpoint
+from .checkpoints import (
+    FINAL,
+    Start,
+    checkpoint_step,
+    cut_logs_back,
+    last_checkpoint,
+    where_to_start,
+)
 from .examples import FeatureCache, PromptEncoder, run_order
 from .expected import ExpectedScoreTrainer
-from .faults import Usable, read_left_out, usable_examples, write_left_out
-from .logs import StepLog, last_number
+from .faults import Usable, usable_examples, write_left_out
+from .launch import backend, check_launch, meet
+from .logs import METRICS, StepLog, last_number
 from .packed import allow_packing
 from .plan import count_steps
 from .recipe import Recipe, check_reward
@@ -65,14 +71,15 @@ def train(
     """
     check_reward(recipe)
     _check_reports(recipe)
-    _check_launch(recipe)
-    checkpoint = claim(recipe, resume)
+    check_launch(recipe)
     console = console or Console(stderr=True)
     if not torch.cuda.is_available():
         keep_freed_memory()
+    meet()
+    start = where_to_start(recipe, resume, console)
     with StopSignals() as signals:
         try:
-            return _train(recipe, checkpoint, resume, console, cache, signals)
+            return _train(recipe, start, resume, console, cache, signals)
         except Stopped as stop:
             stop.args = (f"{stop}: {where_it_stands(recipe)}",)
             raise
@@ -80,26 +87,20 @@ def train(
 
 def _train(
     recipe: Recipe,
-    checkpoint: Path | None,
+    start: Start,
     resume: bool,
     console: Console,
     cache: FeatureCache | None,
     signals: StopSignals,
 ) -> Path:
-    """`train` without its last words: from a claimed folder and its last checkpoint to `final`."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Processes share the check of the images, so they must know each other before the trainer would have them meet.
-        cuda = torch.cuda.is_available()
-        # As the trainer would: the time that GPUs wait for one another, in place of NCCL's own 10 minutes.
-        waits = {"timeout": timedelta(minutes=30)} if cuda else {}
-        PartialState(cpu=not cuda, backend=_backend(), **waits)
-    metrics = recipe.output / "metrics.jsonl"
+    """`train` without its last words: from where it starts to `final`."""
+    checkpoint, metrics = start.checkpoint, recipe.output / METRICS
     # Faults of the data are found before the model is loaded, which may take minutes.
     usable = usable_examples(
         recipe,
         size_refusal(recipe.model, recipe.max_pixels),
         console=console,
-        left_out_before=read_left_out(metrics) if checkpoint else None,
+        left_out_before=start.left_out,
     )
     steps = count_steps(recipe, usable.examples)
     vlm = _load_policy(recipe)
@@ -142,7 +143,7 @@ def _prepare_logs(output: Path, checkpoint: Path | None, usable: Usable) -> None
     """Logs that end where the run goes on, and begin with what was left out."""
     cut_logs_back(output, checkpoint)
     if checkpoint is None:
-        metrics = output / "metrics.jsonl"
+        metrics = output / METRICS
         metrics.unlink(missing_ok=True)
         write_left_out(metrics, usable.left_out)
     go_back(output, checkpoint_step(checkpoint) if checkpoint else 0)
@@ -152,25 +153,6 @@ def _where_it_goes_on(output: Path, checkpoint: Path | None, steps: int) -> str:
     if checkpoint is None:
         return f"there is no checkpoint in {output}: starting from the beginning"
     return f"going on from step {checkpoint_step(checkpoint)} of {steps} ({checkpoint})"
-
-
-def _backend() -> str | None:
-    """Of the communication between processes; NCCL, which is the default, is for GPUs alone."""
-    return "gloo" if not torch.cuda.is_available() and "WORLD_SIZE" in os.environ else None
-
-
-def _check_launch(recipe: Recipe) -> None:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.devices != world:
-        raise UserError(
-            f"the recipe is for {recipe.devices} processes and this is {world}: launch it with "
-            f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
-        )
-    # The rollout calls parts of the model by themselves, which nobody has run on FSDP's flat parameters.
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise UserError(
-            "FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun"
-        )
 
 
 def _check_reports(recipe: Recipe) -> None:
@@ -271,7 +253,7 @@ def _arguments(recipe: Recipe, steps: int) -> GRPOConfig | SFTConfig:
         "use_cpu": not cuda,
         "bf16": cuda,  # autocast over float32 weights; slower than float32 on a CPU
         "ddp_find_unused_parameters": False,
-        "ddp_backend": _backend(),
+        "ddp_backend": backend(),
         "disable_tqdm": True,
         # The columns are row numbers, which no model's forward takes.
         "remove_unused_columns": False,
