@@ -66,7 +66,7 @@ def reward_on_a_letter(monkeypatch, letter: str = "e"):
     Without it the model answers nothing that could be read, so all advantages are 0 and no weight changes.
     """
 
-    def read(text):
+    def read(text, **options):
         return response.Response(float(text.count(letter)), None, None)
 
     monkeypatch.setattr(response, "read", read)

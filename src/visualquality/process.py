@@ -7,10 +7,14 @@ import re
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import current_process
+from typing import Any, TypeVar
 
 from .errors import UserError
+
+T = TypeVar("T")
 
 # What `torch.device` may be called here. Of cpu and mps there is one each, which PyTorch also numbers.
 _DEVICE = re.compile(r"(cpu|mps)(:0)?|cuda(:(0|[1-9][0-9]{0,3}))?")
@@ -90,6 +94,39 @@ def usable_device(name: str | None) -> str:
 def is_main() -> bool:
     """Whether this is the only process of a training run, or the one that writes (rank 0 of torchrun's)."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def first_decides(decide: Callable[[], T]) -> T:
+    """What `decide` gives on the first process of a training run, on all of them; it is called on that one alone.
+
+    So processes do the same where they see different disks. The result must be picklable. Before the processes know
+    each other (torch.distributed), or where there is one, it is simply called. A UserError is raised on all.
+    """
+    from torch import distributed as dist
+
+    if not dist.is_initialized():
+        return decide()
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = decide()
+        except UserError as error:
+            told[1] = str(error)
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise UserError(told[1])
+    return told[0]
+
+
+def seen_by_all(here: bool) -> list[bool]:
+    """What each process of a training run says, by rank."""
+    from torch import distributed as dist
+
+    if not dist.is_initialized():
+        return [here]
+    said = [here] * dist.get_world_size()
+    dist.all_gather_object(said, here)
+    return said
 
 
 def was_forked() -> bool:

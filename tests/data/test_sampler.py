@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from visualquality.data.sampler import OneDatasetBatches
+from visualquality.data.sampler import OneDatasetBatches, grouped_order
 from visualquality.errors import UserError
 
 layouts = st.integers(1, 6).flatmap(
@@ -113,3 +113,52 @@ def test_too_few_rows():
     for datasets, size, repeat in [([], 1, 1), (["x"], 0, 1), (["x"], 1, 0)]:
         with pytest.raises(ValueError, match="at least 1"):
             OneDatasetBatches(datasets, size, seed=0, repeat=repeat)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(2, 4),
+    st.integers(1, 3),
+    st.dictionaries(st.text(max_size=3), st.integers(4, 30), min_size=1, max_size=4),
+    st.integers(0, 2**40),
+    st.integers(0, 5),
+)
+def test_groups_are_of_one_data_set_and_batches_have_distinct_rows(
+    group, groups, counts, seed, epoch
+):
+    datasets = [name for name, count in counts.items() for _ in range(count)]
+    batch = group * groups
+    whole = sum(count // group for count in counts.values()) // groups
+    if not whole:
+        with pytest.raises(UserError, match="add images, or make batches of at most"):
+            grouped_order(datasets, group, batch, seed=seed, epoch=epoch)
+        return
+    order = grouped_order(datasets, group, batch, seed=seed, epoch=epoch)
+    assert len(order) == whole * batch  # only what fills no batch is left out
+    assert len(set(order)) == len(order)
+    for start in range(0, len(order), group):
+        assert len({datasets[i] for i in order[start : start + group]}) == 1
+    assert order == grouped_order(datasets, group, batch, seed=seed, epoch=epoch)
+
+
+def test_groups_draw_their_data_set_with_equal_chance_whatever_its_size():
+    datasets = ["large"] * 3000 + ["small"] * 800
+    firsts, orders = Counter(), set()
+    for epoch in range(200):
+        order = grouped_order(datasets, 8, 32, seed=1, epoch=epoch)
+        firsts.update(datasets[i] for i in order[:32:8])
+        orders.add(tuple(order))
+        assert len({datasets[i] for i in order[-32:]}) == 1  # the small one is used up by then
+    assert len(orders) == 200
+    # 800 draws of a fair coin: within 5 standard deviations of 14.
+    assert abs(firsts["small"] - 400) < 71
+    mixed = [set(order[i : i + 32]) for order in orders for i in range(0, 320, 32)]
+    both = sum(1 for batch in mixed if min(batch) < 3000 <= max(batch))
+    assert both > 0.8 * len(mixed)  # 7 in 8 are expected
+
+
+def test_too_few_rows_for_a_group():
+    with pytest.raises(UserError, match="'small' has 3 images, and a batch compares 4 of one"):
+        grouped_order(["large"] * 9 + ["small"] * 3, 4, 8, seed=0, epoch=0)
+    with pytest.raises(ValueError, match="not made of groups of 3"):
+        grouped_order(["large"] * 9, 3, 8, seed=0, epoch=0)

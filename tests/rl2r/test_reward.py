@@ -9,6 +9,7 @@ from visualquality.rl2r import (
     absolute_reward,
     advantage,
     binary_reward,
+    comparison_groups,
     fidelity_reward,
     format_reward,
     rank_and_score_reward,
@@ -239,3 +240,28 @@ def test_the_weight_of_an_image_falls_with_the_variance_of_its_scores():
 def test_what_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         reward(*arguments)
+
+
+def test_images_are_compared_within_a_group_and_a_data_set_only():
+    """In groups of 4: what an image earns is what it earns among those of its group that are of its data set."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand((10, 3), generator=generator, dtype=torch.float64) * 4 + 1
+    mos = torch.rand(10, generator=generator, dtype=torch.float64)
+    datasets = torch.tensor([5, 5, 5, 5, 5, 2, 5, 2, 2, 2])
+    parts = [[0, 1, 2, 3], [4, 6], [5, 7], [8, 9]]
+    groups = comparison_groups(datasets, 4)
+    assert [[i for i in range(10) if groups[i] == n] for n in groups.unique()] == [
+        [0, 1, 2, 3],
+        [5, 7],
+        [4, 6],
+        [8, 9],
+    ]
+    for variant in COMPARING:
+        found = reward(scores, mos, groups, variant)
+        for part in parts:
+            alone = reward(scores[part], mos[part], None, variant)
+            torch.testing.assert_close(found[part], alone, atol=1e-12, rtol=0)
+    # Without a size of groups, data sets alone bound the comparison.
+    torch.testing.assert_close(
+        reward(scores, mos, comparison_groups(datasets)), reward(scores, mos, datasets)
+    )

@@ -52,6 +52,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
         ("seed: many\n", "seed"),
         ("prompt: q-insight\n", "q-insight"),
         ("rl2r: {compare_within: 7}\n", "groups of 7 leave one of 8"),
+        ("rl2r: {dataset_per: group}\n", r"dataset_per is group, so rl2r\.compare_within"),
+        ("rl2r: {dataset_per: group, compare_within: 3}\n", "a size of groups that 8 images"),
         ("probes: {manifest: p.csv, mos_range: [5, 1]}\n", "probes.mos_range"),
         ("checkpoint_every: 0\n", "checkpoint_every"),
     ],
@@ -125,9 +127,11 @@ def test_the_shipped_recipes_read_and_plan(name):
         assert (recipe.global_batch, cost.responses_a_step, cost.comparisons_a_step) == (
             128,
             768,
-            768 * 127,
+            768 * 7,
         )
-        assert cost.steps == 10 * (48 + (53 if "spaq" in sizes else 0))
+        # With both sets whole groups: 765 of KADID-10k and 834 of SPAQ, 16 in a batch.
+        assert cost.steps == 10 * ((765 + 834) // 16 if "spaq" in sizes else 48)
+        assert (recipe.rl2r.compare_within, recipe.grouped) == (8, "spaq" in sizes)
         assert cost.weights == cost.ref_model > 26 * 2**30
         assert recipe.max_pixels == 1280 * 28 * 28
 
@@ -142,6 +146,22 @@ def test_a_data_set_smaller_than_a_batch_is_named(tmp_path):
     recipe = read_recipe(write(tmp_path, MINIMAL))
     with pytest.raises(UserError, match="'few' has 3 images and a batch is 8"):
         plan(recipe, [Example(Path("x"), "x", 1.0, "few")] * 3)
+
+
+def test_groups_that_draw_their_data_set_need_whole_groups_only(tmp_path):
+    text = MINIMAL.replace("steps: 5", "epochs: 2")
+    path = write(tmp_path, text + "rl2r: {dataset_per: group, compare_within: 4}\n")
+    recipe = read_recipe(path)
+
+    def examples(**counts: int) -> list[Example]:
+        return [Example(Path("x"), "x", 1.0, name) for name, n in counts.items() for _ in range(n)]
+
+    # Seven groups of 4 are three batches of 8, twice.
+    assert plan(recipe, examples(few=7, many=25)).steps == 6
+    with pytest.raises(UserError, match="'few' has 3 images and a group is 4"):
+        plan(recipe, examples(few=3, many=25))
+    with pytest.raises(UserError, match="make 1 groups of 4 images, and a batch has 2"):
+        plan(recipe, examples(few=7))
 
 
 @pytest.mark.parametrize(

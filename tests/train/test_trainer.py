@@ -161,6 +161,35 @@ def test_images_can_be_compared_in_groups(recipe, monkeypatch):
     assert groups == [[0, 0, 0, 0, 1, 1, 1, 1]]
 
 
+def test_groups_and_data_sets_both_bound_who_is_compared(recipe, monkeypatch):
+    """A batch of both data sets: each group of four is of one, and no image is compared outside its group."""
+    groups = compared_groups(monkeypatch)
+    seen = []
+    real = rl2r.REWARDS["fidelity"]
+
+    def spied(scores, mos, datasets):
+        seen.append(mos)
+        return real(scores, mos, datasets)
+
+    monkeypatch.setitem(rl2r.REWARDS, "fidelity", spied)
+    chosen = recipe(
+        optimizer={"steps": 2, "images_per_device": 8},
+        rl2r={"compare_within": 4, "dataset_per": "group"},
+    )
+    train(chosen)
+    assert groups == [[0, 0, 0, 0, 1, 1, 1, 1]] * 2
+    for mos in seen:  # of 1 to 5, and of 20 to 100
+        assert {(mos[:4] > 10).sum().item(), (mos[4:] > 10).sum().item()} <= {0, 4}
+    # Each data set of a step has a line, with the images of its groups.
+    samples = lines(chosen.output / "samples.jsonl")
+    for step in (1, 2):
+        of_step = [sample for sample in samples if sample["step"] == step]
+        assert sum(len(sample["images"]) for sample in of_step) == 8
+        for sample in of_step:
+            assert {name[:3] for name in sample["images"]} == {sample["dataset"][:3]}
+            assert len(sample["rewards"]) == len(sample["scores"]) == len(sample["images"])
+
+
 def test_a_longer_response_loses_its_share_of_the_length_weight(recipe, model_folder):
     """A random model has nothing that can be read, so that the length is all of the reward."""
     chosen = recipe(rl2r={"length_weight": 0.5, "max_new_tokens": 8}, optimizer={"steps": 1})
@@ -288,33 +317,14 @@ def test_logs_are_cut_back_and_the_last_checkpoint_is_found(tmp_path):
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
 
 
-def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
-    """torchrun with gloo: the same images a batch, half on each process."""
-    common = {
-        "model": "nano-base",
-        "freeze_vision": True,
-        "rl2r": {"max_new_tokens": 48},
-    }  # it answers readably
-    one = recipe("one", **common, optimizer={"steps": 2, "images_per_device": 4})
-    two = recipe("two", **common, optimizer={"steps": 2, "images_per_device": 2}, devices=2)
-    train(one)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
+def on_two_processes(recipe) -> None:
+    """Trains under torchrun with gloo."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    written, output = str(recipe.output.with_suffix(".yaml")), str(recipe.output)
     run = subprocess.run(
         [
-            *command,
-            "-m",
-            "visualquality",
-            "train",
-            str(two.output.with_suffix(".yaml")),
-            "--output",
-            str(two.output),
+            *(sys.executable, *launcher),
+            *("-m", "visualquality", "train", written, "--output", output),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -322,8 +332,23 @@ def test_two_processes_give_the_rewards_and_weights_of_one(recipe):
         timeout=240,
     )
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("settings", [{}, {"compare_within": 2, "dataset_per": "group"}], ids=str)
+def test_two_processes_give_the_rewards_and_weights_of_one(recipe, settings):
+    """The same images a batch, half on each process; in groups, both data sets in a batch."""
+    # It answers readably.
+    settings = {"max_new_tokens": 48, **settings}
+    common = {"model": "nano-base", "freeze_vision": True, "rl2r": settings}
+    one = recipe("one", **common, optimizer={"steps": 2, "images_per_device": 4})
+    two = recipe("two", **common, optimizer={"steps": 2, "images_per_device": 2}, devices=2)
+    train(one)
+    on_two_processes(two)
     samples = [lines(run.output / "samples.jsonl") for run in (one, two)]
-    assert len(samples[0]) == 2
+    if "dataset_per" in settings:
+        assert len({sample["dataset"] for sample in samples[0]}) == 2
+    else:
+        assert len(samples[0]) == 2
     for a, b in zip(*samples, strict=True):
         assert a["images"] == b["images"]
         assert a["scores"] == b["scores"]

@@ -50,6 +50,7 @@ def train(
             return
         from ..train.run import train as run
         from ..train.stops import Stopped
+        from ..train.weights import BEST, best_of, kept_weights
 
         try:
             final = run(read, resume=resume, console=err)
@@ -60,6 +61,9 @@ def train(
         # Of several processes, the first one reports.
         if is_main():
             out.print(f"trained model: {final}")
+            if (best := best_of(kept_weights(read.output))) is not None:
+                measured = f"{best.metric} {best.value:.3f} at step {best.step}"
+                out.print(f"best by validation ({measured}): {read.output / BEST}")
             photo = "PHOTO --reference IMAGE" if read.reference else "PHOTO"
             out.print(f"score with it: visualquality score --model {final} {photo}")
 

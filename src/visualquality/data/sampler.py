@@ -1,6 +1,7 @@
 """Batches of one data set, because the preference between two images is known only where one panel rated both.
 
-That preference is Eq. 2 (rl2r.true_preference).
+That preference is Eq. 2 (rl2r.true_preference). Where images are compared in groups, a group is of one data set, and
+the groups of a batch may be of several (`grouped_order`).
 """
 
 from collections import defaultdict
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import Sampler
 
 from ..errors import UserError
-from ..seeds import order_key
+from ..seeds import choice, order_key
 
 
 class OneDatasetBatches(Sampler[int]):
@@ -49,11 +50,7 @@ class OneDatasetBatches(Sampler[int]):
         for index, name in enumerate(datasets):
             self.rows[name].append(index)
         for name, rows in self.rows.items():
-            if len(rows) < batch_size:
-                fix = f"add images, leave it out, or make batches of at most {len(rows)}"
-                raise UserError(
-                    f"data set {name!r} has {len(rows)} images, and a batch compares {batch_size} of one: {fix}"
-                )
+            _refuse_small(name, len(rows), batch_size)
         self.batch_size, self.seed, self.repeat, self.shuffle = batch_size, seed, repeat, shuffle
         self.epoch = 0
 
@@ -86,7 +83,58 @@ class OneDatasetBatches(Sampler[int]):
         if not self.shuffle:
             return list(range(count))
 
-        def key(i: int) -> bytes:
-            return order_key(self.seed, f"{self.epoch}\0{what}\0{i}")
+        return _shuffled(count, self.seed, f"{self.epoch}\0{what}")
 
-        return sorted(range(count), key=key)
+
+def grouped_order(
+    datasets: Sequence[str], group: int, batch_size: int, *, seed: int, epoch: int
+) -> list[int]:
+    """Row indices of an epoch, in batches of `batch_size` that are made of groups: each group is of one data set.
+
+    datasets: for each row, the name of its data set. group: rows of a group; `batch_size` is a multiple of it.
+
+    Each group draws its data set, all that still have `group` rows being equally likely, and takes the next rows of
+    that data set's shuffle. What does not fill a last group, and groups that do not fill a last batch, are left out of
+    the epoch: other rows in each. So the rows of a batch are distinct. The order is a pure function of `datasets`, seed
+    and epoch. This is the sampler of the paper's authors (`RepeatRandomSampler` in their `grpo_trainer.py`, where a
+    group is the batch of a GPU), but for their last batch of an epoch, which may lack groups.
+
+    Raises UserError for a data set with fewer rows than a group, and where all rows together make no batch; ValueError
+    for a `batch_size` that is no multiple of `group`.
+    """
+    if batch_size % group:
+        raise ValueError(f"a batch of {batch_size} is not made of groups of {group}")
+    left: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(datasets):
+        left[name].append(index)
+    groups = 0
+    for name, rows in left.items():
+        _refuse_small(name, len(rows), group)
+        left[name] = [rows[i] for i in _shuffled(len(rows), seed, f"{epoch}\0rows of {name}")]
+        groups += len(rows) // group
+    whole = groups * group // batch_size * batch_size
+    if not whole:
+        raise UserError(
+            f"the data sets make {groups} groups of {group} images, and a batch has {batch_size // group}: "
+            f"add images, or make batches of at most {groups * group}"
+        )
+    order: list[int] = []
+    while len(order) < whole:
+        names = [name for name, rows in left.items() if len(rows) >= group]
+        drawn = names[choice(f"{seed}\0{epoch}\0data set of group {len(order)}", len(names))]
+        order += left[drawn][:group]
+        del left[drawn][:group]
+    return order
+
+
+def _shuffled(count: int, seed: int, what: str) -> list[int]:
+    """0 to count - 1 in an order of its own for each `what`."""
+    return sorted(range(count), key=lambda i: order_key(seed, f"{what}\0{i}"))
+
+
+def _refuse_small(name: str, count: int, size: int) -> None:
+    if count < size:
+        fix = f"add images, leave it out, or make batches of at most {count}"
+        raise UserError(
+            f"data set {name!r} has {count} images, and a batch compares {size} of one: {fix}"
+        )

@@ -240,6 +240,19 @@ def total_reward(
     return total - settings.length_weight * tokens / settings.max_new_tokens, ranking
 
 
+def comparison_groups(datasets: Int[Tensor, "B"], within: int | None = None) -> Int[Tensor, "B"]:
+    """A number for each image of a batch: those with the same number are compared, in Eq. 2 and 3.
+
+    Images are compared that are of one data set and, with `within`, in one group: each `within` images in a row are
+    one, and the last group may be smaller. The result takes the place of `datasets` in a reward.
+
+    >>> comparison_groups(torch.tensor([7, 7, 7, 2, 2, 2]), 2)
+    tensor([0, 0, 2, 1, 3, 3])
+    """
+    group = torch.arange(len(datasets), device=datasets.device) // (within or max(1, len(datasets)))
+    return torch.unique(torch.stack([group, datasets], dim=1), dim=0, return_inverse=True)[1]
+
+
 def description(name: str) -> str:
     """The first line of the docstring of a reward, or of "format"; "" where there is none.
 

@@ -1,26 +1,33 @@
 """What the trainers of all methods share, beside what they inherit from TRL."""
 
+import json
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_utils import rotate_checkpoints
+from trl.models import unwrap_model_for_generation
 
 from ..errors import UserError, first_line
+from ..io import write_text
 from ..models.folder import check_folder
-from ..models.load import VisionLanguageModel, load_strictly
+from ..models.load import TRAINED_WITH, VisionLanguageModel, load_strictly
 from ..models.prompt import prompt_opening
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
+from .validation import SCORED, Validator, agreement, to_beat
+from .weights import Kept, drop_weights, is_kept, kept_weights, point_to_best, write_measured
 
 # In the folder of a run: what is being written and has no name yet.
 PART = ".saving"
@@ -61,7 +68,8 @@ class RunTrainer:
 
     `examples` are trained on in the `order` of `run_order`; `encode` makes their prompts, and `encode.vlm` is the
     model that is trained, or `policy`, where that is given: the same model with an adapter. `probes` are scored along
-    the way (RL2R). TRL's trainer gets `kwargs`.
+    the way (RL2R), and `validation` with all methods. `trained_with` is written beside all weights. TRL's trainer gets
+    `kwargs`.
     """
 
     vlm: VisionLanguageModel
@@ -78,11 +86,14 @@ class RunTrainer:
         order: list[tuple[int, int]],
         encode: PromptEncoder,
         probes: list[Example],
+        validation: list[Example],
+        trained_with: dict[str, Any],
         policy: Any = None,
         **kwargs: Any,
     ):
         self.recipe, self.examples, self.probes = recipe, examples, probes
-        self.encode, self.vlm = encode, encode.vlm
+        self.encode, self.vlm, self.trained_with = encode, encode.vlm, trained_with
+        self.validator = Validator(recipe, validation, encode.vlm) if validation else None
         self.opening = prompt_opening(self.vlm.processor)
         rows, visits = zip(*order, strict=True)
         # Numbers only: images are opened when a batch is made.
@@ -129,6 +140,64 @@ class RunTrainer:
         if self.accelerator.is_main_process:
             # Only now: until then the checkpoint before is the newest.
             rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+            if self.recipe.validation is not None:
+                # Only now, too: a run that goes on from the checkpoint before needs its best weights.
+                drop_weights(self.recipe.output, self.recipe.validation.keep)
+
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the validation part and keep the weights that the recipe asks for.
+
+        Trainer calls this before the first step too, and where `ValidationDue` asks for it. Of a step that was
+        validated before the run went on from it, nothing is done again.
+        """
+        step, settings = self.state.global_step, self.recipe.validation
+        if any(line["step"] == step and SCORED in line for line in self.state.log_history):
+            return {}
+        started = time.perf_counter()
+        # Without dropout, and with a cache, which gradient checkpointing forbids in training mode.
+        self.model.eval()
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        with (
+            torch.no_grad(),
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
+            ),
+        ):
+            scores = self.validator.scores(self.accelerator)
+        self.model.train()
+        found = agreement(settings.metric, scores, self.validator.examples)
+        # The weights that training starts from are there already.
+        if step:
+            self._keep_weights(Kept(step, settings.metric, to_beat(settings.metric, found)), found)
+        self.log({**found, "seconds/validation": round(time.perf_counter() - started, 3)})
+        return found
+
+    def _keep_weights(self: Any, new: Kept, found: dict[str, float]) -> None:
+        output, keep = self.recipe.output, self.recipe.validation.keep
+        main = self.accelerator.is_main_process
+        # One process looks at the disk, and all write, as each may have a part of the weights.
+        wanted = [is_kept(new, kept_weights(output), keep) if main else None]
+        broadcast_object_list(wanted)
+        if not wanted[0]:
+            return
+        with self.saved_weights(f"weights-{new.step}") as folder:
+            if main:
+                write_measured(folder, new, found)
+        if main:
+            with disk_errors(output):
+                point_to_best(output)
+
+    @contextmanager
+    def saved_weights(self: Any, name: str) -> Iterator[Path]:
+        """The weights alone, in the folder `name` of the run, with what a later use must know of them.
+
+        What the block writes to the folder becomes a part of it.
+        """
+        with self.whole_folder(name) as folder:
+            self.save_model(str(folder))
+            if self.accelerator.is_main_process:
+                write_text(folder / TRAINED_WITH, json.dumps(self.trained_with) + "\n")
+            yield folder
 
     @contextmanager
     def whole_folder(self: Any, name: str) -> Iterator[Path]:

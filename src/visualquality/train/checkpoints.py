@@ -1,21 +1,25 @@
 """The folder of a run: whose it is, its checkpoints, and logs that fit the checkpoint that it goes on from."""
 
-import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
+from rich.console import Console
 
 from ..errors import UserError
-from ..io import read_yaml, write_text
+from ..io import read_yaml, validated, write_text
 from ..parsing import parse_json
-from .logs import cut_back
+from ..process import first_decides, is_main, seen_by_all
+from .faults import Fault, read_left_out
+from .launch import launcher
+from .logs import METRICS, cut_back
 from .recipe import RECIPE, Recipe
 
 FINAL = "final"
 # What does not change the weights may differ between a run and its resumption.
-FREE = ("checkpoint_every", "keep_checkpoints", "tensorboard")
+FREE = ("checkpoint_every", "keep_checkpoints", "report_to")
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -35,6 +39,58 @@ def last_checkpoint(output: Path) -> Path | None:
     return max(found, key=checkpoint_step, default=None)
 
 
+class Start(NamedTuple):
+    """Where a run begins: at a checkpoint, and then with the images left out that it left out before; or anew."""
+
+    checkpoint: Path | None
+    left_out: list[Fault] | None
+
+
+def where_to_start(recipe: Recipe, resume: bool, console: Console) -> Start:
+    """Make the recipe's output this run's, and find the checkpoint to go on from: the same on every process.
+
+    The first process decides, as the others may see another disk. `console` warns where they do. Raises UserError on
+    all of them where the output is another run's, or where a process does not see the checkpoint: it would begin anew
+    while the others go on.
+    """
+    name, left_out = first_decides(lambda: _decide(recipe, resume))
+    seen = seen_by_all((recipe.output / RECIPE).is_file())
+    if not all(seen):
+        if not (recipe.output / RECIPE).is_file():
+            _write_record(recipe)  # so that --resume finds the recipe there, too
+        if is_main():
+            console.print(
+                f"process {seen.index(False)} does not see {recipe.output} of the first process: checkpoints are whole "
+                "only where all machines share the disk of the output",
+                style="yellow",
+                soft_wrap=True,
+                markup=False,
+            )
+    if name is None:
+        return Start(None, None)
+    checkpoint = recipe.output / name
+    seen = seen_by_all(checkpoint.is_dir())
+    if not all(seen):
+        raise UserError(
+            f"process {seen.index(False)} does not see the checkpoint {checkpoint} of the first process: put the "
+            "output on a disk that all machines share, or copy the folder to each"
+        )
+    return Start(checkpoint, left_out)
+
+
+def _decide(recipe: Recipe, resume: bool) -> tuple[str | None, list[Fault] | None]:
+    """`where_to_start` on the first process, with the checkpoint's name, since its folder is another elsewhere."""
+    checkpoint = claim(recipe, resume)
+    if checkpoint is None:
+        return None, None
+    return checkpoint.name, read_left_out(recipe.output / METRICS)
+
+
+def _write_record(recipe: Recipe) -> None:
+    resolved = recipe.model_dump(mode="json", exclude={"output"})
+    write_text(recipe.output / RECIPE, yaml.safe_dump(resolved, sort_keys=False))
+
+
 def claim(recipe: Recipe, resume: bool) -> Path | None:
     """Make `output` this run's: its recipe is written there, or is the one that stands there already.
 
@@ -46,20 +102,20 @@ def claim(recipe: Recipe, resume: bool) -> Path | None:
     if resume:
         if not record.is_file():
             raise UserError(f"nothing to resume: {output} holds no run")
-        before = read_yaml(record, "recipe")
-        # Runs of older versions did not have these fields.
-        before = {"reference": False, "skip_bad": False, "attention": "sdpa", **before}
-        changed = [key for key in resolved if key not in FREE and before.get(key) != resolved[key]]
+        # Read as a recipe: fields that an older version did not have get what they mean where nothing is said.
+        tree = {**read_yaml(record, "recipe"), "output": output}
+        before = validated(Recipe, tree, record, "recipe").model_dump(mode="json")
+        changed = [key for key in resolved if key not in FREE and before[key] != resolved[key]]
         if changed:
             raise UserError(
                 f"the run in {output} had other settings ({', '.join(changed)}): resume with the same recipe"
             )
         return last_checkpoint(output)
-    if (output / "metrics.jsonl").exists() or last_checkpoint(output) or (output / FINAL).exists():
+    if (output / METRICS).exists() or last_checkpoint(output) or (output / FINAL).exists():
         raise UserError(
             f"{output} already holds a run: continue it with --resume, or give another --output"
         )
-    write_text(record, yaml.safe_dump(resolved, sort_keys=False))
+    _write_record(recipe)
     return None
 
 
@@ -73,9 +129,4 @@ def cut_logs_back(output: Path, checkpoint: Path | None) -> None:
 
 def resume_command(recipe: Recipe) -> str:
     """What to type to go on with the run."""
-    launcher = ""
-    if recipe.devices > 1:
-        nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-        each = recipe.devices // nodes
-        launcher = f"torchrun --nproc_per_node {each} -m "
-    return f"{launcher}visualquality train --resume {shlex.quote(str(recipe.output))}"
+    return f"{launcher(recipe)}visualquality train --resume {shlex.quote(str(recipe.output))}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.images import open_image
 from ..data.manifest import Manifest
 from ..data.row import mos_on_1_to_5
-from ..data.sampler import OneDatasetBatches
+from ..data.sampler import OneDatasetBatches, grouped_order
 from ..data.split import split
 from ..errors import UserError
 from ..io import map_ahead
@@ -28,6 +28,7 @@ class Example:
     """A rated image. `key` names it wherever the files are: its random stream depends on it.
 
     std: of the ratings, in the unit of `mos`; None where it is not known.
+    split: as the manifest names it.
     manifest, number: the file that rates it, and the row in it, the header being 1.
     """
 
@@ -40,6 +41,7 @@ class Example:
     std: float | None = None
     manifest: str = ""
     number: int = 0
+    split: str | None = None
 
     @property
     def images(self) -> Images:
@@ -81,6 +83,30 @@ def read_probes(recipe: Recipe) -> list[Example]:
     return _read_source(recipe.probes, on_1_to_5=False, reference=recipe.reference)
 
 
+def read_validation(recipe: Recipe, trained_on: Sequence[Example]) -> list[Example]:
+    """The examples of a recipe's section validate, or none.
+
+    Raises UserError for a faulty manifest, for images that are also trained on, and for rows of the split test: what
+    is chosen by them would not be tested by them any more.
+    """
+    source = recipe.validation
+    if source is None:
+        return []
+    examples = _read_source(source, on_1_to_5=False, reference=recipe.reference)
+    if tests := [e for e in examples if e.split == "test"]:
+        raise UserError(
+            f"validate: {source.manifest} has {len(tests)} rows of the split test, the first in row {tests[0].number}: "
+            "validate with rows of the split val (leave out split: null)"
+        )
+    trained = {e.path for e in trained_on}
+    if both := [e for e in examples if e.path in trained]:
+        raise UserError(
+            f"validate: {both[0].path} is trained on, too ({len(both)} such images): give data the split train, or "
+            "take it out of one of the two manifests"
+        )
+    return examples
+
+
 def _read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> list[Example]:
     manifest = Manifest.read(
         source.manifest,
@@ -118,7 +144,9 @@ def _read_source(source: DataSource, *, on_1_to_5: bool, reference: bool) -> lis
             low, high = source.mos_range
             std *= 4 / (high - low)
         example = Example(row.image, key, value, row.dataset, row.reasoning, beside, std)
-        examples.append(replace(example, manifest=str(source.manifest), number=row.number))
+        examples.append(
+            replace(example, manifest=str(source.manifest), number=row.number, split=row.split)
+        )
     return examples
 
 
@@ -126,11 +154,13 @@ def run_order(recipe: Recipe, examples: Sequence[Example], steps: int) -> list[t
     """(example, visit) in the order of the whole run of so many steps.
 
     Laid out beforehand, so that a run that resumes, on one process or several, sees what it would have seen.
-    Where images are compared, a batch is of one data set.
+    Where images are compared, a batch is of one data set, or each of its groups is (`rl2r.dataset_per`).
     """
     batch = recipe.global_batch
     # TRL's GRPO takes a batch once for each part of the accumulation.
     repeat = recipe.optimizer.accumulation if recipe.method == "rl2r" else 1
+    if recipe.grouped:
+        return _grouped_run_order(recipe, [e.dataset for e in examples], steps, repeat)
     # Methods that compare nothing may mix data sets, and shuffle better for it.
     groups = [e.dataset for e in examples] if recipe.compares else ["all"] * len(examples)
     sampler = OneDatasetBatches(groups, batch, seed=recipe.seed, repeat=repeat)
@@ -138,6 +168,20 @@ def run_order(recipe: Recipe, examples: Sequence[Example], steps: int) -> list[t
     while len(order) < steps * batch * repeat:
         order += [(row, sampler.epoch) for row in sampler]
         sampler.set_epoch(sampler.epoch + 1)
+    return order[: steps * batch * repeat]
+
+
+def _grouped_run_order(
+    recipe: Recipe, datasets: Sequence[str], steps: int, repeat: int
+) -> list[tuple[int, int]]:
+    batch, group = recipe.global_batch, recipe.one_dataset
+    order: list[tuple[int, int]] = []
+    epoch = 0
+    while len(order) < steps * batch * repeat:
+        rows = grouped_order(datasets, group, batch, seed=recipe.seed, epoch=epoch)
+        for start in range(0, len(rows), batch):
+            order += [(row, epoch) for row in rows[start : start + batch]] * repeat
+        epoch += 1
     return order[: steps * batch * repeat]
 
 

@@ -5,6 +5,7 @@ One that is cut off, or that the model's processor refuses, would otherwise end 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from ..io import append_jsonl, read_jsonl, write_text
 from ..models.limits import Refusal
 from ..process import is_main
 from ..terminal import shown
-from .examples import Example, read_examples, read_probes
+from .examples import Example, read_examples, read_probes, read_validation
 from .recipe import Recipe
 
 LISTED = 20  # faults in a message; a file has all
@@ -38,10 +39,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Usable:
-    """What a recipe trains on. `left_out` are the faulty images, which are in neither list (`skip_bad`)."""
+    """What a recipe trains on. `left_out` are the faulty images, which are in none of the lists (`skip_bad`)."""
 
     examples: list[Example]
     probes: list[Example]
+    validation: list[Example]
     left_out: list[Fault]
 
 
@@ -52,7 +54,8 @@ def usable_examples(
     console: Console,
     left_out_before: Sequence[Fault] | None = None,
 ) -> Usable:
-    """The examples and probes of a recipe, all their images checked: decoded in full, and taken by the model.
+    """The examples of a recipe, its probes and validation part, all images checked: decoded in full, and taken by the
+    model.
 
     Several processes share the work. An image that was sound is remembered until its file changes, so that a second
     start is quick.
@@ -65,30 +68,32 @@ def usable_examples(
     became faulty since the run began. Where they are many, the message has the first 20 and the file
     faulty-images.txt in the run's folder has all.
     """
-    examples, probes = read_examples(recipe), read_probes(recipe)
+    examples = read_examples(recipe)
+    lists = [examples, read_probes(recipe), read_validation(recipe, examples)]
     left_out = list(left_out_before or ())
-    gone = {(fault.manifest, fault.row) for fault in left_out}
-    examples, probes = _without(examples, gone), _without(probes, gone)
-    faults = _faults([*examples, *probes], refusal, console)
+    lists = [_without(each, left_out) for each in lists]
+    faults = _faults(list(chain(*lists)), refusal, console)
     if faults and left_out_before is not None:
         what = "became unusable since the run began: copy them again, or begin another run"
         raise _refused(recipe, faults, f"{_images(faults)} {what}")
     if faults and not recipe.skip_bad:
-        total = len(examples) + len(probes)
+        total = sum(map(len, lists))
         what = "cannot be trained on: correct them, or leave them out with skip_bad: true"
         raise _refused(recipe, faults, f"{len(faults)} of {total} images {what}")
     left_out += faults
-    gone = {(fault.manifest, fault.row) for fault in faults}
-    examples, probes = _without(examples, gone), _without(probes, gone)
+    examples, probes, validation = (_without(each, faults) for each in lists)
     if not examples:
         raise _refused(recipe, left_out, "no image is left to train on")
     if left_out and is_main():
         text = _listed(recipe, left_out, f"left out (skip_bad): {_images(left_out)}")
         console.print(shown(text, style="yellow"), soft_wrap=True)
-    return Usable(examples, probes, left_out)
+    if recipe.validation is not None and not validation:
+        raise _refused(recipe, left_out, "no image is left to validate with")
+    return Usable(examples, probes, validation, left_out)
 
 
-def _without(examples: Iterable[Example], gone: set[tuple[str, int]]) -> list[Example]:
+def _without(examples: Iterable[Example], faults: Sequence[Fault]) -> list[Example]:
+    gone = {(fault.manifest, fault.row) for fault in faults}
     return [e for e in examples if (e.manifest, e.number) not in gone]
 
 

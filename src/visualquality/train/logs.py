@@ -10,7 +10,9 @@ from transformers import TrainerCallback
 
 from ..io import append_jsonl, filter_jsonl, read_jsonl
 from .examples import Example
+from .validation import SCORED
 
+METRICS = "metrics.jsonl"  # in the folder of a run
 SHOWN = (  # metric, label, format
     ("reward", "reward", ".3f"),
     ("kl", "KL", ".4f"),
@@ -83,6 +85,9 @@ class StepLog(TrainerCallback):
             return
         step = state.global_step
         record = {"step": step, "time": round(time.time(), 3)}
+        if SCORED in logs:
+            self._validated(record, logs)
+            return
         ended = time.monotonic()
         record["seconds/step"] = round(ended - self.ended, 3)
         if self.saving:
@@ -105,6 +110,14 @@ class StepLog(TrainerCallback):
             seconds = (now - self.started) / (step - self.first) * (state.max_steps - step)
             text = f"step {step}/{state.max_steps}  {line}  {seconds / 60:.1f} min left"
             self.bar.console.print(text, soft_wrap=True)
+
+    def _validated(self, record: dict[str, Any], logs: dict[str, Any]) -> None:
+        """A validation has a line of its own after that of its step, and is no part of the seconds of the next one."""
+        append_jsonl(self.metrics, record | {k: v for k, v in logs.items() if k != "epoch"})
+        self.ended = time.monotonic()
+        values = [f"{k.removeprefix('eval_')} {logs[k]:.3f}" for k in logs if k.startswith("eval_")]
+        text = f"validation at step {record['step']}: {', '.join(values)}"
+        self.bar.console.print(text, soft_wrap=True, markup=False)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         saved = time.monotonic()

@@ -17,6 +17,9 @@ from .examples import Example
 from .memory import Memory, ModelSize, memory, model_size
 from .recipe import Recipe, check_reward
 
+# What makes a batch large.
+BATCH_FIELDS = "optimizer.images_per_device, optimizer.accumulation or devices"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -36,14 +39,32 @@ class Plan:
 
 
 def count_steps(recipe: Recipe, examples: Sequence[Example]) -> int:
-    """Updates in the whole run: each data set's batches, the last one filled up. SFT mixes the data sets."""
+    """Updates in the whole run: each data set's batches, the last one filled up. SFT mixes the data sets.
+
+    Where groups draw their data set, what fills no whole group or batch is left out of an epoch.
+    """
     if recipe.optimizer.steps is not None:
         return recipe.optimizer.steps
     sizes = [len(examples)]
     if recipe.compares:
         sizes = list(Counter(e.dataset for e in examples).values())
     batches = sum(math.ceil(size / recipe.global_batch) for size in sizes)
+    if recipe.grouped:
+        batches = _grouped_batches(recipe, sizes)
     return math.ceil((recipe.optimizer.epochs or 1) * batches)
+
+
+def _grouped_batches(recipe: Recipe, sizes: Sequence[int]) -> int:
+    """Batches of an epoch of whole groups, each of one data set. Raises UserError where there is none."""
+    group = recipe.one_dataset
+    groups = sum(size // group for size in sizes)
+    batches = groups * group // recipe.global_batch
+    if not batches:
+        raise UserError(
+            f"the data sets make {groups} groups of {group} images, and a batch has {recipe.global_batch // group}: "
+            f"lower {BATCH_FIELDS}, or rl2r.compare_within"
+        )
+    return batches
 
 
 def plan(recipe: Recipe, examples: list[Example]) -> Plan:
@@ -57,11 +78,14 @@ def plan(recipe: Recipe, examples: list[Example]) -> Plan:
     counts = dict(Counter(e.dataset for e in examples))
     batch = recipe.global_batch
     for name, count in (counts if recipe.compares else {"all": len(examples)}).items():
-        if count < batch:
+        if count < recipe.one_dataset:
+            what = f"a group is {recipe.one_dataset}" if recipe.grouped else f"a batch is {batch}"
             raise UserError(
-                f"data set {name!r} has {count} images and a batch is {batch}: "
-                "lower optimizer.images_per_device, optimizer.accumulation or devices"
+                f"data set {name!r} has {count} images and {what}: lower "
+                f"{'rl2r.compare_within' if recipe.grouped else BATCH_FIELDS}"
             )
+    if recipe.grouped:
+        _grouped_batches(recipe, list(counts.values()))
     rl2r = recipe.method == "rl2r"
     # RL2R draws K responses for each image and compares each of them; the other methods have one answer an image.
     responses = recipe.rl2r.responses if rl2r else 1

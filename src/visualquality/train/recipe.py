@@ -1,9 +1,10 @@
 """A training recipe: one YAML file, strictly typed. Unknown keys are refused."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -23,6 +24,9 @@ RECIPE = "recipe.yaml"  # in the folder of a run, with all that was set on the c
 # Of steps, images and the like. A number with a zero too many is a fault to find before memory runs out.
 MOST = 10_000_000
 Objective = Literal["fidelity", "regression", "levels", "soft_levels"]
+
+
+Source = TypeVar("Source", bound="DataSource")
 
 
 class DataSource(Settings):
@@ -48,6 +52,20 @@ class DataSource(Settings):
         return ends
 
 
+class Validation(DataSource):
+    """A part that is scored along the way and never trained on: by default the rows of the split val.
+
+    `split: null` takes all rows of the manifest, which then may have none of the split test.
+    metric: what the best weights are chosen by, within each data set, and averaged over them.
+    keep: which weights stay (`train/weights.py`): those of every validation, the best ones, or the best and the last N.
+    """
+
+    split: Literal["val"] | None = "val"
+    every: PositiveInt = 50  # steps
+    metric: Literal["srcc", "plcc", "krcc"] = "srcc"
+    keep: str = Field("best", pattern=r"^(all|best|last [1-9][0-9]{0,5})$")
+
+
 class RL2R(Settings):
     """Settings of Eq. 1-6 (see rl2r); the defaults are the paper's."""
 
@@ -60,6 +78,8 @@ class RL2R(Settings):
     compare_within: int | None = Field(None, ge=2)  # compare images only in groups of this size
     # Lowers the advantages of images whose scores disagree (rl2r.variance_weight); Q-Hawkeye has 0.2.
     variance_weight: NonNegativeFloat = 0.0
+    # All images of an update are of one data set, or each group of `compare_within` draws its own (the authors' code).
+    dataset_per: Literal["batch", "group"] = "batch"
     kl_weight: NonNegativeFloat = 0.04  # beta of Eq. 5 (rl2r.policy_objective)
     clip: PositiveFloat = 0.2  # epsilon of Eq. 5
     temperature: PositiveFloat = 1.0
@@ -117,6 +137,9 @@ class LoRA(Settings):
 class Recipe(Settings):
     """Everything that a training run depends on."""
 
+    # A recipe says `validate`, which is a method of pydantic's.
+    model_config = ConfigDict(serialize_by_alias=True)
+
     method: Literal["rl2r", "sft", "expect"] = "rl2r"
     model: str = "nano"
     data: tuple[DataSource, ...] = Field(min_length=1)
@@ -144,10 +167,22 @@ class Recipe(Settings):
     devices: PositiveInt = 1  # processes that the run is meant for; --dry-run plans with it
     checkpoint_every: PositiveInt = 50  # steps
     keep_checkpoints: PositiveInt = 2
-    tensorboard: bool = False
+    # Where Trainer reports each step, by its own names: tensorboard, wandb and others.
+    report_to: tuple[str, ...] = ()
     # Probe images are scored every `probe_every` steps and never trained on (RL2R only).
     probes: DataSource | None = None
     probe_every: PositiveInt = 10
+    validation: Validation | None = Field(None, alias="validate")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reports_of_older_recipes(cls, tree: Any) -> Any:
+        # Until 0.2 there was `tensorboard: true`.
+        if isinstance(tree, dict) and isinstance(wanted := tree.get("tensorboard"), bool):
+            tree = {key: value for key, value in tree.items() if key != "tensorboard"}
+            if wanted:
+                tree.setdefault("report_to", ["tensorboard"])
+        return tree
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> "Recipe":
@@ -164,6 +199,11 @@ class Recipe(Settings):
                 "images are compared with one another: raise optimizer.images_per_device to 2 or more"
             )
         within = self.rl2r.compare_within
+        if self.grouped and (within is None or self.global_batch % within):
+            raise ValueError(
+                "rl2r.dataset_per is group, so rl2r.compare_within must be a size of groups that "
+                f"{self.global_batch} images are made of"
+            )
         if self.method == "rl2r" and within is not None and self.compared % within == 1:
             raise ValueError(
                 f"groups of {within} leave one of {self.compared} images alone: choose another size"
@@ -181,8 +221,19 @@ class Recipe(Settings):
         return self.global_batch if self.method == "rl2r" else self.optimizer.images_per_device
 
     @property
+    def grouped(self) -> bool:
+        """Whether each comparison group of a batch draws its data set, and not the batch as a whole."""
+        return self.method == "rl2r" and self.rl2r.dataset_per == "group"
+
+    @property
+    def one_dataset(self) -> int:
+        """Images that are drawn together from one data set, where images are compared: a batch, or a group of one."""
+        within = self.rl2r.compare_within
+        return within if self.grouped and within is not None else self.global_batch
+
+    @property
     def compares(self) -> bool:
-        """Whether images are compared within a data set, so that a batch is of one and scales do not matter."""
+        """Whether images are compared within a data set, so that scales do not matter."""
         fidelity = self.method == "expect" and self.expect.objective == "fidelity"
         return self.method == "rl2r" or fidelity
 
@@ -208,7 +259,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     recipe = validated(Recipe, tree, path, "recipe")
     base = path.resolve().parent
 
-    def placed(source: DataSource) -> DataSource:
+    def placed(source: Source) -> Source:
         paths = {"manifest": source.manifest, "images": source.images}
         # An absolute path stays as it is: `/` takes the right one.
         return source.model_copy(
@@ -218,6 +269,8 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), output: Path | None
     changes: dict[str, Any] = {"data": tuple(map(placed, recipe.data))}
     if recipe.probes is not None:
         changes["probes"] = placed(recipe.probes)
+    if recipe.validation is not None:
+        changes["validation"] = placed(recipe.validation)
     # Any other model is a name: an embedded model's, or one of the hub.
     if (base / recipe.model).is_dir():
         changes["model"] = str(base / recipe.model)

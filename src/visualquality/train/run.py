@@ -1,45 +1,55 @@
 """From a recipe to a trained model."""
 
-import json
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from transformers import PrinterCallback
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..errors import UserError, first_line, missing_extra
 
 try:
     # All of the extra are asked for here, before any is used elsewhere.
+    import accelerate  # noqa: F401
     import datasets  # noqa: F401
     import peft  # noqa: F401
-    from accelerate import PartialState
     from trl import GRPOConfig, SFTConfig
 except ModuleNotFoundError as error:
     raise missing_extra("training", "train", error) from error
 
-from ..io import progress_bar, write_text
+from ..io import progress_bar
 from ..models.families import family_of
 from ..models.folder import whole_model
 from ..models.limits import size_refusal
-from ..models.load import EMBEDDED_NAMES, TRAINED_WITH, VisionLanguageModel, load
+from ..models.load import EMBEDDED_NAMES, VisionLanguageModel, load
 from ..process import is_main, keep_freed_memory
 from .adapters import adapter_to_go_on_with, add_adapter, go_on, new_adapter
 from .base import RunTrainer
-from .checkpoints import FINAL, checkpoint_step, claim, cut_logs_back, last_checkpoint
+from .checkpoints import (
+    FINAL,
+    Start,
+    checkpoint_step,
+    cut_logs_back,
+    last_checkpoint,
+    where_to_start,
+)
 from .examples import FeatureCache, PromptEncoder, run_order
 from .expected import ExpectedScoreTrainer
-from .faults import Usable, read_left_out, usable_examples, write_left_out
-from .logs import StepLog, last_number
+from .faults import Usable, usable_examples, write_left_out
+from .launch import backend, check_launch, meet
+from .logs import METRICS, StepLog, last_number
 from .packed import allow_packing
 from .plan import count_steps
 from .recipe import Recipe, check_reward
 from .stops import LastWholeStep, Stopped, StopSignals, where_it_stands
 from .supervised import SupervisedTrainer
 from .trainer import RL2RTrainer
+from .validation import ValidationDue
+from .weights import go_back
 
 __all__ = ["FINAL", "TRAINERS", "last_checkpoint", "train"]
 
@@ -70,15 +80,17 @@ def train(
     nothing to resume.
     """
     check_reward(recipe)
+    _check_reports(recipe)
     adapter_to_go_on_with(recipe)
-    _check_launch(recipe)
-    checkpoint = claim(recipe, resume)
+    check_launch(recipe)
     console = console or Console(stderr=True)
     if not torch.cuda.is_available():
         keep_freed_memory()
+    meet()
+    start = where_to_start(recipe, resume, console)
     with StopSignals() as signals:
         try:
-            return _train(recipe, checkpoint, resume, console, cache, signals)
+            return _train(recipe, start, resume, console, cache, signals)
         except Stopped as stop:
             stop.args = (f"{stop}: {where_it_stands(recipe)}",)
             raise
@@ -86,33 +98,23 @@ def train(
 
 def _train(
     recipe: Recipe,
-    checkpoint: Path | None,
+    start: Start,
     resume: bool,
     console: Console,
     cache: FeatureCache | None,
     signals: StopSignals,
 ) -> Path:
-    """`train` without its last words: from a claimed folder and its last checkpoint to `final`."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Processes share the check of the images, so they must know each other before the trainer would have them meet.
-        cuda = torch.cuda.is_available()
-        # As the trainer would: the time that GPUs wait for one another, in place of NCCL's own 10 minutes.
-        waits = {"timeout": timedelta(minutes=30)} if cuda else {}
-        PartialState(cpu=not cuda, backend=_backend(), **waits)
-    metrics = recipe.output / "metrics.jsonl"
+    """`train` without its last words: from where it starts to `final`."""
+    checkpoint, metrics = start.checkpoint, recipe.output / METRICS
     # Faults of the data are found before the model is loaded, which may take minutes.
     usable = usable_examples(
         recipe,
         size_refusal(recipe.model, recipe.max_pixels),
         console=console,
-        left_out_before=read_left_out(metrics) if checkpoint else None,
+        left_out_before=start.left_out,
     )
     steps = count_steps(recipe, usable.examples)
     vlm = _load_policy(recipe)
-    trained_with: dict[str, Any] = {"prompt": recipe.prompt, "reference": recipe.reference}
-    # The embedded models change with the package, so an adapter of one says which weights it is for.
-    adapts_embedded = recipe.lora and whole_model(recipe.model) in EMBEDDED_NAMES
-    trained_with["base"] = vlm.digest if adapts_embedded else None
     # A tower that is trained gives something else at every step.
     encode = PromptEncoder(vlm, (cache or FeatureCache()) if recipe.freeze_vision else None)
     if is_main():
@@ -123,6 +125,8 @@ def _train(
     bar = progress_bar(console, transient=False)
     whole_step = LastWholeStep()
     callbacks = [StepLog(metrics, bar), signals, whole_step]
+    if recipe.validation is not None:
+        callbacks.append(ValidationDue(recipe.validation.every))
     trainer = _make_trainer(recipe, usable, steps, encode, callbacks)
     if checkpoint is not None and is_main():
         # SFT's trainer counts all tokens of a run, and does not put the count into a checkpoint.
@@ -132,10 +136,8 @@ def _train(
         # A signal in the last step comes too late to stop anything.
         if signals.agreed and trainer.state.global_step < steps:
             raise Stopped(signals.agreed)
-        with trainer.whole_folder(FINAL) as final:
-            trainer.save_model(str(final))
-            if is_main():
-                write_text(final / TRAINED_WITH, json.dumps(trained_with) + "\n")
+        with trainer.saved_weights(FINAL):
+            pass
     except Exception as error:
         try:
             whole_step.keep(trainer)
@@ -152,9 +154,10 @@ def _prepare_logs(output: Path, checkpoint: Path | None, usable: Usable) -> None
     """Logs that end where the run goes on, and begin with what was left out."""
     cut_logs_back(output, checkpoint)
     if checkpoint is None:
-        metrics = output / "metrics.jsonl"
+        metrics = output / METRICS
         metrics.unlink(missing_ok=True)
         write_left_out(metrics, usable.left_out)
+    go_back(output, checkpoint_step(checkpoint) if checkpoint else 0)
 
 
 def _where_it_goes_on(output: Path, checkpoint: Path | None, steps: int) -> str:
@@ -163,32 +166,15 @@ def _where_it_goes_on(output: Path, checkpoint: Path | None, steps: int) -> str:
     return f"going on from step {checkpoint_step(checkpoint)} of {steps} ({checkpoint})"
 
 
-def _backend() -> str | None:
-    """Of the communication between processes; NCCL, which is the default, is for GPUs alone."""
-    return "gloo" if not torch.cuda.is_available() and "WORLD_SIZE" in os.environ else None
-
-
-def _check_launch(recipe: Recipe) -> None:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.devices != world:
-        raise UserError(
-            f"the recipe is for {recipe.devices} processes and this is {world}: launch it with "
-            f"torchrun --nproc_per_node {recipe.devices} -m visualquality train ..., or --set devices={world}"
-        )
-    if recipe.packed_attention == "flex" and not torch.cuda.is_available():
-        raise UserError(
-            "the recipe's packed_attention: flex needs CUDA, since PyTorch has no backward of it elsewhere: leave it "
-            "out"
-        )
-    if recipe.quantization is not None and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise UserError(
-            "quantization with DeepSpeed is not supported: launch with torchrun, or leave quantization out"
-        )
-    # The rollout calls parts of the model by themselves, which nobody has run on FSDP's flat parameters.
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise UserError(
-            "FSDP is not supported yet: launch with DeepSpeed (recipes/zero3.yaml) or with torchrun"
-        )
+def _check_reports(recipe: Recipe) -> None:
+    """Raises UserError for a name of report_to that Trainer does not know, or whose package is not here."""
+    here = get_available_reporting_integrations()
+    for name in recipe.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            names = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UserError(f"report_to: {name!r} gives no report: choose of {names}")
+        if name not in here:
+            raise UserError(f"report_to: {name} is not installed here: pip install {name}")
 
 
 def _load_policy(recipe: Recipe) -> VisionLanguageModel:
@@ -240,6 +226,13 @@ def _make_trainer(
         policy = add_adapter(encode.vlm.model, recipe.lora, recipe.seed)
     elif recipe.lora is not None:
         peft_config = new_adapter(recipe.lora)
+    # The embedded models change with the package, so an adapter of one says which weights it is for.
+    adapts_embedded = recipe.lora and whole_model(recipe.model) in EMBEDDED_NAMES
+    trained_with = {
+        "prompt": recipe.prompt,
+        "reference": recipe.reference,
+        "base": encode.vlm.digest if adapts_embedded else None,
+    }
     trainer: Any = TRAINERS[recipe.method](
         recipe,
         usable.examples,
@@ -247,6 +240,8 @@ def _make_trainer(
         encode,
         probes=usable.probes,
         policy=policy,
+        validation=usable.validation,
+        trained_with=trained_with,
         args=args,
         callbacks=callbacks,
         peft_config=peft_config,
@@ -276,11 +271,14 @@ def _arguments(recipe: Recipe, steps: int) -> GRPOConfig | SFTConfig:
         "save_steps": recipe.checkpoint_every,
         "save_total_limit": recipe.keep_checkpoints,
         "logging_steps": 1,
-        "report_to": ["tensorboard"] if recipe.tensorboard else [],
+        # The curve of a validation begins before the first step.
+        "eval_on_start": recipe.validation is not None,
+        "report_to": list(recipe.report_to),
+        "run_name": recipe.output.name,  # in wandb, for instance
         "use_cpu": not cuda,
         "bf16": cuda,  # autocast over float32 weights; slower than float32 on a CPU
         "ddp_find_unused_parameters": False,
-        "ddp_backend": _backend(),
+        "ddp_backend": backend(),
         "disable_tqdm": True,
         # The columns are row numbers, which no model's forward takes.
         "remove_unused_columns": False,

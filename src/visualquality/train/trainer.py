@@ -1,13 +1,13 @@
 """RL2R on TRL's `GRPOTrainer`.
 
 TRL carries the loop: optimizer, schedule, LoRA, mixed precision, several devices, checkpoints, logging. What RL2R
-needs is overridden here, and read from top to bottom it is the method: batches of one data set, K responses for each
-image from a prompt that is encoded once, rewards from all devices' scores (Eq. 1-3), advantages (Eq. 4), packed
-objective (Eq. 5-6).
+needs is overridden here, and read from top to bottom it is the method: batches whose comparisons stay within a data
+set, K responses for each image from a prompt that is encoded once, rewards from all devices' scores (Eq. 1-3),
+advantages (Eq. 4), packed objective (Eq. 5-6).
 
 Where this departs from the paper: the answer of an unreadable response is never replaced by a number (its fidelity and
-format reward are 0); comparisons see the images of all devices; each batch is used for one update, so that the ratio of
-Eq. 5 is 1 and nothing is clipped, as in the authors' code.
+format reward are 0); comparisons see the images of all devices, unless `compare_within` bounds them; each batch is used
+for one update, so that the ratio of Eq. 5 is 1 and nothing is clipped, as in the authors' code.
 """
 
 import logging
@@ -89,7 +89,7 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         # Not named `ref_model`: that is an attribute of TRL's, which stays None here.
         self.ref_policy: Any = ref_model
 
-    # Batches: each row is an image (TRL's rows are responses), and all that are compared are of one data set.
+    # Batches: each row is an image (TRL's rows are responses). Those that are compared are of one data set.
 
     def get_train_dataloader(self) -> DataLoader:
         images = self.recipe.optimizer.images_per_device * self.args.gradient_accumulation_steps
@@ -231,24 +231,32 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         mos = torch.tensor([each.example.mos for each in answers], dtype=torch.float64)
         well_formed = torch.tensor([each.well_formed for each in answers])
         tokens = torch.tensor([each.tokens for each in answers], dtype=torch.float64)
-        # A batch is of one data set; groups, where the recipe asks for them, take the place of data sets.
-        groups = torch.arange(len(answers)) // (self.settings.compare_within or len(answers))
+        names = [each.example.dataset for each in answers]
+        datasets = torch.from_numpy(np.unique(names, return_inverse=True)[1])
+        groups = rl2r.comparison_groups(datasets, self.settings.compare_within)
         rewards, ranking = rl2r.total_reward(
             scores, mos, groups, well_formed, tokens, self.settings
         )
         self._log_rewards(scores, ranking, well_formed, rewards)
         if self.accelerator.is_main_process:
-            write_answers(
-                self.recipe.output / "samples.jsonl",
-                self.state.global_step + 1,
-                answers,
-                rewards=[[round(r, 6) for r in row] for row in rewards.tolist()],
-                texts=answers[0].texts,  # those of one image, to keep the file small
-            )
+            self._write_samples(answers, rewards)
         first = self.accelerator.process_index * len(own)
         weight = rl2r.variance_weight(scores, self.settings.variance_weight)
         advantages = (rl2r.advantage(rewards) * weight)[first : first + len(own)]
         return advantages.float().to(self.accelerator.device)
+
+    def _write_samples(self, answers: list[Answers], rewards: Tensor) -> None:
+        """A line for each data set of the step."""
+        earned = [[round(r, 6) for r in row] for row in rewards.tolist()]
+        for name in dict.fromkeys(each.example.dataset for each in answers):
+            rows = [i for i, each in enumerate(answers) if each.example.dataset == name]
+            write_answers(
+                self.recipe.output / "samples.jsonl",
+                self.state.global_step + 1,
+                [answers[i] for i in rows],
+                rewards=[earned[i] for i in rows],
+                texts=answers[rows[0]].texts,  # those of one image, to keep the file small
+            )
 
     def compute_loss(
         self,
