@@ -257,7 +257,7 @@ def test_a_tokenizer_that_joins_tag_and_digit_is_refused_where_drawn_answers_are
     vlm.processor.tokenizer.add_tokens([">4"])
     with pytest.raises(UserError, match=r"has the token '>4'.*use reading strict"):
         Scorer(vlm, reading="expected")
-    for options in ({}, {"mode": "expect", "reading": "expected"}):
+    for options in ({}, {"mode": "expect"}):
         assert Scorer(vlm, **options).settings().get("reading") is None
 
 

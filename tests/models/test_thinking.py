@@ -63,6 +63,7 @@ def test_the_format_reward_is_earned_where_the_prompt_opened_the_thinking(
         opening=opening,
         vlm=SimpleNamespace(processor=None),
         recipe=SimpleNamespace(reasoning=True),
+        settings=SimpleNamespace(reading="strict"),
     )
     answers = RL2RTrainer._read(run, None, [SimpleNamespace(ids=(1, 2))])
     assert answers.well_formed == [earned]
