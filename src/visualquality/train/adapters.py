@@ -35,7 +35,7 @@ def adapter_to_go_on_with(recipe: Recipe) -> Path | None:
     if recipe.lora is None or not (folder / ADAPTER).is_file():
         return None
     settings, lora = check_adapter(folder), recipe.lora
-    pairs = [
+    pairs: list[tuple[str, Any, Any]] = [
         ("rank", settings.get("r"), lora.rank),
         ("alpha", settings.get("lora_alpha"), lora.alpha),
     ]
