@@ -19,7 +19,7 @@ from ..process import usable_device, use_model_here
 from ..response import PromptName, Reading
 from ..seeds import arrays_digest
 from .adapter import merged, with_adapter
-from .families import bare_model, family_of, placeholder_ids, read_config
+from .families import family_of, placeholder_ids, read_config
 from .folder import ADAPTER, NO_CODE, check_adapter, read_object
 from .generate import eos_token_ids
 from .nano import NanoConfig, NanoForConditionalGeneration, NanoProcessor
@@ -103,8 +103,8 @@ def load(
             if adapted and quantization is None:
                 model = merged(model, Path(name))
             elif adapted:
-                adapted_model: Any = with_adapter(model, Path(name))
-                model = bare_model(adapted_model)
+                # Its layers are in `model` itself.
+                with_adapter(model, Path(name))
         else:
             model, processor = _pretrained(name, options)
         # Responses are appended to a batch of prompts, so all prompts must end in the same column.

@@ -120,11 +120,12 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         # Without dropout, and with a cache, which gradient checkpointing forbids in training mode.
         module.eval()
         batches, answers = [], []
+        kinds: Any = self.args.gradient_checkpointing_kwargs
         with unwrap_model_for_generation(
             self.model_wrapped,
             self.accelerator,
             # Checkpointing is off meanwhile, and then on again: in the kind that it was.
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,  # type: ignore[arg-type]
+            gradient_checkpointing_kwargs=kinds,
         ) as policy:
             self._score_probes(policy)
             for start in range(0, len(examples), size):
