@@ -69,5 +69,5 @@ def reward_on_a_letter(monkeypatch, letter: str = "e"):
     def read(text, **options):
         return response.Response(float(text.count(letter)), None, None)
 
-    monkeypatch.setattr(response, "read", read)
+    monkeypatch.setitem(response.READINGS, "strict", read)
     monkeypatch.setitem(rl2r.REWARDS, "fidelity", lambda scores, mos, datasets: scores)

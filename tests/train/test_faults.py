@@ -214,7 +214,7 @@ def test_a_dry_run_and_data_check_find_the_same(recipe, folder, tmp_path, model_
 
 def test_a_plan_without_the_processor_says_what_was_not_checked(recipe, tmp_path):
     recipe(manifest="ranking.csv")
-    words = ["train", str(tmp_path / "run.yaml"), "--dry-run", "--set", "model=owner/Some-7B"]
+    words = ["train", str(tmp_path / "run.yaml"), "--dry-run", "--set", "model=owner/Qwen2.5-VL-7B"]
     planned = CliRunner().invoke(app, words)
     assert planned.exit_code == 0, planned.output
     assert "images are not checked against its limits" in " ".join(planned.output.split())

@@ -117,5 +117,7 @@ def test_rows_without_a_reference_are_named_before_any_work(recipe, referenced_s
 
 
 def test_the_plan_counts_two_images_a_prompt(recipe):
-    costs = [plan(r, read_examples(r)).activations for r in (recipe(reference=False), recipe())]
+    costs = [
+        plan(r, read_examples(r)).memory.activations for r in (recipe(reference=False), recipe())
+    ]
     assert costs[1] > costs[0]

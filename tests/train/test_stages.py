@@ -15,7 +15,8 @@ from visualquality.models.folder import ADAPTER, ADAPTER_WEIGHTS
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.train import trainer as trainer_module
-from visualquality.train.plan import model_size, plan
+from visualquality.train.memory import model_size
+from visualquality.train.plan import plan
 from visualquality.train.recipe import Recipe
 from visualquality.train.run import train
 
@@ -172,8 +173,10 @@ def test_weights_of_an_adapter_that_have_no_place_are_not_left_out(first):
             load(str(first), device="cpu")
 
 
-def test_the_plan_knows_the_size_of_an_adapters_base(first, model_folder):
-    assert model_size(str(first)) == model_size(str(model_folder("qwen2_5_vl")))
+def test_the_plan_knows_the_size_of_an_adapters_base(first, model_folder, ranking_set, tmp_path):
+    models = {"second": first, "new": model_folder("qwen2_5_vl")}
+    recipes = [lora_recipe(tmp_path, model, ranking_set, name) for name, model in models.items()]
+    assert model_size(recipes[0]) == model_size(recipes[1])
 
 
 def test_an_adapter_on_an_adapter_is_refused(first, tmp_path):
