@@ -14,7 +14,7 @@ from PIL import Image
 from visualquality.errors import UserError
 from visualquality.evaluate.page import thumbnail
 from visualquality.evaluate.run_images import Answers, RunImage
-from visualquality.evaluate.run_page import read_metrics, write_run_page
+from visualquality.evaluate.run_page import read_metrics, read_validations, write_run_page
 
 VOID = {"meta", "link", "img"}
 
@@ -178,3 +178,21 @@ def test_read_metrics(tmp_path: Path) -> None:
             read_metrics(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_metrics(tmp_path / "absent.jsonl")
+
+
+def test_validations_are_a_curve_of_their_own_and_no_steps(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 0, "eval_scored": 1, "eval_srcc": 0.5}\n{"step": 1, "reward": 1}\n'
+        '{"step": 1, "eval_scored": 1, "eval_srcc": 0.75}\n'
+    )
+    assert read_metrics(path) == [{"step": 1, "reward": 1}]
+    validations = read_validations(path)
+    assert [v["step"] for v in validations] == [0, 1]
+    page = write(tmp_path / "page.html", validations=validations)
+    assert "Agreement on the validation part" in page.text
+    assert "srcc 0.5 at first, 0.75 at last" in page.source
+    without = write(tmp_path / "without.html")
+    assert "Agreement" not in without.text
+    nothing = write(tmp_path / "none.html", validations=[{"step": 0, "eval_scored": 0}])
+    assert "no validation had a correlation" in nothing.text

@@ -20,7 +20,9 @@ from ..io import read_jsonl
 from ..rl2r import description
 from ..train.examples import read_examples, read_probes
 from ..train.faults import Fault, read_left_out
+from ..train.logs import METRICS
 from ..train.recipe import RECIPE, Recipe, read_recipe
+from ..train.validation import SCORED
 from .page import LIGHT, Panel, draw, pick_evenly, write_page
 from .run_images import (
     Answers,
@@ -96,6 +98,7 @@ def report_run(run: Path, output: Path, *, notes: Sequence[str] = (), console: C
         probed=probed,
         pictures=pictures,
         notes=all_notes,
+        validations=read_validations(run / METRICS),
     )
 
 
@@ -146,6 +149,7 @@ def write_run_page(
     probed: bool,
     pictures: Mapping[RunImage, Path],
     notes: Sequence[str],
+    validations: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write the page about a run to the file `output`; its folder is made.
 
@@ -154,6 +158,7 @@ def write_run_page(
         answers: those of `samples.jsonl`, or of `probes.jsonl` if `probed` (`read_answers`).
         pictures: where the images are; an image that is not in it has no picture.
         notes: sentences to stand under the title.
+        validations: the validations of `metrics.jsonl` (`read_validations`).
 
     Raises UserError where `output` cannot be written.
     """
@@ -172,6 +177,7 @@ def write_run_page(
         title=title,
         notes=notes,
         **_curves(metrics),
+        agreement=_validation_curve(validations),
         followed=followed,
         probed=probed,
         words_of_steps=words_along(answers),
@@ -210,8 +216,27 @@ def _score_chart(answers: Sequence[Answers], number: int, ends: tuple[int, int])
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The steps in a run's `metrics.jsonl`, in order. Raises UserError as `io.read_jsonl` does."""
-    # The first line may say which images were left out (`read_left_out`).
-    return [line.record for line in read_jsonl(path) if "left_out" not in line.record]
+    # The first line may say which images were left out (`read_left_out`), and validations have lines of their own.
+    other = {"left_out", SCORED}
+    return [line.record for line in read_jsonl(path) if not other & line.record.keys()]
+
+
+def read_validations(path: Path) -> list[dict[str, Any]]:
+    """The validations in a run's `metrics.jsonl`, in order. Raises UserError as `io.read_jsonl` does."""
+    return [line.record for line in read_jsonl(path) if SCORED in line.record]
+
+
+def _validation_curve(validations: Sequence[dict[str, Any]]) -> Panel | None:
+    """The agreement with the MOS over the steps, in each data set too; None where nothing was validated."""
+    if not validations:
+        return None
+    prefix = "eval_"
+    keys = sorted({k for v in validations for k in v if k.startswith(prefix) and k != SCORED})
+    table = pd.DataFrame(validations, dtype=object).reindex(columns=["step", *keys])
+    table = table.apply(pd.to_numeric, errors="coerce")
+    if not keys:
+        return Panel(None, "Nothing to plot: no validation had a correlation.")
+    return _curve(table, 1, {key: key.removeprefix(prefix).replace("/", ", ") for key in keys})
 
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
