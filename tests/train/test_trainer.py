@@ -14,7 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from small_runs import assert_same_weights, lines, reward_on_a_letter, small_recipe, weights
+from small_runs import (
+    assert_same_weights,
+    lines,
+    reward_on_a_letter,
+    small_recipe,
+    untimed,
+    weights,
+)
 from visualquality import rl2r
 from visualquality.errors import UserError
 from visualquality.models.load import load
@@ -335,11 +342,20 @@ def on_two_processes(recipe) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"compare_within": 2, "dataset_per": "group"}], ids=str)
-def test_two_processes_give_the_rewards_and_weights_of_one(recipe, settings):
+def test_two_processes_give_the_rewards_and_weights_of_one(recipe, settings, tmp_path, ranking_set):
     """The same images a batch, half on each process; in groups, both data sets in a batch."""
+    validated = tmp_path / "validated.csv"
+    rows = ["image,mos,dataset"]
+    for name in ("lab0", "lab4", "lab7", "wild1", "wild3", "wild6"):
+        shutil.copy(ranking_set.parent / f"{name}.png", tmp_path)
+        rows.append(f"{name}.png,{9 - int(name[-1])},{name[:-1]}")
+    validated.write_text("\n".join(rows) + "\n")
     # It answers readably.
     settings = {"max_new_tokens": 48, **settings}
     common = {"model": "nano-base", "freeze_vision": True, "rl2r": settings}
+    if "dataset_per" in settings:
+        # The processes share a validation, too: three images of each data set.
+        common["validate"] = {"manifest": str(validated), "split": None, "every": 2}
     one = recipe("one", **common, optimizer={"steps": 2, "images_per_device": 4})
     two = recipe("two", **common, optimizer={"steps": 2, "images_per_device": 2}, devices=2)
     train(one)
@@ -347,6 +363,10 @@ def test_two_processes_give_the_rewards_and_weights_of_one(recipe, settings):
     samples = [lines(run.output / "samples.jsonl") for run in (one, two)]
     if "dataset_per" in settings:
         assert len({sample["dataset"] for sample in samples[0]}) == 2
+        metrics = [untimed(run.output / "metrics.jsonl") for run in (one, two)]
+        first, second = ([m for m in each if "eval_scored" in m] for each in metrics)
+        assert [m["step"] for m in first] == [0, 2]
+        assert first == second
     else:
         assert len(samples[0]) == 2
     for a, b in zip(*samples, strict=True):
