@@ -54,6 +54,14 @@ def test_a_scorer_reads_the_response_with_its_opening_tag(
     assert (read.reasoning, read.score) == (reasoning, score)
 
 
+def test_the_expected_score_is_asked_for_behind_the_thinking(thinking, model_folder):
+    for model, opening in ((thinking, "</think><answer>"), (model_folder("nano"), "<answer>")):
+        scorer = Scorer(str(model), mode="expect", device="cpu")
+        (question,) = scorer.reader.questions
+        assert scorer.vlm.processor.tokenizer.decode(question.opening) == opening
+        assert 1 <= scorer(picture(0)).score <= 5
+
+
 @pytest.mark.parametrize(("opening", "earned"), [("<think>", True), ("", False)])
 def test_the_format_reward_is_earned_where_the_prompt_opened_the_thinking(
     monkeypatch, opening, earned

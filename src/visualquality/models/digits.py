@@ -71,12 +71,15 @@ class DigitTree:
 
     Node 0 is the end of the prompt. Node n > 0 is the token `tokens[n - 1]`, `depths[n - 1]` tokens after the prompt,
     below the node `parents[n - 1]`. Digits that a tokenizer merges into one token are nodes as any other.
-    opening: the tokens of `<answer>`. joined: a token in which the end of a tag and a digit are one, as ">3", or None.
+    opening: the tokens of `<answer>`, after `</think>` where the chat template has begun to think (`thinking`, as
+    `prompt.prompt_opening` gives it), since a thinking holds no answer. joined: a token in which the end of a tag and a
+    digit are one, as ">3", or None.
     Raises UserError where the tokenizer cannot write the digits 1 to 5.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: Sequence[int]):
-        self.opening: list[int] = tokenizer(OPENING, add_special_tokens=False).input_ids
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: Sequence[int], thinking: str = ""):
+        opening = f"</think>{OPENING}" if thinking else OPENING
+        self.opening: list[int] = tokenizer(opening, add_special_tokens=False).input_ids
         self.joined: str | None = None
         numbers = {}
         ends = set(eos)

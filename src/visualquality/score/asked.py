@@ -4,7 +4,7 @@ from .. import response
 from ..errors import UserError
 from ..models.digits import DigitTree
 from ..models.load import VisionLanguageModel
-from ..models.prompt import numbers_images
+from ..models.prompt import numbers_images, prompt_opening
 from .reading import Question, Reader
 from .settings import ScoreSettings
 
@@ -27,7 +27,7 @@ def digit_tree(
         raise UserError(
             f"the prompt {prompt!r} asks for JSON, not for a bare score: use mode reason and reading strict"
         )
-    tree = DigitTree(vlm.processor.tokenizer, eos)
+    tree = DigitTree(vlm.processor.tokenizer, eos, prompt_opening(vlm.processor))
     if after_words and tree.joined is not None:
         raise UserError(
             f"this model's tokenizer has the token {tree.joined!r}, so that the digits of an answer "

@@ -27,7 +27,7 @@ from .. import response
 from ..errors import UserError
 from ..models.digits import DigitTree, ScoreDistribution, score_distribution_with_gradient
 from ..models.generate import eos_token_ids
-from ..models.prompt import collate
+from ..models.prompt import collate, prompt_opening
 from ..rl2r import fidelity, thurstone, true_preference
 from ..seeds import uniform_streams
 from .examples import Example, PromptEncoder
@@ -159,7 +159,11 @@ class ExpectedScoreTrainer(SupervisedTrainer):
             recipe.prompt, reasoning=False, reference=recipe.reference
         )
         vlm = encode.vlm
-        self.tree = DigitTree(vlm.processor.tokenizer, eos_token_ids(vlm.model, vlm.processor))
+        self.tree = DigitTree(
+            vlm.processor.tokenizer,
+            eos_token_ids(vlm.model, vlm.processor),
+            prompt_opening(vlm.processor),
+        )
         # Only some of the images may have a reasoning: they are rehearsed with whatever image is trained on.
         self.reasoned = [row for row, example in enumerate(examples) if example.reasoning]
         if recipe.expect.rehearsal:
