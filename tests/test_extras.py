@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from conftest import picture
 
@@ -72,8 +74,11 @@ def folder(tmp_path) -> Path:
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "adapter").mkdir()
-    adapter = {"peft_type": "LORA", "base_model_name_or_path": "nano"}
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "nano", "r": 1}
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    # The package that reads the layers is asked for before it would miss them.
+    layer = {"layer.lora_A.weight": np.zeros((1, 4)), "layer.lora_B.weight": np.zeros((4, 1))}
+    save_file(layer, tmp_path / "adapter" / "adapter_model.safetensors")
     return tmp_path
 
 

@@ -182,7 +182,7 @@ def _benchmark(folder: Path) -> dict[str, list[str]]:
     for name in ("table.md", "table.csv"):
         lines = (folder / "bench" / name).read_text(encoding="utf-8").splitlines()
         text = "\n".join(line for line in lines if "PLCC (logistic)," not in line)
-        text = re.sub(r"PLCC \(logistic\): undefined in \d+ of the \d+ resamples", "", text)
+        text = re.sub(r"(; )?PLCC \(logistic\): undefined in \d+ of the \d+ resamples", "", text)
         text = re.sub(r"\d+\.\d{7,}", lambda number: f"{float(number[0]):.6f}", text)
         found[name] = text.splitlines()
     return found

@@ -67,19 +67,25 @@ def to_beat(metric: str, found: dict[str, float]) -> float | None:
     return found.get(f"eval_{metric}") if found[SCORED] >= LEAST_SCORED else None
 
 
+def _way_of_scoring(recipe: Recipe) -> dict[str, Any]:
+    """The scoring options by which a model answers as it is trained to answer."""
+    if recipe.method == "expect":
+        return {"mode": "expect"}
+    drawing = ("temperature", "top_k", "max_new_tokens", "reading")
+    return {
+        "mode": "reason" if recipe.reasoning else "direct",
+        "samples": recipe.rl2r.responses,
+        **{name: getattr(recipe.rl2r, name) for name in drawing},
+    }
+
+
 class Validator:
     """Scores the validation part of a recipe with the model that is being trained."""
 
     def __init__(self, recipe: Recipe, examples: list[Example], vlm: VisionLanguageModel):
         self.examples = examples
-        # As it is trained to answer; a model whose expected score is trained gives no other.
-        mode: Any = "reason" if recipe.reasoning else "direct"
         settings = ScoreSettings(
-            mode="expect" if recipe.method == "expect" else mode,
-            samples=recipe.rl2r.responses,
-            temperature=recipe.rl2r.temperature,
-            max_new_tokens=recipe.rl2r.max_new_tokens,
-            reading="drawn",
+            **_way_of_scoring(recipe),
             prompt=recipe.prompt,
             reference=recipe.reference,
             seed=recipe.seed,
