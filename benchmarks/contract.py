@@ -41,14 +41,10 @@ def run_with(wanted: str) -> dict[str, Any]:
     subprocess.run([*pip, "--upgrade", wanted], check=True)
     code = f"from importlib.metadata import version as v; print(*map(v, {PACKAGES}))"
     installed = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    pytest = [sys.executable, "-m", "pytest", "-q", *TESTS]
-    done = subprocess.run(pytest, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout)
-    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout.splitlines()[-1])
+    done = subprocess.run([sys.executable, "-m", "pytest", *TESTS], cwd=ROOT, check=False)
     return {
         "versions": dict(zip(PACKAGES, installed, strict=True)),
-        "tests": {outcome: int(count) for count, outcome in counts},
-        "exit status": done.returncode,
+        "exit status": done.returncode,  # pytest's: 0 where all tests passed
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from benchmarks import contract
 from visualquality.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -155,3 +156,13 @@ def test_the_page_of_engines_has_the_figures_that_were_measured():
     assert f"gives {several['different']} different answers" in page
     assert f"{likely['given']} likeliest tokens" in page
     assert f"{likely['their probability']:.2%} of the probability" in page
+
+
+def test_the_range_of_transformers_is_the_one_that_was_tested():
+    low, too_high = contract.allowed()
+    found = json.loads((ROOT / "benchmarks" / "results" / "contract.json").read_text())
+    highest, lowest = (row["versions"]["transformers"] for row in found["rows"])
+    assert [row["exit status"] for row in found["rows"]] == [0, 0]
+    assert lowest == low
+    # The newest version that is allowed has the minor number before the first that is not.
+    assert int(highest.split(".")[1]) + 1 == int(too_high.split(".")[1])
