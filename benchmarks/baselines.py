@@ -23,9 +23,9 @@ from common import rated_parser, this_command, write_result
 from recipes.nano.measure import test_sets
 from visualquality.classics.brisque import Brisque
 from visualquality.classics.niqe import Niqe
+from visualquality.coefficients import srcc
 from visualquality.data.manifest import Manifest
 from visualquality.evaluate.agreement import agreement
-from visualquality.evaluate.coefficients import srcc
 from visualquality.score.raters import ImageFunctionRater
 from visualquality.score.rating import Rater
 

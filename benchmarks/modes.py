@@ -18,8 +18,8 @@ from scipy.stats import trim_mean
 
 from recipes.nano.measure import file_stem, test_sets
 from visualquality import Scorer
+from visualquality.coefficients import srcc
 from visualquality.evaluate.agreement import agreement
-from visualquality.evaluate.coefficients import srcc
 from visualquality.evaluate.logistic import logistic4
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries

@@ -38,13 +38,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from visualquality.coefficients import srcc
 from visualquality.data.distort import LEVELS
 from visualquality.data.distortions import FAMILIES
 from visualquality.data.find import find_images
 from visualquality.data.images import open_image
 from visualquality.errors import UserError
 from visualquality.evaluate.agreement import RESAMPLES, resampled
-from visualquality.evaluate.coefficients import srcc
 from visualquality.evaluate.page import pick_evenly
 from visualquality.io import progress_bar, tracked
 from visualquality.process import quiet_libraries

@@ -20,8 +20,8 @@ from rich.table import Table
 from torch import Tensor
 
 from recipes.nano.features import Features
+from visualquality.coefficients import srcc
 from visualquality.errors import UserError
-from visualquality.evaluate.coefficients import srcc
 from visualquality.models.load import load
 from visualquality.models.nano.readers import NAMES, Readers
 from visualquality.process import quiet_libraries

@@ -17,10 +17,10 @@ import skimage
 from rich.console import Console
 from rich.table import Table
 
+from visualquality.coefficients import plcc, srcc
 from visualquality.data.distort import build_set
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
-from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.evaluate.results_page import report_results
 from visualquality.evaluate.run_page import report_run
 from visualquality.process import quiet_libraries

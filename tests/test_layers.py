@@ -21,6 +21,7 @@ RANKS = {
     "process": 1,
     "rl2r": 1,
     "response": 1,
+    "coefficients": 1,
     "data": 2,
     "models": 3,
     "classics": 3,

@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visualquality.evaluate.coefficients import srcc
+from visualquality.coefficients import srcc
 from visualquality.models.nano.readers import (
     AXES,
     HIDDEN,

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from visualquality.coefficients import plcc, srcc
 from visualquality.data.images import open_image
 from visualquality.data.manifest import Manifest, Row
 from visualquality.errors import UserError
-from visualquality.evaluate.coefficients import plcc, srcc
 from visualquality.io import write_whole
 from visualquality.models.nano.readers import GLOBAL_WIDTH, LATER, STAGE_WIDTHS
 from visualquality.models.nano.tower import Tower, fold_batch_norms

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from . import coefficients
 from .data.images import Picture
 from .errors import UserError
-from .evaluate import coefficients
 from .score.raters import make_rater
 from .score.rating import Rater
 from .score.settings import ScoreSettings, score_settings

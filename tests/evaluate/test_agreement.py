@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy.optimize import curve_fit
 from scipy.special import expit
 
+from visualquality.coefficients import krcc, plcc, srcc, why_undefined
 from visualquality.errors import UserError
 from visualquality.evaluate import agreement as module
 from visualquality.evaluate.agreement import (
@@ -25,7 +26,6 @@ from visualquality.evaluate.agreement import (
     srcc_estimate,
     table,
 )
-from visualquality.evaluate.coefficients import krcc, plcc, srcc, why_undefined
 from visualquality.evaluate.logistic import logistic4, weighted_plcc_logistic
 
 KEYS = ("srcc", "krcc", "plcc", "plcc_logistic")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from visualquality.coefficients import srcc
 from visualquality.data.manifest import Row
 from visualquality.evaluate.analysis import analyse, breakdowns, std_check
-from visualquality.evaluate.coefficients import srcc
 from visualquality.evaluate.matching import Rated
 from visualquality.score.rating import Rating
 

@@ -16,7 +16,7 @@ from recipes.nano.readers import (
     join,
     pairs_of,
 )
-from visualquality.evaluate.coefficients import srcc
+from visualquality.coefficients import srcc
 from visualquality.models.nano.pixels import PIXEL_WIDTH
 from visualquality.models.nano.readers import (
     HIDDEN,

@@ -84,8 +84,8 @@ def test_the_digest_decides_where_only_the_time_differs(tmp_path, monkeypatch):
     a = put(tmp_path / "a", 3)
     run(journal, [a])
     read = []
-    digest = stamp._digest
-    monkeypatch.setattr(stamp, "_digest", lambda path: read.append(path) or digest(path))
+    digest = stamp.file_digest
+    monkeypatch.setattr(stamp, "file_digest", lambda path: read.append(path) or digest(path))
     assert run(journal, [a])[:2] == ([3], [])
     assert read == []  # size and time say enough
     os.utime(a, (1000, 1000))  # copied without its time

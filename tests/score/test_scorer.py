@@ -8,9 +8,9 @@ from PIL import Image, ImageFilter
 
 from conftest import picture
 from visualquality import Scorer, UserError
+from visualquality.coefficients import srcc
 from visualquality.data.distort import distort
 from visualquality.data.images import open_image
-from visualquality.evaluate.coefficients import srcc
 from visualquality.score import scorer as module
 from visualquality.score.settings import ScoreSettings
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.attention import flex_attention as flex
 
+from allocations import peak_bytes
 from visualquality.train.attention import (
     copied_attention,
     row_blocks,
@@ -99,14 +100,6 @@ def test_joined_in_bfloat16():
     assert found.dtype == torch.bfloat16
     exact = dense(*(x.float() for x in qkv), real, 3, 5)
     torch.testing.assert_close(found[1].float(), exact[1], atol=0.03, rtol=0)
-
-
-def peak_bytes(run) -> int:
-    with torch.profiler.profile(profile_memory=True) as profile:
-        run()
-    events = profile.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    return max(itertools.accumulate(change for _, change in sorted(changes)))
 
 
 def test_memory_of_keys_and_values_is_no_multiple_of_k():

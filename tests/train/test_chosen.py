@@ -1,10 +1,9 @@
-import itertools
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from allocations import peak_bytes
 from visualquality.models.load import load
 from visualquality.models.prompt import collate, encode_prompt
 from visualquality.train import packed
@@ -114,15 +113,6 @@ def test_afterwards_the_head_is_what_it_was():
     head.forward = own = lambda hidden: 2 * before
     chunked(head, hidden, tokens)
     assert head.forward is own
-
-
-def peak_bytes(run) -> int:
-    """The most that `run` had allocated at once, of what it allocated itself."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        run()
-    events = profile.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    return max(itertools.accumulate(change for _, change in sorted(changes)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

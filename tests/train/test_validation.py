@@ -13,8 +13,8 @@ from small_runs import (
     untimed,
     weights,
 )
+from visualquality import coefficients
 from visualquality.errors import UserError
-from visualquality.evaluate import coefficients
 from visualquality.models.load import load
 from visualquality.process import quiet_libraries
 from visualquality.train.examples import Example

@@ -21,8 +21,7 @@ from .row import SPLITS, Row
 from .tables import csv_path, read_table, to_number, write_table
 
 _LISTED_FAULTS = 20
-# File names that do not name a data set; its folder does.
-_GENERIC_STEMS = ("manifest", "train", "val", "test", "data")
+_GENERIC_STEMS = ("manifest", "train", "val", "test", "data")  # the folder names the data set
 # The columns that have a meaning here; all others are in `extra`.
 _FIELDS = tuple(field.name for field in fields(Row) if field.name not in ("extra", "number"))
 _RATER = {"rater", "observer", "subject", "worker", "annotator"}
@@ -242,9 +241,7 @@ def _header_faults(header: list[str], columns: dict[str, str]) -> Iterator[str]:
         text = f"column {column!r} is missing, there are {there}"
         alike = [name for name in header if name.lower() in _ALIASES.get(field, [field])]
         if field == "mos" and any(name.lower() in _RATER for name in header):
-            text += (
-                ": where a row is one rating, make means of them first, with `data import raters`"
-            )
+            text += ": of one row a rating, make means of them first, with `data import raters`"
         elif alike:
             text += f": rename {alike[0]!r} to {field!r}, or map it with columns"
             # A score may also be a difference from the reference: then lower is better.

@@ -13,9 +13,7 @@ from numpy.typing import ArrayLike
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import UserError
-from ..terminal import shown, shown_line
-from .coefficients import (
+from ..coefficients import (
     NAN,
     Array,
     krcc,
@@ -27,6 +25,8 @@ from .coefficients import (
     weighted_srcc,
     why_undefined,
 )
+from ..errors import UserError
+from ..terminal import shown, shown_line
 from .logistic import logistic4, weighted_plcc_logistic
 
 COEFFICIENTS = {"srcc": "SRCC", "krcc": "KRCC", "plcc": "PLCC", "plcc_logistic": "PLCC (logistic)"}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..coefficients import NAN, Array, why_undefined
 from .agreement import Agreement, Estimate, agreement, srcc_estimate
-from .coefficients import NAN, Array, why_undefined
 from .logistic import LogisticFit, logistic4
 from .matching import Rated
 

@@ -14,10 +14,11 @@ from ..errors import UserError
 from ..io import map_ahead, progress_bar, tracked
 from ..score.journal import Journal, journal_of
 from ..score.rating import Rater
+from ..score.stamp import file_digest
 from .agreement import RESAMPLES, Agreement, JsonReady, agreement, average
 from .matching import evaluate_scores, rows_of
 from .paper import paper_tables
-from .rerun import changed_settings, check_datasets, dataset_digest, file_digest, versions
+from .rerun import changed_settings, check_datasets, dataset_digest, versions
 from .suite import DataSet, Method, Record, Suite
 
 # The digest of the pixels of each image file, or why it cannot be opened.
@@ -199,10 +200,10 @@ def _from_file(
         (found,) = evaluate_scores(scores, manifest, bootstrap=RESAMPLES).values()
         return Measured(found, f"empty in {scores.name}" if found.n_unreadable else None)
 
-    try:
-        settings = {"scores": scores.name, "digest": file_digest(scores)}
-    except UserError as error:
-        return Result(method.name, method.group, {}, str(error))
+    digest = file_digest(str(scores))
+    if digest is None:
+        return Result(method.name, method.group, {}, f"{scores} cannot be read: give another file")
+    settings = {"scores": scores.name, "digest": digest}
     if record and (problem := changed_settings(record, method.name, settings)):
         return Result(method.name, method.group, settings, problem)
     return Result(method.name, method.group, settings, measured=_each_set(sets, measure))

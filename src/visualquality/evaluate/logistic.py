@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from .coefficients import NAN, Array, pair, plcc, srcc, unit, weighted_plcc, why_undefined
+from ..coefficients import NAN, Array, pair, plcc, srcc, unit, weighted_plcc, why_undefined
 
 # Steps of one fit, those that are taken back too. A fit that converges needs some tens.
 MAX_STEPS = 1000

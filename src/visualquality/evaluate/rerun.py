@@ -61,14 +61,6 @@ def dataset_digest(rows: Sequence[Row], contents: Mapping[Path, str | UserError]
     return digest.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """32 hex digits of a file's bytes. Raises UserError where it cannot be read."""
-    try:
-        return xxhash.xxh3_128(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-
-
 def check_datasets(record: Record, now: Mapping[str, str]) -> None:
     """Raises UserError for data sets whose digest is no longer the recorded one."""
     changed = [name for name, digest in now.items() if record.datasets.get(name) != digest]

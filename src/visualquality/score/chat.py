@@ -27,8 +27,8 @@ class ChatRater:
     """
 
     def __init__(self, engine: Engine, model: str, options: ScoreSettings):
-        # Engines return text, not the probabilities that the other modes and an automatic number of samples need.
         options = options.for_model(model)
+        # Engines return text, not the probabilities that the other modes and an automatic number of samples need.
         if options.mode not in ("reason", "direct") or options.samples == "auto":
             raise UserError(
                 f"engine {engine} draws a number of answers: use mode reason or direct, "

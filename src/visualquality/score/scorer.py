@@ -62,10 +62,10 @@ class Scorer:
         "strict" takes the number of an answer as it was drawn, as the paper does, where the answer is in its form
         (`response.read`). "authors" finds a number in more answers, as the authors do (`response.read_as_authors`).
         "expected" keeps the words of an answer in its form, and takes the expectation over the digits that could follow
-        them, at temperature 1 and among all tokens. At the ends of the
-        scale, where one number is by far the likeliest, this keeps the order of images. `std` counts both what the
-        words and what the digits leave open (`Rating.from_samples`). Expected scores are rounded to 4 decimals; in
-        batches of another make-up the last one may rarely differ by 1.
+        them, at temperature 1 and among all tokens. At the ends of the scale, where one number is by far the likeliest,
+        this keeps the order of images. `std` counts both what the words and what the digits leave open
+        (`Rating.from_samples`). Expected scores are rounded to 4 decimals; in batches of another make-up the last one
+        may rarely differ by 1.
 
     temperature, top_k, top_p, repetition_penalty: of drawing, as in transformers' `generate` (`models.generate`).
     preset: "authors" scores as the authors of released weights do (models/releases.py); other options go before it.
@@ -93,7 +93,7 @@ class Scorer:
         """`model`: nano, a folder, a name of the Hugging Face hub, or a model that is loaded already.
 
         The options are those of `ScoreSettings`, given by name or as `settings`. `prompt` is by default the one that
-        the model was trained with: what its folder says, or the table of released weights (`models/families.py`), else
+        the model was trained with: what its folder says, or the table of released weights (`models/releases.py`), else
         "paper". `temperature` is by default 1 and `reading` "strict"; nano has its own
         (`models/load.py`).
         Raises UserError for a model that cannot be loaded and for an invalid option.

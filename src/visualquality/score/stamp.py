@@ -60,7 +60,7 @@ def look(path: str) -> Stamp | None:
 
 def stamped(before: Stamp) -> Stamp:
     """The stamp of a file that was rated after `before` was taken. Its bytes are read, mostly from memory by then."""
-    return _with_digest(before, _digest(before.path))
+    return _with_digest(before, file_digest(before.path))
 
 
 def unchanged(stamp: Stamp, path: str) -> Stamp | None:
@@ -74,7 +74,7 @@ def unchanged(stamp: Stamp, path: str) -> Stamp | None:
         return stamp
     if now.size != stamp.size or stamp.digest is None:
         return None
-    digest = _digest(path)
+    digest = file_digest(path)
     return _with_digest(now, digest) if digest == stamp.digest else None
 
 
@@ -86,8 +86,8 @@ def _with_digest(before: Stamp, digest: str | None) -> Stamp:
     return replace(before, mtime_ns=None if fresh else before.mtime_ns, digest=digest)
 
 
-def _digest(path: str) -> str | None:
-    """None where it cannot be read."""
+def file_digest(path: str) -> str | None:
+    """32 hex digits, xxh3_128 of a file's bytes; None where it cannot be read."""
     digest = xxhash.xxh3_128()
     try:
         with Path(path).open("rb") as file:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import SequentialSampler
+from transformers import PreTrainedModel
 from transformers.trainer_utils import rotate_checkpoints
 from trl.models import unwrap_model_for_generation
 
@@ -24,6 +24,7 @@ from ..io import write_text
 from ..models.folder import check_folder
 from ..models.load import TRAINED_WITH, VisionLanguageModel, load_strictly
 from ..models.prompt import prompt_opening
+from ..process import first_decides
 from .examples import Example, PromptEncoder
 from .recipe import Recipe
 from .validation import SCORED, Validator, agreement, to_beat
@@ -154,15 +155,7 @@ class RunTrainer:
         if any(line["step"] == step and SCORED in line for line in self.state.log_history):
             return {}
         started = time.perf_counter()
-        # Without dropout, and with a cache, which gradient checkpointing forbids in training mode.
-        self.model.eval()
-        checkpointing = self.args.gradient_checkpointing_kwargs
-        with (
-            torch.no_grad(),
-            unwrap_model_for_generation(
-                self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
-            ),
-        ):
+        with torch.no_grad(), self.answering():
             scores = self.validator.scores(self.accelerator)
         self.model.train()
         found = agreement(settings.metric, scores, self.validator.examples)
@@ -172,13 +165,26 @@ class RunTrainer:
         self.log({**found, "seconds/validation": round(time.perf_counter() - started, 3)})
         return found
 
+    @contextmanager
+    def answering(self: Any) -> Iterator[PreTrainedModel]:
+        """The policy, whole on each process and in evaluation mode, in which it stays afterwards.
+
+        That is without dropout, and with a cache, which gradient checkpointing forbids in training mode.
+        """
+        self.model.eval()
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            # Checkpointing is off meanwhile, and then on again: in the kind that it was.
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as policy:
+            yield policy
+
     def _keep_weights(self: Any, new: Kept, found: dict[str, float]) -> None:
         output, keep = self.recipe.output, self.recipe.validation.keep
         main = self.accelerator.is_main_process
         # One process looks at the disk, and all write, as each may have a part of the weights.
-        wanted = [is_kept(new, kept_weights(output), keep) if main else None]
-        broadcast_object_list(wanted)
-        if not wanted[0]:
+        if not first_decides(lambda: is_kept(new, kept_weights(output), keep)):
             return
         with self.saved_weights(f"weights-{new.step}") as folder:
             if main:

@@ -27,8 +27,8 @@ LIVE_PARAMETERS, BUCKET = 10**9, 5 * 10**8
 # Published configurations, for a machine that cannot fetch them: hidden, layers, heads, key-value heads, MLP,
 # vocabulary, tied. The releases of VisualQuality-R1 and Q-Insight are fine-tuned from the first.
 PUBLISHED = {
-    r"(qwen2\.5-vl-7b|visualquality-r1-7b|q-insight$)": (*(3584, 28, 28, 4, 18944, 152064, False),),
-    r"qwen2\.5-vl-3b": (*(2048, 36, 16, 2, 11008, 151936, True),),
+    r"(qwen2\.5-vl-7b|visualquality-r1-7b|q-insight$)": (3584, 28, 28, 4, 18944, 152064, False),
+    r"qwen2\.5-vl-3b": (2048, 36, 16, 2, 11008, 151936, True),
 }
 
 

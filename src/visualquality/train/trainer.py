@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 from trl.models.utils import prepare_deepspeed
 
 from .. import response, rl2r
@@ -117,16 +116,8 @@ class RL2RTrainer(RunTrainer, GRPOTrainer):
         started = time.perf_counter()
         size = self.recipe.optimizer.images_per_device
         module: Any = self.model
-        # Without dropout, and with a cache, which gradient checkpointing forbids in training mode.
-        module.eval()
         batches, answers = [], []
-        kinds: Any = self.args.gradient_checkpointing_kwargs
-        with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            # Checkpointing is off meanwhile, and then on again: in the kind that it was.
-            gradient_checkpointing_kwargs=kinds,
-        ) as policy:
+        with self.answering() as policy:
             self._score_probes(policy)
             for start in range(0, len(examples), size):
                 # A resumed run is at the same step, and so draws what the uninterrupted one drew.

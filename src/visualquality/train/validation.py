@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from scipy import stats
 from transformers import TrainerCallback
 
+from ..coefficients import krcc, plcc, srcc, why_undefined
 from ..errors import UserError
 from ..io import map_ahead
 from ..models.load import VisionLanguageModel
@@ -24,12 +24,7 @@ from ..score.source import Referenced, Source
 from .examples import Example
 from .recipe import Recipe
 
-# SciPy's, since the coefficients of `evaluate` are in a room that this one may not import; tests there compare them.
-METRICS: dict[str, Callable[..., Any]] = {
-    "srcc": stats.spearmanr,
-    "plcc": stats.pearsonr,
-    "krcc": stats.kendalltau,
-}
+METRICS: dict[str, Callable[..., float]] = {"srcc": srcc, "plcc": plcc, "krcc": krcc}
 # Weights that score fewer of the images than this are not the best, however well these few agree.
 LEAST_SCORED = 0.95
 # Of the share of images with a score; a line of metrics.jsonl that has it is a validation's.
@@ -52,9 +47,10 @@ def agreement(
             by_dataset[example.dataset].append((score, example.mos))
     values = {}
     for name, pairs in by_dataset.items():
-        if len(pairs) > 2 and np.ptp(np.array(pairs), axis=0).all():
+        own, mos = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        if why_undefined(own, mos) is None:
             # Rounded, so that what differs by the rounding of a sum is equal.
-            values[name] = round(float(METRICS[metric](*zip(*pairs, strict=True)).statistic), 9)
+            values[name] = round(METRICS[metric](own, mos), 9)
     if len(values) == len(by_dataset):
         found[f"eval_{metric}"] = float(np.mean(list(values.values())))
     if len(by_dataset) > 1:

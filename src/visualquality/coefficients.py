@@ -1,7 +1,7 @@
 """SRCC, KRCC and PLCC of scores with mean opinion scores (MOS), on the scores as they are.
 
 A coefficient that is not defined is NaN; `why_undefined` gives the reason in one sentence. PLCC after a mapping of the
-scores is in `logistic`.
+scores is in `evaluate.logistic`.
 
 The correlations are written here because torchmetrics' Spearman adds an epsilon, and because the weighted forms
 compute a thousand resamples at once.
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau
 
-from ..errors import UserError
+from .errors import UserError
 
 Array = NDArray[np.float64]
 
